@@ -1,0 +1,46 @@
+/* tokenizer/tokenizer.h -- text to token ids and back: byte-level BPE with
+ * cl100k_base's pre-tokenizer.
+ *
+ * Knows no model, no terminal.  All functions are [any] on a const struct tok:
+ * after tok_open it never changes.  Text is bytes with a length; NUL is a byte
+ * like any other.  Invalid UTF-8 in input is replaced by U+FFFD, as the reference does. */
+#ifndef DBRX_TOKENIZER_H
+#define DBRX_TOKENIZER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct tok;
+
+/* Opens a tokenizer: a checkpoint directory (tokenizer.json, or tokenizer_config.json
+ * naming gpt-4 / a .tiktoken rank file beside it), a tokenizer.json or a *.tiktoken file.
+ * NULL and one sentence in err[errlen] on failure. */
+struct tok *tok_open(const char *path, char *err, size_t errlen);
+void tok_close(struct tok *);              /* NULL is fine */
+
+int32_t tok_n_vocab(const struct tok *);   /* highest id with text + 1 */
+
+struct tok_ids { int32_t *id; size_t n, cap; };   /* zero-initialise; free(ids.id) */
+int  tok_ids_push(struct tok_ids *, int32_t id);  /* 0, or -1 when out of memory */
+
+enum { TOK_PLAIN,                          /* special tokens' text is ordinary text */
+       TOK_SPECIAL };                      /* ... is the special token (the reference's way) */
+
+/* Appends the ids of text[len] to out.  0, or -1 when out of memory (out keeps
+ * what it had).  Linear in len, whatever the text. */
+int tok_encode(const struct tok *, const char *text, size_t len, int mode, struct tok_ids *out);
+
+/* The bytes of one token, *len of them; NULL and *len = 0 for an id without text.
+ * Special tokens give their name, as "<|im_end|>". */
+const char *tok_bytes(const struct tok *, int32_t id, size_t *len);
+int     tok_is_special(const struct tok *, int32_t id);
+int32_t tok_special(const struct tok *, const char *name);   /* id of "<|im_end|>", or -1 */
+
+/* Streaming decoder: bytes in, whole UTF-8 characters out; what can never become
+ * valid is replaced by U+FFFD.  Zero-initialise. */
+struct tok_stream { unsigned char held[4]; unsigned n; };
+/* Writes to out, which has room for 3 * len + 12 bytes; returns how many. */
+size_t tok_stream_push(struct tok_stream *, const char *bytes, size_t len, char *out);
+size_t tok_stream_end(struct tok_stream *, char *out);       /* room for 12: what was held, as U+FFFD */
+
+#endif
