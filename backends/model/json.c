@@ -47,22 +47,23 @@ dbrx_status json_parse(const char *name, const char *text, size_t n, cJSON **out
     cJSON *j = *out = NULL;
     /* cJSON takes a NUL for white space, and the escape of one for the end of a name */
     if (memchr(text, '\0', n))
-        return ckpt_fail(err, DBRX_E_INVALID, "%s is not JSON: it holds a NUL byte",
+        return ckpt_fail(err, DBRX_E_INVALID, "%s: invalid JSON, it holds a NUL byte",
                          show(name).s);
-    for (const char *p = text; n >= 6 && (p = memchr(p, '\\', n - (size_t)(p - text))); p += 2)
-        if ((size_t)(text + n - p) < 2)
+    for (const char *p = text; (p = memchr(p, '\\', (size_t)(text + n - p))); p += 2) {
+        if (text + n - p < 6)
             break;
-        else if (text + n - p >= 6 && !memcmp(p, "\\u0000", 6))
+        if (!memcmp(p, "\\u0000", 6))
             return ckpt_fail(err, DBRX_E_INVALID, "%s: a string holds a NUL (\\u0000)",
                              show(name).s);
+    }
     j = cJSON_ParseWithLengthOpts(text, n, &end, 0);
     while (j && end < text + n && strchr(" \t\r\n", *end))
         end++;
     if (!j || end != text + n)
-        st = ckpt_fail(err, DBRX_E_INVALID, "%s is not valid JSON: byte %zu is wrong, "
-                       "or nested too deep", show(name).s, (size_t)(end - text));
+        st = ckpt_fail(err, DBRX_E_INVALID, "%s: invalid JSON at byte %zu, or nested too deep",
+                       show(name).s, (size_t)(end - text));
     else if (!cJSON_IsObject(j))
-        st = ckpt_fail(err, DBRX_E_INVALID, "%s does not hold a JSON object", show(name).s);
+        st = ckpt_fail(err, DBRX_E_INVALID, "%s: the JSON is not an object", show(name).s);
     else
         st = check_keys(name, j, err);
     if (st == DBRX_OK)
@@ -76,11 +77,11 @@ dbrx_status json_load(int dir, const char *name, int optional, cJSON **out,
                       struct dbrx_error *err)
 {
     uint64_t size = 0;
-    dbrx_status st = DBRX_E_IO;
     char *text = NULL;
+    int fd;
     *out = NULL;
-    int fd = file_open(dir, name, &size, err);
-    if (fd < 0)
+    dbrx_status st = file_open(dir, name, &fd, &size, err);
+    if (st != DBRX_OK)
         return optional && errno == ENOENT ? DBRX_OK : st;
     if (size > JSON_MAX) {
         st = ckpt_fail(err, DBRX_E_UNSUPPORTED, "%s is larger than %d MiB", show(name).s,

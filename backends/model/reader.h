@@ -23,9 +23,10 @@ struct shown show(const char *name);
 
 /* ---- file.c: files of the directory ------------------------------------- */
 
-/* Opens a regular file in directory fd `dir` for reading: its fd, or -1 with the
- * sentence in err (and ENOENT in errno if there is no such file). */
-int file_open(int dir, const char *name, uint64_t *size, struct dbrx_error *err);
+/* Opens a regular file in directory fd `dir` for reading.  On failure *fd is -1 (and
+ * errno ENOENT if there is no such file). */
+dbrx_status file_open(int dir, const char *name, int *fd, uint64_t *size,
+                      struct dbrx_error *err);
 /* All of buf[n] from offset, or an error; never part of it. */
 dbrx_status file_read(int fd, const char *name, void *buf, size_t n, uint64_t offset,
                       struct dbrx_error *err);

@@ -90,15 +90,17 @@ static dbrx_status check_tiling(struct st_file *f, struct st_tensor *v, size_t n
                                 uint64_t data, struct dbrx_error *err)
 {
     uint64_t room = f->size - data, at = 0;
+    for (size_t i = 0; i < n; i++) {       /* first: it explains most other complaints */
+        uint64_t end = v[i].t.offset + v[i].t.bytes;
+        if (end > room)
+            return ckpt_fail(err, DBRX_E_INVALID, HERE "ends at byte %llu of the data, but the "
+                             "file holds %llu: it is truncated", NAMES(f->name, v[i].name),
+                             (unsigned long long)end, (unsigned long long)room);
+    }
     if (n)
         qsort(v, n, sizeof *v, by_offset);
     for (size_t i = 0; i < n; i++) {
         struct dbrx_tensor *t = &v[i].t;
-        if (t->offset + t->bytes > room)
-            return ckpt_fail(err, DBRX_E_INVALID, HERE "ends at byte %llu of the data, but the "
-                             "file holds %llu: it is truncated", NAMES(f->name, v[i].name),
-                             (unsigned long long)(t->offset + t->bytes),
-                             (unsigned long long)room);
         if (t->offset < at)                /* at > 0: there is a tensor before */
             return ckpt_fail(err, DBRX_E_INVALID, HERE "overlaps \"%s\"",
                              NAMES(f->name, v[i].name), show(v[i - 1].name).s);
@@ -162,9 +164,9 @@ dbrx_status st_open(int dir, const char *name, uint32_t id, struct st_file *f,
     *f = (struct st_file){ .name = strdup(name), .fd = -1 };
     if (!f->name)
         return ckpt_fail(err, DBRX_E_NOMEM, "out of memory while opening %s", show(name).s);
-    f->fd = file_open(dir, name, &f->size, err);
-    if (f->fd < 0)
-        return DBRX_E_IO;
+    st = file_open(dir, name, &f->fd, &f->size, err);
+    if (st != DBRX_OK)
+        return st;
     if (f->size < sizeof le)
         return ckpt_fail(err, DBRX_E_INVALID, "%s is too short to be a safetensors file "
                          "(%llu bytes)", show(name).s, (unsigned long long)f->size);
