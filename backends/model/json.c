@@ -1,0 +1,121 @@
+/* backends/model/json.c -- JSON through cJSON, minus the liberties it takes:
+ * what follows the value, keys that occur twice, numbers that are not whole.
+ * Knows no key by name. */
+#include "backends/model/reader.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Looks for a key that occurs twice in one object; cJSON has bounded the depth. */
+static dbrx_status check_keys(const char *name, const cJSON *j, struct dbrx_error *err)
+{
+    dbrx_status st = DBRX_OK;
+    size_t n = 0;
+    for (const cJSON *i = j->child; i; i = i->next, n++)
+        if (i->child && (st = check_keys(name, i, err)) != DBRX_OK)
+            return st;
+    if (!cJSON_IsObject(j) || n < 2)
+        return DBRX_OK;
+    const char **key = malloc(n * sizeof *key);
+    if (!key)
+        return ckpt_fail(err, DBRX_E_NOMEM, "out of memory while reading %s", show(name).s);
+    n = 0;
+    for (const cJSON *i = j->child; i; i = i->next)
+        key[n++] = i->string;
+    qsort(key, n, sizeof *key, by_text);
+    for (size_t i = 1; i < n && st == DBRX_OK; i++)
+        if (!strcmp(key[i - 1], key[i]))
+            st = ckpt_fail(err, DBRX_E_INVALID, "%s: \"%s\" occurs twice", show(name).s,
+                           show(key[i]).s);
+    free(key);
+    return st;
+}
+
+dbrx_status json_parse(const char *name, const char *text, size_t n, cJSON **out,
+                       struct dbrx_error *err)
+{
+    const char *end = text;
+    dbrx_status st;
+    cJSON *j = *out = NULL;
+    /* cJSON takes a NUL for white space, and the escape of one for the end of a name */
+    if (memchr(text, '\0', n))
+        return ckpt_fail(err, DBRX_E_INVALID, "%s: invalid JSON, it holds a NUL byte",
+                         show(name).s);
+    for (const char *p = text; (p = memchr(p, '\\', (size_t)(text + n - p))); p += 2) {
+        if (text + n - p < 6)
+            break;
+        if (!memcmp(p, "\\u0000", 6))
+            return ckpt_fail(err, DBRX_E_INVALID, "%s: a string holds a NUL (\\u0000)",
+                             show(name).s);
+    }
+    j = cJSON_ParseWithLengthOpts(text, n, &end, 0);
+    while (j && end < text + n && strchr(" \t\r\n", *end))
+        end++;
+    if (!j || end != text + n)
+        st = ckpt_fail(err, DBRX_E_INVALID, "%s: invalid JSON at byte %zu, or nested too deep",
+                       show(name).s, (size_t)(end - text));
+    else if (!cJSON_IsObject(j))
+        st = ckpt_fail(err, DBRX_E_INVALID, "%s: the JSON is not an object", show(name).s);
+    else
+        st = check_keys(name, j, err);
+    if (st == DBRX_OK)
+        *out = j;
+    else
+        cJSON_Delete(j);
+    return st;
+}
+
+dbrx_status json_load(int dir, const char *name, int optional, cJSON **out,
+                      struct dbrx_error *err)
+{
+    uint64_t size = 0;
+    char *text = NULL;
+    int fd;
+    *out = NULL;
+    dbrx_status st = file_open(dir, name, &fd, &size, err);
+    if (st != DBRX_OK)
+        return optional && errno == ENOENT ? DBRX_OK : st;
+    if (size > JSON_MAX) {
+        st = ckpt_fail(err, DBRX_E_UNSUPPORTED, "%s is larger than %d MiB", show(name).s,
+                       JSON_MAX >> 20);
+        goto out;
+    }
+    text = malloc(size + 1);
+    if (!text) {
+        st = ckpt_fail(err, DBRX_E_NOMEM, "out of memory while reading %s", show(name).s);
+        goto out;
+    }
+    st = file_read(fd, name, text, size, 0, err);
+    if (st == DBRX_OK)
+        st = json_parse(name, text, size, out, err);
+out:
+    free(text);
+    close(fd);
+    return st;
+}
+
+const cJSON *json_get(const cJSON *object, const char *key)
+{
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(object, key);
+    return cJSON_IsNull(v) ? NULL : v;
+}
+
+int json_whole(const cJSON *j, int64_t lo, int64_t hi, int64_t *out)
+{
+    if (!cJSON_IsNumber(j))
+        return 0;
+    double x = j->valuedouble;
+    if (!isfinite(x) || fabs(x) >= 9007199254740992.0 || x != floor(x) ||
+        (int64_t)x < lo || (int64_t)x > hi)
+        return 0;
+    *out = (int64_t)x;
+    return 1;
+}
