@@ -123,7 +123,7 @@ void json_string(cJSON *obj, const char *key, const char *text)
 }
 
 /* Puts type (and text) first, then the fields; takes them */
-static void emit(struct render *r, const char *type, const char *of, const char *text, cJSON *fields)
+static void emit(const char *type, const char *of, const char *text, cJSON *fields)
 {
     cJSON *obj = cJSON_CreateObject();
     cJSON_AddStringToObject(obj, "type", type);
@@ -136,11 +136,10 @@ static void emit(struct render *r, const char *type, const char *of, const char 
         char *key = item->string;
         item->string = NULL;
         cJSON_AddItemToObject(obj, key, item);
-        free(key);
+        cJSON_free(key);
     }
     cJSON_Delete(fields);
     char *line = cJSON_PrintUnformatted(obj);
-    (void)r;
     if (line)
         puts(line);
     else
@@ -213,7 +212,7 @@ void render_event(struct render *r, const char *type, cJSON *fields, const char 
         text = NULL;
     va_end(ap);
     if (r->json) {
-        emit(r, type, NULL, text, fields);
+        emit(type, NULL, text, fields);
     } else {
         if (text)
             say(r, "", text, "");
@@ -225,7 +224,7 @@ void render_event(struct render *r, const char *type, cJSON *fields, const char 
 void render_object(struct render *r, const char *type, cJSON *fields)
 {
     if (r->json)
-        emit(r, type, NULL, NULL, fields);
+        emit(type, NULL, NULL, fields);
     else
         cJSON_Delete(fields);
 }
@@ -239,11 +238,16 @@ int render_error(struct render *r, const char *fmt, ...)
         text = NULL;
     va_end(ap);
     const char *what = text ? text : "out of memory";
+    if (r->quiet) {
+        snprintf(r->quiet, r->quiet_size, "%s", what);
+        free(text);
+        return -1;
+    }
     if (r->json) {
         cJSON *fields = cJSON_CreateObject();
         if (r->where[0])
             json_string(fields, "where", r->where);
-        emit(r, "error", NULL, what, fields);
+        emit("error", NULL, what, fields);
     }
     if (asprintf(&line, "%s%s%s", r->where, r->where[0] ? ": " : "", what) >= 0)
         say(r, r->colour ? "\033[31mdbrx:\033[0m " : "dbrx: ", line, "");
@@ -362,7 +366,7 @@ void render_rows(struct render *r, const struct rows *t, const char *title, cJSO
     if (r->json) {
         cJSON *fields = head ? head : cJSON_CreateObject();
         cJSON_AddItemToObject(fields, t->key, list);
-        emit(r, t->type, t->of, NULL, fields);
+        emit(t->type, t->of, NULL, fields);
         return;
     }
     clear_line(r);

@@ -15,6 +15,8 @@ struct render {
     int json, out_tty, err_tty, colour, utf8;
     int mid_line;                          /* reply text that has not ended its line    */
     char where[160];                       /* "script:3", put before errors; or ""      */
+    char *quiet;                           /* [quiet_size] errors go here, or NULL: out */
+    size_t quiet_size;
     pthread_mutex_t lock;                  /* progress may come from a backend's thread */
     int busy, shown;                       /* progress wanted; its line is on the screen */
     double since, last;
