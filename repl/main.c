@@ -5,7 +5,8 @@
 #include "repl/help.h"
 #include "repl/shell.h"
 #include "repl/signals.h"
-#include "repl/tools.h"
+#include "repl/inspect.h"
+#include "repl/tokenize.h"
 
 #include <errno.h>
 #include <getopt.h>

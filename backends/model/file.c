@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-dbrx_status file_open(int dir, const char *name, int *fd, uint64_t *size,
+dbrx_status ckpt_file_open(int dir, const char *name, int *fd, uint64_t *size,
                       struct dbrx_error *err)
 {
     /* O_NONBLOCK: a FIFO of that name must not hang us; regular files ignore it */
@@ -20,9 +20,9 @@ dbrx_status file_open(int dir, const char *name, int *fd, uint64_t *size,
     dbrx_status rc = DBRX_OK;
     *fd = -1;
     if (f < 0 || fstat(f, &st) != 0) {
-        rc = ckpt_fail(err, DBRX_E_IO, "%s cannot be opened: %s", show(name).s, strerror(e));
+        rc = ckpt_fail(err, DBRX_E_IO, "%s cannot be opened: %s", SHOW(name), strerror(e));
     } else if (!S_ISREG(st.st_mode)) {
-        rc = ckpt_fail(err, DBRX_E_INVALID, "%s is %s, not a file", show(name).s,
+        rc = ckpt_fail(err, DBRX_E_INVALID, "%s is %s, not a file", SHOW(name),
                        S_ISDIR(st.st_mode) ? "a directory" : "a device or pipe");
         e = EINVAL;
     }
@@ -36,7 +36,7 @@ dbrx_status file_open(int dir, const char *name, int *fd, uint64_t *size,
     return rc;
 }
 
-dbrx_status file_read(int fd, const char *name, void *buf, size_t n, uint64_t offset,
+dbrx_status ckpt_file_read(int fd, const char *name, void *buf, size_t n, uint64_t offset,
                       struct dbrx_error *err)
 {
     for (size_t got = 0; got < n; ) {
@@ -44,7 +44,7 @@ dbrx_status file_read(int fd, const char *name, void *buf, size_t n, uint64_t of
         if (r < 0 && errno == EINTR)
             continue;
         if (r <= 0)
-            return ckpt_fail(err, DBRX_E_IO, "%s cannot be read: %s", show(name).s,
+            return ckpt_fail(err, DBRX_E_IO, "%s cannot be read: %s", SHOW(name),
                              r < 0 ? strerror(errno) : "it ends early");
         got += (size_t)r;
     }
