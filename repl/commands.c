@@ -11,15 +11,15 @@
 
 static const struct command table[] = {
     { "help", "shell", { { ARG_COMMAND, "NAME", 0 } },
-      "list the commands, or explain one command or setting",
-      "Names of settings work too.", "/help route", handle_help },
+      "list the commands, or explain one",
+      "Without NAME lists the commands.  Names of settings work too.", "/help route", handle_help },
     { "set", "shell", { { ARG_VAR, "NAME", 0 }, { ARG_VALUE, "VALUE", 0 } },
       "show or change a setting",
       "Without arguments lists all settings with their values and where those came from.  "
       "The value `default` goes back to the default.", "/set temperature 0.5", handle_set },
     { "backend", "shell",
       { { ARG_BACKEND, "NAME", 0 }, { ARG_FLAG, "--replay", 0 }, { ARG_OPTIONS, "K=V", 0 } },
-      "list the backends, or go on with another one",
+      "list the backends, or go on with another",
       "The conversation stays: its KV cache is copied to the new backend, or recomputed when one "
       "side cannot or --replay asks for it.  If anything fails the old backend stays.  Options "
       "of a backend are shown in the list.", "/backend cpu-blas threads=2", handle_backend },
@@ -35,18 +35,18 @@ static const struct command table[] = {
       "Ids are separated by blanks or commas.  They are evaluated, nothing is generated.  "
       "`dbrx tokenize` turns text into ids.", "/feed 930,739,259,559", handle_feed },
     { "tokens", "conversation", { { ARG_END, NULL, 0 } },
-      "list the tokens of the conversation: position, id, text", "", "/tokens", handle_tokens },
+      "list the tokens: position, id, text", "", "/tokens", handle_tokens },
     { "stats", "conversation", { { ARG_END, NULL, 0 } },
       "tokens, speed, backend, context and memory",
       "Speeds are those of the last reply and of all since the start.", "/stats", handle_stats },
 
     { "route", "experts", { { ARG_INT, "TOKEN", 0 } },
-      "show which experts a token went to, layer by layer",
-      "TOKEN is a position as in /tokens; negative ones count from the end, and the last token "
+      "show which experts a token went to",
+      "One line a layer.  TOKEN is a position as in /tokens; negative ones count from the end, and the last token "
       "is the default.  Experts are listed heaviest first, with the weights as applied.",
       "/route -2", handle_route },
     { "dump", "experts", { { ARG_DIR, "DIR", 1 } },
-      "write the conversation's logits and routing as .npy files",
+      "write logits and routing as .npy files",
       "tokens int32 [T], logits float32 [T,V], router_prob float32 [L,T,E], expert int32 [L,T,k] "
       "and weight float32 [L,T,k], for numpy.load().  The tokens are computed once more.",
       "/dump out", handle_dump },
@@ -73,12 +73,13 @@ const char *command_nearest(const char *name)
     return word_nearest(name, command_name);
 }
 
-void command_usage(const struct command *c, char *out, size_t size)
+void command_usage(const struct command *c, int all, char *out, size_t size)
 {
     size_t n = (size_t)snprintf(out, size, "/%s", c->name);
     for (const struct arg *a = c->arg; a->type != ARG_END && n < size; a++)
-        n += (size_t)snprintf(out + n, size - n, a->required ? " %s%s" : " [%s%s]", a->name,
-                              a->type == ARG_OPTIONS ? " ..." : "");
+        if (all || a->type != ARG_FLAG)
+            n += (size_t)snprintf(out + n, size - n, a->required ? " %s%s" : " [%s%s]", a->name,
+                                  a->type == ARG_OPTIONS ? " ..." : "");
 }
 
 /* ---- parsing ---- */
@@ -86,7 +87,7 @@ void command_usage(const struct command *c, char *out, size_t size)
 static int misused(struct shell *sh, const struct command *c, const char *what)
 {
     char usage[160];
-    command_usage(c, usage, sizeof usage);
+    command_usage(c, 1, usage, sizeof usage);
     return render_error(&sh->out, "/%s %s; usage: %s", c->name, what, usage);
 }
 

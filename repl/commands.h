@@ -41,7 +41,8 @@ const struct command *command_at(size_t i);            /* in the order of /help;
 /* The command of that name (no slash), or NULL; with `prefix` of an unambiguous beginning. */
 const struct command *command_find(const char *name, int prefix);
 const char *command_nearest(const char *name);         /* or NULL */
-void command_usage(const struct command *, char *out, size_t size);    /* "/route [TOKEN]" */
+/* "/route [TOKEN]"; flags only with `all`. */
+void command_usage(const struct command *, int all, char *out, size_t size);
 
 /* Runs "/name args", [len] bytes.  0 or -1. */
 int command_run(struct shell *, const char *line, size_t len);

@@ -143,7 +143,7 @@ int handle_dump(struct shell *sh, const struct args *a)
         return -1;
     }
     cJSON *f = cJSON_CreateObject();
-    json_string(f, "dir", dir);
+    field_string(f, "dir", dir);
     cJSON_AddNumberToObject(f, "tokens", d.T);
     render_event(&sh->out, "status", f, "wrote tokens, logits, router_prob, expert and weight (.npy) of "
                  "%u tokens to %s", d.T, dir);

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 int handle_quit(struct shell *sh, const struct args *a)
 {
@@ -74,26 +75,26 @@ static void backend_row(struct shell *sh, size_t i, const struct module *m, cJSO
     cJSON *row = cJSON_CreateObject();
     cJSON_AddItemToArray(list, row);
     cJSON_AddBoolToObject(row, "current", current);
-    json_string(row, "name", name);
+    field_string(row, "name", name);
     cJSON_AddNumberToObject(row, "score", p.score);
     if (p.score > 0)
-        json_string(row, "device", p.device);
+        field_string(row, "device", p.device);
     else
-        json_string(row, "reason", m->info ? p.reason : m->why);
+        field_string(row, "reason", m->info ? p.reason : m->why);
     if (current)
-        json_string(row, "kv", disp_kv_origin(sh->disp));
+        field_string(row, "kv", disp_kv_origin(sh->disp));
     if (m->info) {
-        json_string(row, "version", m->info->version);
-        json_string(row, "summary", m->info->summary);
+        field_string(row, "version", m->info->version);
+        field_string(row, "summary", m->info->summary);
     }
-    json_string(row, "path", m->path);
+    field_string(row, "path", m->path);
     cJSON *opt = cJSON_AddArrayToObject(row, "options");
     for (const struct dbrx_option *o = disp_options(sh->disp, i); o && o->name; o++) {
         cJSON *one = cJSON_CreateObject();
         cJSON_AddItemToArray(opt, one);
-        json_string(one, "name", o->name);
-        json_string(one, "default", o->fallback ? o->fallback : "");
-        json_string(one, "help", o->help ? o->help : "");
+        field_string(one, "name", o->name);
+        field_string(one, "default", o->fallback ? o->fallback : "");
+        field_string(one, "help", o->help ? o->help : "");
     }
 }
 
@@ -113,8 +114,8 @@ void list_backends(struct shell *sh)
 static void say_backend(struct shell *sh)
 {
     cJSON *f = cJSON_CreateObject();
-    json_string(f, "name", disp_name(sh->disp));
-    json_string(f, "kv", disp_kv_origin(sh->disp));
+    field_string(f, "name", disp_name(sh->disp));
+    field_string(f, "kv", disp_kv_origin(sh->disp));
     cJSON_AddNumberToObject(f, "position", disp_position(sh->disp));
     render_event(&sh->out, "backend", f, "now on %s; kv: %s (%u tokens)", disp_name(sh->disp),
                  disp_kv_origin(sh->disp), disp_position(sh->disp));
@@ -148,16 +149,16 @@ static void var_row(const struct shell *sh, int var, cJSON *list)
     cJSON *row = cJSON_CreateObject();
     cJSON_AddItemToArray(list, row);
     var_range(var, range, sizeof range);
-    json_string(row, "name", d->name);
+    field_string(row, "name", d->name);
     if (d->type == VAR_REAL || (d->type == VAR_COUNT && v->num >= 0))
         cJSON_AddNumberToObject(row, "value", v->num);
     else
-        json_string(row, "value", v->text);
-    json_string(row, "origin", var_origin_name(v->origin));
-    json_string(row, "default", v->fallback ? v->fallback : d->fallback);
-    json_string(row, "range", range);
-    json_string(row, "unit", d->unit);
-    json_string(row, "help", d->help);
+        field_string(row, "value", v->text);
+    field_string(row, "origin", var_origin_name(v->origin));
+    field_string(row, "default", v->fallback ? v->fallback : d->fallback);
+    field_string(row, "range", range);
+    field_string(row, "unit", d->unit);
+    field_string(row, "help", d->help);
     if (var == VAR_SEED)
         cJSON_AddNumberToObject(row, "in_use", (double)sh->seed);
 }
@@ -322,7 +323,7 @@ int handle_tokens(struct shell *sh, const struct args *a)
         cJSON_AddNumberToObject(row, "pos", i);
         cJSON_AddNumberToObject(row, "id", sh->sess->token[i]);
         if (text && asprintf(&quoted, "\"%s\"", text) >= 0)
-            json_string(row, "text", sh->out.json ? text : quoted);
+            field_string(row, "text", sh->out.json ? text : quoted);
         free(quoted);
         free(text);
     }
@@ -338,17 +339,17 @@ static void stat_row(cJSON *list, const char *name, double value, const char *un
 {
     cJSON *row = cJSON_CreateObject();
     cJSON_AddItemToArray(list, row);
-    json_string(row, "name", name);
+    field_string(row, "name", name);
     cJSON_AddNumberToObject(row, "value", value);
-    json_string(row, "unit", unit);
+    field_string(row, "unit", unit);
 }
 
 static void stat_word(cJSON *list, const char *name, const char *value)
 {
     cJSON *row = cJSON_CreateObject();
     cJSON_AddItemToArray(list, row);
-    json_string(row, "name", name);
-    json_string(row, "value", value);
+    field_string(row, "name", name);
+    field_string(row, "value", value);
 }
 
 static char *show_stat(const struct render *r, const cJSON *row)

@@ -2,6 +2,8 @@
 #ifndef DBRX_REPL_HANDLERS_H
 #define DBRX_REPL_HANDLERS_H
 
+#include <stdint.h>
+
 struct shell;
 struct args;
 

@@ -15,13 +15,13 @@ static void command_row(const struct command *c, cJSON *list)
     char usage[160];
     cJSON *row = cJSON_CreateObject();
     cJSON_AddItemToArray(list, row);
-    command_usage(c, usage, sizeof usage);
-    json_string(row, "name", c->name);
-    json_string(row, "group", c->group);
-    json_string(row, "usage", usage);
-    json_string(row, "brief", c->brief);
-    json_string(row, "help", c->help);
-    json_string(row, "example", c->example);
+    command_usage(c, 1, usage, sizeof usage);
+    field_string(row, "name", c->name);
+    field_string(row, "group", c->group);
+    field_string(row, "usage", usage);
+    field_string(row, "brief", c->brief);
+    field_string(row, "help", c->help);
+    field_string(row, "example", c->example);
 }
 
 /* As wide in every group, so that the groups line up */
@@ -31,11 +31,12 @@ static char *show_usage(const struct render *r, const cJSON *row)
     char usage[160], *text = NULL;
     (void)r;
     for (size_t i = 0; command_at(i); i++) {
-        command_usage(command_at(i), usage, sizeof usage);
+        command_usage(command_at(i), 0, usage, sizeof usage);
         widest = strlen(usage) > widest ? (unsigned)strlen(usage) : widest;
     }
-    const char *s = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(row, "usage"));
-    return asprintf(&text, "  %-*s", (int)widest, s ? s : "") < 0 ? NULL : text;
+    command_usage(command_find(cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(row, "name")), 0),
+                  0, usage, sizeof usage);
+    return asprintf(&text, "  %-*s", (int)widest, usage) < 0 ? NULL : text;
 }
 
 void help_commands(struct render *r)
@@ -69,7 +70,7 @@ void help_markdown(void)
         if (strcmp(group, c->group))
             printf("%s%c%s\n\n", i ? "\n" : "", c->group[0] - 'a' + 'A', c->group + 1);
         group = c->group;
-        command_usage(c, usage, sizeof usage);
+        command_usage(c, 1, usage, sizeof usage);
         printf("- `%s`: %s\n", usage, c->brief);
     }
 }
@@ -104,7 +105,7 @@ int handle_help(struct shell *sh, const struct args *a)
         return 0;
     }
     char usage[160];
-    command_usage(c, usage, sizeof usage);
+    command_usage(c, 1, usage, sizeof usage);
     render_paragraph(r, 0, usage);
     render_paragraph(r, 2, c->brief);
     if (*c->help)

@@ -226,9 +226,9 @@ static void say_session(struct shell *sh)
 {
     const struct dbrx_config *c = &sh->ckpt->desc.config;
     cJSON *f = cJSON_CreateObject();
-    json_string(f, "version", PACKAGE_VERSION);
-    json_string(f, "model", sh->name);
-    json_string(f, "dir", sh->ckpt->dir);
+    field_string(f, "version", PACKAGE_VERSION);
+    field_string(f, "model", sh->name);
+    field_string(f, "dir", sh->ckpt->dir);
     cJSON_AddNumberToObject(f, "parameters", (double)ckpt_params_total(sh->ckpt));
     cJSON_AddNumberToObject(f, "parameters_active", (double)ckpt_params_active(sh->ckpt));
     cJSON_AddNumberToObject(f, "layers", c->n_layers);
@@ -237,8 +237,8 @@ static void say_session(struct shell *sh)
     cJSON_AddNumberToObject(f, "vocabulary", c->n_vocab);
     cJSON_AddNumberToObject(f, "context", disp_max_pos(sh->disp));
     cJSON_AddBoolToObject(f, "tokenizer", sh->tok != NULL);
-    json_string(f, "mode", sh->vars.v[VAR_MODE].text);
-    json_string(f, "backend", disp_name(sh->disp));
+    field_string(f, "mode", sh->vars.v[VAR_MODE].text);
+    field_string(f, "backend", disp_name(sh->disp));
     render_object(&sh->out, "session", f);
 }
 

@@ -109,7 +109,7 @@ static void wrap(FILE *f, const char *text, unsigned at, unsigned indent, unsign
 
 /* ---- JSON ---- */
 
-void json_text(cJSON *obj, const char *key, const char *text, size_t len)
+void field_text(cJSON *obj, const char *key, const char *text, size_t len)
 {
     char *clean = text_clean(text, len);
     if (clean)
@@ -117,9 +117,9 @@ void json_text(cJSON *obj, const char *key, const char *text, size_t len)
     free(clean);
 }
 
-void json_string(cJSON *obj, const char *key, const char *text)
+void field_string(cJSON *obj, const char *key, const char *text)
 {
-    json_text(obj, key, text, strlen(text));
+    field_text(obj, key, text, strlen(text));
 }
 
 /* Puts type (and text) first, then the fields; takes them */
@@ -130,7 +130,7 @@ static void emit(const char *type, const char *of, const char *text, cJSON *fiel
     if (of)
         cJSON_AddStringToObject(obj, "of", of);
     if (text)
-        json_string(obj, "text", text);
+        field_string(obj, "text", text);
     while (fields && fields->child) {
         cJSON *item = cJSON_DetachItemViaPointer(fields, fields->child);
         char *key = item->string;
@@ -246,7 +246,7 @@ int render_error(struct render *r, const char *fmt, ...)
     if (r->json) {
         cJSON *fields = cJSON_CreateObject();
         if (r->where[0])
-            json_string(fields, "where", r->where);
+            field_string(fields, "where", r->where);
         emit("error", NULL, what, fields);
     }
     if (asprintf(&line, "%s%s%s", r->where, r->where[0] ? ": " : "", what) >= 0)

@@ -43,8 +43,8 @@ struct rows {
 void render_rows(struct render *, const struct rows *, const char *title, cJSON *head, cJSON *list);
 
 /* A string member whatever the bytes are (repaired to UTF-8, NUL replaced). */
-void json_text(cJSON *obj, const char *key, const char *text, size_t len);
-void json_string(cJSON *obj, const char *key, const char *text);
+void field_text(cJSON *obj, const char *key, const char *text, size_t len);
+void field_string(cJSON *obj, const char *key, const char *text);
 
 /* ---- events ---- */
 /* A sentence for stderr; as JSON {"type":type,"text":sentence,fields...}.  Takes fields. */

@@ -52,7 +52,7 @@ static int on_token(void *ctx, int32_t id, uint32_t pos)
         cJSON *f = cJSON_CreateObject();
         cJSON_AddNumberToObject(f, "pos", pos);
         cJSON_AddNumberToObject(f, "id", id);
-        json_text(f, "text", out ? out : "", n);
+        field_text(f, "text", out ? out : "", n);
         render_object(&sh->out, "token", f);
     }
     r->len += n;
@@ -81,7 +81,7 @@ static void after_reply(struct shell *sh, const struct reply *r, uint32_t from, 
     if (!sh->out.json)
         return;
     cJSON *f = cJSON_CreateObject(), *ids = cJSON_AddArrayToObject(f, "tokens");
-    json_text(f, "text", r->text ? r->text : "", r->len);
+    field_text(f, "text", r->text ? r->text : "", r->len);
     for (uint32_t i = from; i < sh->sess->n; i++)
         cJSON_AddItemToArray(ids, cJSON_CreateNumber(sh->sess->token[i]));
     cJSON_AddStringToObject(f, "finish_reason", sess_finish_name(why));

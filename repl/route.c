@@ -93,7 +93,7 @@ int handle_route(struct shell *sh, const struct args *a)
     char *text = token_text(sh, id), *title = NULL;
     cJSON_AddNumberToObject(head, "pos", (double)pos);
     cJSON_AddNumberToObject(head, "id", id);
-    json_string(head, "text", text ? text : "");
+    field_string(head, "text", text ? text : "");
     for (uint32_t l = 0; l < sh->ckpt->desc.config.n_layers; l++)
         cJSON_AddItemToArray(list, layer_row(sh, (uint32_t)pos, l));
     if (asprintf(&title, "token %ld of %ld: \"%s\" (id %d)", pos, n, text ? text : "", id) < 0)
