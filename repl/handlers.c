@@ -45,7 +45,7 @@ static char *show_backend(const struct render *r, const cJSON *row)
     char *text = NULL;
     if (reason)
         return asprintf(&text, "cannot run: %s", reason) < 0 ? NULL : text;
-    if (asprintf(&text, "%s%s%s", device ? device : "", kv ? "; kv: " : "", kv ? kv : "") < 0)
+    if (asprintf(&text, "%s%s%s", device ? device : "", kv ? "\nkv: " : "", kv ? kv : "") < 0)
         return NULL;
     cJSON_ArrayForEach(o, opt) {
         char *more;

@@ -12,3 +12,25 @@ check_PROGRAMS += %D%/kernels %D%/core
 TESTS += %D%/kernels %D%/core
 %C%_kernels_LDADD = libcpu.la libgraph.la -lm
 %C%_core_LDADD = librepl.la libmodel.la libplugins.la -lm
+
+# ---- tokenizer
+TOK_TESTS = tests/unit/tok_golden tests/unit/tok_text tests/unit/tok_files tests/unit/tok_chat
+check_PROGRAMS += $(TOK_TESTS) tests/unit/tokenize-tool
+TESTS          += $(TOK_TESTS) %D%/tokenize.sh
+EXTRA_DIST     += %D%/tokenize.sh %D%/tok_fixture.h tests/data/cl100k_cases.jsonl tests/data/dbrx-tokenizer
+TOK_TEST_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
+TOK_TEST_LIBS   = libtokenizer.la $(CJSON_LIBS)
+tests_unit_tok_golden_SOURCES = %D%/tok_golden.c
+tests_unit_tok_golden_CFLAGS  = $(TOK_TEST_CFLAGS)
+tests_unit_tok_golden_LDADD   = $(TOK_TEST_LIBS)
+tests_unit_tok_text_SOURCES   = %D%/tok_text.c
+tests_unit_tok_text_CFLAGS    = $(TOK_TEST_CFLAGS)
+tests_unit_tok_text_LDADD     = $(TOK_TEST_LIBS)
+tests_unit_tok_files_SOURCES  = %D%/tok_files.c
+tests_unit_tok_files_CFLAGS   = $(TOK_TEST_CFLAGS)
+tests_unit_tok_files_LDADD    = $(TOK_TEST_LIBS)
+tests_unit_tok_chat_SOURCES   = %D%/tok_chat.c
+tests_unit_tok_chat_CFLAGS    = $(TOK_TEST_CFLAGS)
+tests_unit_tok_chat_LDADD     = $(TOK_TEST_LIBS)
+tests_unit_tokenize_tool_SOURCES = %D%/tokenize-tool.c repl/tokenize.c repl/tokenize.h
+tests_unit_tokenize_tool_LDADD   = libtokenizer.la
