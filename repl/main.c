@@ -209,7 +209,7 @@ static int run_job(struct shell *sh, const struct job *j, int number)
         return run_prompt(sh, j->arg);
     if (j->letter == 'c') {
         snprintf(sh->out.where, sizeof sh->out.where, "-c %d", number);
-        int failed = *j->arg ? shell_line(sh, j->arg, strlen(j->arg)) : 0;
+        int failed = shell_line(sh, j->arg, strlen(j->arg));
         sh->out.where[0] = '\0';
         return failed;
     }
