@@ -344,7 +344,8 @@ static void print_rows(struct render *r, const struct rows *t, const cJSON *list
             const char *s = line ? text[(line - 1) * n_col + c] : t->col[c].title;
             s = s ? s : "";
             if (c + 1 == n_col) {
-                wrap(stdout, s, at, at, render_width(r));
+                unsigned full = render_width(r);     /* no room for words beside the rest: below it */
+                wrap(stdout, s, at, at + 20 > full ? 4 : at, full);
                 break;
             }
             int pad = (int)(width[c] - columns(s, strlen(s)));
