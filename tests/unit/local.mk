@@ -15,7 +15,6 @@ TESTS += %D%/kernels %D%/core
 %C%_kernels_LDADD = libcpu.la libgraph.la -lm
 %C%_core_LDADD = librepl.la libmodel.la libplugins.la -lm
 
-
 # ---- tokenizer
 TOK_TESTS = tests/unit/tok_golden tests/unit/tok_text tests/unit/tok_files tests/unit/tok_chat
 check_PROGRAMS += $(TOK_TESTS) tests/unit/tokenize-tool
