@@ -1,11 +1,12 @@
 /* tests/conformance/conformance.c -- does a shared object keep the backend contract?
  *
- *     conformance FILE.so [--oracle REF.so] [--show] [option=value...]
+ *     conformance FILE.so [--oracle REF.so] [--only ID] [--show] [option=value...]
  *
  * Loads the backend and the oracle (default: ref.so in $MODULES, else beside FILE.so), opens
  * every shape of random model on both and runs every check on them.  Descriptors 0 to 2 are
  * files while modules run, because a module must not touch them; --show leaves them alone.
- * Options are handed to model_open.  This file knows no rules but the process-wide ones. */
+ * --only runs one check and the process-wide ones.  Options go to model_open.  This file knows
+ * no rules but the process-wide ones. */
 #include "tests/conformance/conformance.h"
 #include "tests/tap.h"
 
@@ -63,6 +64,21 @@ void note(const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(last_note, sizeof last_note, fmt, ap);
     va_end(ap);
+}
+
+static const struct check *running;        /* for when a module crashes                    */
+
+static void crashed(int sig)
+{
+    char text[400];
+    (void)sig;
+    if (real_out >= 0)
+        dup2(real_out, 1);
+    int n = snprintf(text, sizeof text, "not ok %d - %s %s\n# crashed\nBail out! the module "
+                     "crashed\n", tap_n + 1, running ? running->id : "C0",
+                     running ? running->rule : "opening the models");
+    (void)!write(1, text, (size_t)n);
+    _exit(1);
 }
 
 static void report(const char *id, const char *rule, int result, const char *where)
@@ -231,6 +247,7 @@ static void run_check(const struct check *c, struct fx *f)
         return;
     }
     int result = PASS;
+    running = c;
     size_t i, n = c->how == ONCE ? 1 : n_shapes;
     for (i = 0; i < n && result != FAIL; i++) {
         f[i].s = fx_session(&f[i].sut, ROOM);
@@ -283,7 +300,7 @@ int main(int argc, char **argv)
         checks_tap, checks_kv,
     };
     static struct sigaction before[32];
-    const char *file = NULL, *oracle = NULL, *opt[32] = { NULL }, *dir = getenv("MODULES");
+    const char *file = NULL, *oracle = NULL, *only = NULL, *opt[32] = { NULL }, *dir = getenv("MODULES");
     char beside[4096];
     bool show = false;
     int n_opt = 0;
@@ -291,6 +308,8 @@ int main(int argc, char **argv)
     for (int i = 1; i < argc; i++)
         if (!strcmp(argv[i], "--oracle") && i + 1 < argc)
             oracle = argv[++i];
+        else if (!strcmp(argv[i], "--only") && i + 1 < argc)
+            only = argv[++i];
         else if (!strcmp(argv[i], "--show"))
             show = true;
         else if (!file)
@@ -298,13 +317,18 @@ int main(int argc, char **argv)
         else if (n_opt < 31)
             opt[n_opt++] = argv[i];
     if (!file)
-        bail("usage: conformance FILE.so [--oracle REF.so] [--show] [option=value...]");
+        bail("usage: conformance FILE.so [--oracle REF.so] [--only ID] [--show] "
+             "[option=value...]");
     const char *slash = strrchr(file, '/');
     if (!dir)
         snprintf(beside, sizeof beside, "%.*s/ref.so", slash ? (int)(slash - file) : 1,
                  slash ? file : ".");
     else
         snprintf(beside, sizeof beside, "%s/ref.so", dir);
+    static const int deadly[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT };
+    for (size_t i = 0; i < sizeof deadly / sizeof *deadly; i++)
+        if (sigaction(deadly[i], NULL, &before[0]) == 0 && before[0].sa_handler == SIG_DFL)
+            signal(deadly[i], crashed);    /* unless a sanitiser has its own */
     for (int i = 1; i < 32; i++)
         sigaction(i, NULL, &before[i]);
     if (!show)
@@ -333,7 +357,9 @@ int main(int argc, char **argv)
     }
     for (size_t t = 0; t < sizeof tables / sizeof *tables; t++)
         for (const struct check *c = tables[t]; c->id; c++)
-            run_check(c, f);
+            if (!only || !strcmp(only, c->id))
+                run_check(c, f);
+    running = NULL;
     disown(NULL);
     for (size_t i = 0; i < n_shapes; i++) {
         f[i].sut.be->model_close(f[i].sut.model);
