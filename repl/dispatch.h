@@ -24,7 +24,8 @@ int disp_probe(const struct disp *, size_t i, struct dbrx_probe *p);
 const struct dbrx_option *disp_options(const struct disp *, size_t i);
 
 /* Makes `name` (NULL: the highest score) with the options opt ("k=v", NULL-ended, may
- * be NULL) the current backend, holding token[n].  Transactional: the new one opens,
+ * be NULL) the current backend, holding token[n], the n = disp_position() tokens that
+ * the old one holds.  Transactional: the new one opens,
  * takes the KV cache over or, with `replay` or when one side cannot, recomputes it;
  * only then does the old one close.  On failure, DBRX_STOPPED included, the old one is
  * untouched and err says why. */

@@ -160,7 +160,7 @@ static dbrx_status check_batch(dbrx_session *s, const struct dbrx_batch *b,
     dbrx_status st = route_check(c, b->steer, err);
     for (uint32_t l = 0; b->tap && !s->part && st == DBRX_OK && l < c->n_layers; l++)
         if (b->tap->want[l + 1] & 1 << DBRX_TAP_EXPERT) {
-            s->part = malloc((size_t)s->model->chunk * c->n_experts * c->d_model * sizeof(float));
+            s->part = malloc((size_t)GRAPH_CHUNK * c->n_experts * c->d_model * sizeof(float));
             if (!s->part)
                 st = fail(err, DBRX_E_NOMEM, "out of memory for the expert tap");
         }
@@ -173,7 +173,7 @@ dbrx_status graph_eval(dbrx_session *s, const struct dbrx_batch *b, struct dbrx_
     uint32_t start = s->pos;
     dbrx_status st = check_batch(s, b, err);
     for (uint32_t first = 0, n; st == DBRX_OK && first < b->n_tokens; first += n) {
-        n = b->n_tokens - first < s->model->chunk ? b->n_tokens - first : s->model->chunk;
+        n = b->n_tokens - first < GRAPH_CHUNK ? b->n_tokens - first : GRAPH_CHUNK;
         st = run_chunk(s, b, first, n, err);
         if (st == DBRX_OK && b->want_logits == DBRX_LOGITS_ALL)
             st = head_rows(s, s->x, n, b->logits + (size_t)first * c->n_vocab, err);
@@ -193,7 +193,7 @@ static dbrx_status head(dbrx_session *s, const float *x, uint32_t n, float *logi
         return fail(err, DBRX_E_INVALID, "head needs at least one row and a place for its logits");
     dbrx_status st = DBRX_OK;
     for (uint32_t first = 0, step; first < n && st == DBRX_OK; first += step) {
-        step = n - first < s->model->chunk ? n - first : s->model->chunk;
+        step = n - first < GRAPH_CHUNK ? n - first : GRAPH_CHUNK;
         st = head_rows(s, x + (size_t)first * c->d_model, step,
                        logits + (size_t)first * c->n_vocab, err);
     }

@@ -17,7 +17,6 @@ struct dbrx_model {
     struct ops ops;
     void  *ctx;                            /* given to every op                            */
     void (*ctx_close)(void *ctx);          /* may be NULL                                  */
-    uint32_t chunk;                        /* tokens per pass through the layers           */
 };
 
 struct dbrx_session {
@@ -25,7 +24,7 @@ struct dbrx_session {
     uint32_t pos, max_pos;
     float *k, *v;                          /* [n_layers][max_pos][n_kv_heads][head_dim]; k after RoPE */
 
-    /* one chunk of up to model->chunk tokens at a time */
+    /* one chunk of up to GRAPH_CHUNK tokens, [chunk] at a time */
     float *x;                              /* [chunk][d_model] the residual stream         */
     float *h;                              /* [chunk][d_model] normalised, or attention's output */
     float *qkv;                            /* [chunk][n_heads + 2*n_kv_heads][head_dim]    */
@@ -35,6 +34,10 @@ struct dbrx_session {
     float *part;                           /* [chunk][n_experts][d_model], once a tap asks */
     struct work work;
 };
+
+/* Are the sizes and tensors such that a graph can run them?  Call it before anything
+ * divides by them. */
+dbrx_status graph_check(const struct dbrx_model_desc *, struct dbrx_error *);
 
 /* Checks the desc and prepares a model.  Takes ctx over also when it fails. */
 dbrx_status graph_model_open(const struct dbrx_host *, const struct dbrx_model_desc *,

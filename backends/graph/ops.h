@@ -9,10 +9,12 @@
 
 #include "backends/backend.h"
 
+enum { GRAPH_CHUNK = 512 };                /* tokens an op gets at most */
+
 /* What an op gets besides its operands. */
 struct work {
     void  *ctx;                            /* the backend's own, from graph_model_open     */
-    float *row;                            /* [max(d_model, d_ffn, max_pos)], for any op   */
+    float *row;                            /* [max(d_model, max_pos)], for any op          */
     void  *scratch;                        /* what scratch() asked for, 64-byte aligned    */
 };
 
@@ -51,8 +53,8 @@ struct ops {
                       uint32_t n_rot, uint32_t head_dim, const float (*cs)[2]);
     void (*attention)(struct work *, const struct attn *);
     void (*experts)(struct work *, const struct moe *);
-    /* Bytes of work.scratch for chunks of up to n tokens, or NULL for none. */
-    size_t (*scratch)(void *ctx, const struct dbrx_config *, uint32_t n, uint32_t max_pos);
+    /* Bytes of work.scratch for up to GRAPH_CHUNK tokens, or NULL for none. */
+    size_t (*scratch)(void *ctx, const struct dbrx_config *);
 };
 
 extern const struct ops ops_plain;

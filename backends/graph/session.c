@@ -8,8 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK = 512 };
-
 static int shaped(const struct dbrx_tensor *t, uint64_t rows, uint64_t cols)
 {
     uint64_t n = 1;
@@ -30,7 +28,7 @@ static dbrx_status check_tensor(const struct dbrx_tensor *t, uint64_t rows, uint
     return DBRX_OK;
 }
 
-static dbrx_status check_desc(const struct dbrx_model_desc *desc, struct dbrx_error *err)
+dbrx_status graph_check(const struct dbrx_model_desc *desc, struct dbrx_error *err)
 {
     const struct dbrx_config *c = &desc->config;
     if (!DBRX_HAS(struct dbrx_model_desc, desc, w2_layout) ||
@@ -72,7 +70,7 @@ dbrx_status graph_model_open(const struct dbrx_host *host, const struct dbrx_mod
                              dbrx_model **out, struct dbrx_error *err)
 {
     *out = NULL;
-    dbrx_status st = check_desc(desc, err);
+    dbrx_status st = graph_check(desc, err);
     dbrx_model *m = st == DBRX_OK ? calloc(1, sizeof *m) : NULL;
     if (!m) {
         if (ctx_close)
@@ -88,7 +86,6 @@ dbrx_status graph_model_open(const struct dbrx_host *host, const struct dbrx_mod
     m->ops = *ops;
     m->ctx = ctx;
     m->ctx_close = ctx_close;
-    m->chunk = CHUNK;
     m->layer = malloc(n * sizeof *m->layer);
     m->norm_1 = malloc((2 * n + 1) * d * sizeof(float));
     if (!m->layer || !m->norm_1) {
@@ -130,8 +127,8 @@ dbrx_status graph_session_open(dbrx_model *m, uint32_t max_pos, dbrx_session **o
                                struct dbrx_error *err)
 {
     const struct dbrx_config *c = &m->cfg;
-    size_t d = c->d_model, hd = d / c->n_heads, kvd = c->n_kv_heads * hd, n = m->chunk;
-    size_t row = d > c->d_ffn ? d : c->d_ffn, kv = (size_t)c->n_layers * kvd;
+    size_t d = c->d_model, hd = d / c->n_heads, kvd = c->n_kv_heads * hd, n = GRAPH_CHUNK;
+    size_t row = d > max_pos ? d : max_pos, kv = (size_t)c->n_layers * kvd;
     *out = NULL;
     if (!max_pos)
         return fail(err, DBRX_E_INVALID, "a session needs room for at least one position");
@@ -153,8 +150,8 @@ dbrx_status graph_session_open(dbrx_model *m, uint32_t max_pos, dbrx_session **o
     s->weight = alloc(n * c->n_experts, sizeof *s->weight);
     s->expert = alloc(n * c->n_experts, sizeof *s->expert);
     s->work.ctx = m->ctx;
-    s->work.row = alloc(row > max_pos ? row : max_pos, sizeof *s->work.row);
-    s->work.scratch = alloc(m->ops.scratch ? m->ops.scratch(m->ctx, c, m->chunk, max_pos) : 0, 1);
+    s->work.row = alloc(row, sizeof *s->work.row);
+    s->work.scratch = alloc(m->ops.scratch ? m->ops.scratch(m->ctx, c) : 0, 1);
     if (!s->k || !s->v || !s->x || !s->h || !s->qkv || !s->cs || !s->logit || !s->prob ||
         !s->weight || !s->expert || !s->work.row || !s->work.scratch) {
         graph_session_close(s);

@@ -50,7 +50,7 @@ static uint64_t size_of(const struct dbrx_config *c, int which)
 {
     switch (which) {
     case VOCAB:       return c->n_vocab;
-    case QKV:         return (uint64_t)(c->n_heads + 2 * c->n_kv_heads) * (c->d_model / c->n_heads);
+    case QKV:         return c->d_model + 2ull * c->n_kv_heads * (c->d_model / c->n_heads);
     case EXPERTS:     return c->n_experts;
     case EXPERT_ROWS: return (uint64_t)c->n_experts * c->d_ffn;
     default:          return c->d_model;
@@ -58,8 +58,8 @@ static uint64_t size_of(const struct dbrx_config *c, int which)
 }
 
 static dbrx_status each_part(const struct dbrx_config *c, const char *prefix,
-                             const struct part *p, size_t n, void *base,
-                             dbrx_status (*f)(void *, const struct ckpt_slot *), void *ctx)
+                             const struct part *p, size_t n, void *base, ckpt_visit *f,
+                             void *ctx)
 {
     dbrx_status st = DBRX_OK;
     for (size_t i = 0; i < n && st == DBRX_OK; i++) {
@@ -72,8 +72,7 @@ static dbrx_status each_part(const struct dbrx_config *c, const char *prefix,
     return st;
 }
 
-dbrx_status ckpt_each(struct dbrx_model_desc *d, dbrx_status (*f)(void *, const struct ckpt_slot *),
-                      void *ctx)
+dbrx_status ckpt_each(struct dbrx_model_desc *d, ckpt_visit *f, void *ctx)
 {
     const struct dbrx_config *c = &d->config;
     struct dbrx_layer *layer = (struct dbrx_layer *)d->layer;  /* ours: writable */
@@ -93,7 +92,7 @@ static dbrx_status open_shard(struct reader *r, int dir, const char *name, struc
 {
     struct st_file *file = realloc(r->file, (r->pub.n_shards + 1) * sizeof *file);
     if (!file)
-        return ckpt_fail(err, DBRX_E_NOMEM, "out of memory while opening %s", show(name).s);
+        return ckpt_no_memory(err, name);
     r->file = file;
     uint32_t id = r->pub.n_shards++;
     dbrx_status st = st_open(dir, name, id, &file[id], list, err);
@@ -131,8 +130,8 @@ static dbrx_status sort_tensors(const struct reader *r, struct st_list *list,
     for (size_t i = 1; i < list->n; i++)
         if (!strcmp(list->v[i - 1].name, list->v[i].name))
             return ckpt_fail(err, DBRX_E_INVALID, "tensor \"%s\" is in both %s and %s",
-                             show(list->v[i].name).s, show(r->file[list->v[i - 1].file].name).s,
-                             show(r->file[list->v[i].file].name).s);
+                             SHOW(list->v[i].name), SHOW(r->file[list->v[i - 1].file].name),
+                             SHOW(r->file[list->v[i].file].name));
     return DBRX_OK;
 }
 
@@ -143,10 +142,10 @@ static dbrx_status read_places(const cJSON *map, struct place *place, struct dbr
         const char *file = cJSON_IsString(i) ? i->valuestring : "";
         if (!*file)
             return ckpt_fail(err, DBRX_E_INVALID, INDEX ": tensor \"%s\" has no file name",
-                             show(i->string).s);
+                             SHOW(i->string));
         if (strchr(file, '/') || !strcmp(file, ".") || !strcmp(file, ".."))
             return ckpt_fail(err, DBRX_E_INVALID, INDEX ": tensor \"%s\" lies in \"%s\", which "
-                             "is not a plain file name", show(i->string).s, show(file).s);
+                             "is not a plain file name", SHOW(i->string), SHOW(file));
         place[n++] = (struct place){ i->string, file };
     }
     return DBRX_OK;
@@ -158,10 +157,10 @@ static dbrx_status open_indexed(struct reader *r, int dir, struct st_list *list,
     cJSON *index = NULL;
     struct place *place = NULL;
     size_t n = 0;
-    dbrx_status st = json_load(dir, INDEX, 0, &index, err);
+    dbrx_status st = ckpt_json_load(dir, INDEX, 0, &index, err);
     if (st != DBRX_OK)
         return st;
-    const cJSON *map = json_get(index, "weight_map");
+    const cJSON *map = ckpt_member(index, "weight_map");
     if (!cJSON_IsObject(map) || !map->child) {
         st = ckpt_fail(err, DBRX_E_INVALID, INDEX " has no weight_map");
         goto out;
@@ -169,7 +168,7 @@ static dbrx_status open_indexed(struct reader *r, int dir, struct st_list *list,
     n = (size_t)cJSON_GetArraySize(map);
     place = calloc(n, sizeof *place);
     if (!place) {
-        st = ckpt_fail(err, DBRX_E_NOMEM, "out of memory while reading " INDEX);
+        st = ckpt_no_memory(err, INDEX);
         goto out;
     }
     st = read_places(map, place, err);
@@ -188,17 +187,17 @@ static dbrx_status open_indexed(struct reader *r, int dir, struct st_list *list,
         const struct st_tensor *t = find_tensor(list, place[i].tensor);
         if (!t)
             st = ckpt_fail(err, DBRX_E_INVALID, INDEX ": tensor \"%s\" should be in %s and is not",
-                           show(place[i].tensor).s, show(place[i].file).s);
+                           SHOW(place[i].tensor), SHOW(place[i].file));
         else if (strcmp(r->file[t->file].name, place[i].file))
             st = ckpt_fail(err, DBRX_E_INVALID, INDEX ": tensor \"%s\" should be in %s, but is in "
-                           "%s", show(place[i].tensor).s, show(place[i].file).s,
-                           show(r->file[t->file].name).s);
+                           "%s", SHOW(place[i].tensor), SHOW(place[i].file),
+                           SHOW(r->file[t->file].name));
     }
     for (size_t i = 0; i < list->n && st == DBRX_OK; i++) {
         struct place key = { list->v[i].name, NULL };
         if (!bsearch(&key, place, n, sizeof *place, by_tensor))
             st = ckpt_fail(err, DBRX_E_INVALID, "%s: tensor \"%s\" is not in " INDEX,
-                           show(r->file[list->v[i].file].name).s, show(list->v[i].name).s);
+                           SHOW(r->file[list->v[i].file].name), SHOW(list->v[i].name));
     }
 out:
     free(place);
@@ -215,7 +214,7 @@ static dbrx_status open_shards(struct reader *r, int dir, struct st_list *list,
         return open_indexed(r, dir, list, err);
     if (!single)
         return ckpt_fail(err, DBRX_E_IO, "%s holds neither " SINGLE " nor " INDEX,
-                         show(r->pub.dir).s);
+                         SHOW(r->pub.dir));
     dbrx_status st = open_shard(r, dir, SINGLE, list, err);
     return st == DBRX_OK ? sort_tensors(r, list, err) : st;
 }
@@ -254,7 +253,7 @@ static dbrx_status place_tensor(void *ctx, const struct ckpt_slot *s)
     if (t->rank != s->rank || memcmp(t->dim, s->want, s->rank * sizeof *t->dim)) {
         char have[100], want[100];
         return ckpt_fail(p->err, DBRX_E_INVALID, "%s: tensor \"%s\" has shape %s, but config.json "
-                         "asks for %s", show(p->r->file[found->file].name).s, s->name,
+                         "asks for %s", SHOW(p->r->file[found->file].name), s->name,
                          shape_text(have, t->dim, t->rank), shape_text(want, s->want, s->rank));
     }
     *s->t = *t;
@@ -270,7 +269,7 @@ static dbrx_status place_tensors(struct reader *r, struct st_list *list, struct 
         return st;
     if (p.missing)
         return ckpt_fail(err, DBRX_E_INVALID, "%s lacks %u of %u tensors, the first \"%s\"",
-                         show(r->pub.dir).s, p.missing, p.wanted, p.first_missing);
+                         SHOW(r->pub.dir), p.missing, p.wanted, p.first_missing);
     r->pub.n_tensors = p.wanted;
     if (list->n == p.wanted)
         return DBRX_OK;
@@ -279,7 +278,7 @@ static dbrx_status place_tensors(struct reader *r, struct st_list *list, struct 
         i++;
     const char *name = list->v[i].name, *dot = strrchr(name, '.');
     return ckpt_fail(err, DBRX_E_UNSUPPORTED, "%s: tensor \"%s\" is not part of DBRX%s",
-                     show(r->file[list->v[i].file].name).s, show(name).s,
+                     SHOW(r->file[list->v[i].file].name), SHOW(name),
                      dot && !strcmp(dot, ".bias") ? ", which has no biases" : "");
 }
 
@@ -293,23 +292,23 @@ dbrx_status ckpt_open(const char *dir, struct ckpt **out, struct dbrx_error *err
     struct reader *r = calloc(1, sizeof *r);
     *out = NULL;
     if (!r || !(r->pub.dir = strdup(dir))) {
-        ckpt_fail(err, st, "out of memory while opening %s", show(dir).s);
+        ckpt_no_memory(err, dir);
         goto out;
     }
     fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) {
         st = errno == ENOTDIR
             ? ckpt_fail(err, DBRX_E_INVALID, "%s is not a checkpoint directory (a Hugging Face "
-                        "one, with config.json and *.safetensors)", show(dir).s)
-            : ckpt_fail(err, DBRX_E_IO, "%s cannot be opened: %s", show(dir).s, strerror(errno));
+                        "one, with config.json and *.safetensors)", SHOW(dir))
+            : ckpt_fail(err, DBRX_E_IO, "%s cannot be opened: %s", SHOW(dir), strerror(errno));
         goto out;
     }
     if (faccessat(fd, "config.json", F_OK, 0) != 0 && errno == ENOENT) {
-        st = ckpt_fail(err, DBRX_E_IO, "%s holds no config.json", show(dir).s);
+        st = ckpt_fail(err, DBRX_E_IO, "%s holds no config.json", SHOW(dir));
         goto out;
     }
     struct dbrx_model_desc *d = &r->pub.desc;
-    st = config_read(fd, &d->config, r->pub.eos, &r->pub.n_eos, err);
+    st = ckpt_config_read(fd, &d->config, r->pub.eos, &r->pub.n_eos, err);
     if (st != DBRX_OK)
         goto out;
     d->struct_size = sizeof *d;
@@ -317,14 +316,14 @@ dbrx_status ckpt_open(const char *dir, struct ckpt **out, struct dbrx_error *err
     d->w2_layout = DBRX_W2_FFN_ROWS;
     d->layer = r->layer = calloc(d->config.n_layers, sizeof *r->layer);
     if (!r->layer) {
-        st = ckpt_fail(err, DBRX_E_NOMEM, "out of memory while opening %s", show(dir).s);
+        st = ckpt_no_memory(err, dir);
         goto out;
     }
     st = open_shards(r, fd, &list, err);
     if (st == DBRX_OK)
         st = place_tensors(r, &list, err);
     if (st == DBRX_OK)
-        st = fingerprint_make(d, err);
+        st = ckpt_fingerprint(d, err);
     r->pub.dtype = d->layer[0].w1.dtype;
 out:
     if (fd >= 0)

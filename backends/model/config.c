@@ -37,7 +37,7 @@ enum { N_SIZE_KEYS = sizeof size_keys / sizeof *size_keys };
 static dbrx_status read_positive(const cJSON *j, const char *object, const char *key,
                                  float *out, struct dbrx_error *err)
 {
-    const cJSON *v = json_get(j, key);
+    const cJSON *v = ckpt_member(j, key);
     if (!v)
         return DBRX_OK;
     float x = cJSON_IsNumber(v) ? (float)v->valuedouble : 0;
@@ -52,12 +52,12 @@ static dbrx_status read_sizes(const cJSON *j, struct dbrx_config *c, struct dbrx
 {
     for (int i = 0; i < N_SIZE_KEYS; i++) {
         const struct size_key *k = &size_keys[i];
-        const cJSON *v = json_get(k->object ? json_get(j, k->object) : j, k->key);
+        const cJSON *v = ckpt_member(k->object ? ckpt_member(j, k->object) : j, k->key);
         int64_t x = k->absent;
         if (!v && !k->absent)
             return ckpt_fail(err, DBRX_E_INVALID, CONFIG ": %s%s%s is missing",
                              k->object ? k->object : "", k->object ? "." : "", k->key);
-        if (v && !json_whole(v, 1, k->max, &x))
+        if (v && !ckpt_whole(v, 1, k->max, &x))
             return ckpt_fail(err, DBRX_E_INVALID, CONFIG ": %s%s%s must be a whole number "
                              "from 1 to %lld", k->object ? k->object : "",
                              k->object ? "." : "", k->key, (long long)k->max);
@@ -94,8 +94,8 @@ static dbrx_status read_ffn(const cJSON *ffn, struct dbrx_config *c, struct dbrx
                              "must be null or a number that is not negative");
         c->moe_norm_p = (float)x;
     }
-    const cJSON *act = json_get(ffn, "ffn_act_fn");
-    const cJSON *name = json_get(act, "name");
+    const cJSON *act = ckpt_member(ffn, "ffn_act_fn");
+    const cJSON *name = ckpt_member(act, "name");
     c->act_fn = DBRX_SILU;
     if (act && (!cJSON_IsObject(act) || !cJSON_IsString(name)))
         return ckpt_fail(err, DBRX_E_INVALID, CONFIG ": ffn_config.ffn_act_fn must be an object "
@@ -104,7 +104,7 @@ static dbrx_status read_ffn(const cJSON *ffn, struct dbrx_config *c, struct dbrx
         return DBRX_OK;
     if (strcmp(name->valuestring, "gelu"))
         return ckpt_fail(err, DBRX_E_UNSUPPORTED, CONFIG ": ffn_config.ffn_act_fn \"%s\" is not "
-                         "supported; silu and gelu are", show(name->valuestring).s);
+                         "supported; silu and gelu are", SHOW(name->valuestring));
     if (act->child->next)                  /* gelu's own options, as approximate=tanh */
         return ckpt_fail(err, DBRX_E_UNSUPPORTED, CONFIG ": ffn_config.ffn_act_fn has options "
                          "beside \"name\", which are not supported");
@@ -119,8 +119,8 @@ static dbrx_status read_rope(const cJSON *j, const cJSON *attn, struct dbrx_conf
     static const char *const other[] = { "rope_parameters", "rope_scaling" };
     c->rope_theta = 10000;
     for (int i = 0; i < 4; i++) {
-        const cJSON *r = json_get(i < 2 ? j : attn, other[i % 2]);
-        const cJSON *type = json_get(r, "rope_type");
+        const cJSON *r = ckpt_member(i < 2 ? j : attn, other[i % 2]);
+        const cJSON *type = ckpt_member(r, "rope_type");
         if (r && (!cJSON_IsObject(r) || (r->child && !type) ||
                   (type && (!cJSON_IsString(type) || strcmp(type->valuestring, "default")))))
             return ckpt_fail(err, DBRX_E_UNSUPPORTED, CONFIG ": %s other than rope_type "
@@ -134,26 +134,26 @@ static dbrx_status read_rope(const cJSON *j, const cJSON *attn, struct dbrx_conf
 
 static dbrx_status read_config(const cJSON *j, struct dbrx_config *c, struct dbrx_error *err)
 {
-    const cJSON *type = json_get(j, "model_type");
+    const cJSON *type = ckpt_member(j, "model_type");
     if (!cJSON_IsString(type))
         return ckpt_fail(err, DBRX_E_INVALID, CONFIG ": model_type is missing, so this may not "
                          "be a DBRX checkpoint");
     if (strcmp(type->valuestring, "dbrx"))
         return ckpt_fail(err, DBRX_E_UNSUPPORTED, CONFIG ": this is a \"%s\" model, not dbrx",
-                         show(type->valuestring).s);
+                         SHOW(type->valuestring));
     static const char *const nested[] = { "attn_config", "ffn_config" };
     for (int i = 0; i < 2; i++)
-        if (json_get(j, nested[i]) && !cJSON_IsObject(json_get(j, nested[i])))
+        if (ckpt_member(j, nested[i]) && !cJSON_IsObject(ckpt_member(j, nested[i])))
             return ckpt_fail(err, DBRX_E_INVALID, CONFIG ": %s must be an object", nested[i]);
-    if (json_get(j, "quantization_config"))
+    if (ckpt_member(j, "quantization_config"))
         return ckpt_fail(err, DBRX_E_UNSUPPORTED, CONFIG ": quantization_config is not supported; "
                          "weights must be BF16, F16 or F32");
-    const cJSON *tied = json_get(j, "tie_word_embeddings");
+    const cJSON *tied = ckpt_member(j, "tie_word_embeddings");
     if (tied && !cJSON_IsFalse(tied))
         return ckpt_fail(err, DBRX_E_UNSUPPORTED, CONFIG ": tie_word_embeddings is not supported: "
                          "DBRX has an lm_head of its own");
 
-    const cJSON *attn = json_get(j, "attn_config");
+    const cJSON *attn = ckpt_member(j, "attn_config");
     *c = (struct dbrx_config){ .struct_size = sizeof *c, .ln_eps = 1e-5f };
     dbrx_status st = read_sizes(j, c, err);
     if (st == DBRX_OK)
@@ -161,7 +161,7 @@ static dbrx_status read_config(const cJSON *j, struct dbrx_config *c, struct dbr
     if (st == DBRX_OK)                     /* an explicit 0 would silence attention: refused */
         st = read_positive(attn, "attn_config", "clip_qkv", &c->clip_qkv, err);
     if (st == DBRX_OK)
-        st = read_ffn(json_get(j, "ffn_config"), c, err);
+        st = read_ffn(ckpt_member(j, "ffn_config"), c, err);
     return st;
 }
 
@@ -176,7 +176,7 @@ static dbrx_status read_eos(const char *file, const cJSON *v, uint32_t n_vocab,
          i = cJSON_IsArray(v) ? i->next : NULL) {
         int64_t id;
         uint32_t k = 0;
-        if (!json_whole(i, 0, (int64_t)n_vocab - 1, &id))
+        if (!ckpt_whole(i, 0, (int64_t)n_vocab - 1, &id))
             return ckpt_fail(err, DBRX_E_INVALID, "%s: eos_token_id must be a token id below "
                              "vocab_size %u, or a list of them", file, n_vocab);
         while (k < *n_eos && eos[k] != (int32_t)id)
@@ -190,18 +190,18 @@ static dbrx_status read_eos(const char *file, const cJSON *v, uint32_t n_vocab,
     return DBRX_OK;
 }
 
-dbrx_status config_read(int dir, struct dbrx_config *c, int32_t eos[CKPT_MAX_EOS],
+dbrx_status ckpt_config_read(int dir, struct dbrx_config *c, int32_t eos[CKPT_MAX_EOS],
                         uint32_t *n_eos, struct dbrx_error *err)
 {
     cJSON *j = NULL, *g = NULL;
-    dbrx_status st = json_load(dir, CONFIG, 0, &j, err);
+    dbrx_status st = ckpt_json_load(dir, CONFIG, 0, &j, err);
     if (st == DBRX_OK)
         st = read_config(j, c, err);
     if (st == DBRX_OK)
-        st = json_load(dir, GENERATION, 1, &g, err);
+        st = ckpt_json_load(dir, GENERATION, 1, &g, err);
     if (st == DBRX_OK) {
-        const cJSON *e = json_get(g, "eos_token_id");
-        st = read_eos(e ? GENERATION : CONFIG, e ? e : json_get(j, "eos_token_id"), c->n_vocab,
+        const cJSON *e = ckpt_member(g, "eos_token_id");
+        st = read_eos(e ? GENERATION : CONFIG, e ? e : ckpt_member(j, "eos_token_id"), c->n_vocab,
                       eos, n_eos, err);
     }
     cJSON_Delete(j);

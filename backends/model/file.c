@@ -10,31 +10,33 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-int file_open(int dir, const char *name, uint64_t *size, struct dbrx_error *err)
+dbrx_status ckpt_file_open(int dir, const char *name, int *fd, uint64_t *size,
+                      struct dbrx_error *err)
 {
     /* O_NONBLOCK: a FIFO of that name must not hang us; regular files ignore it */
-    int fd = openat(dir, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    int f = openat(dir, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    int e = errno;
     struct stat st;
-    if (fd < 0 || fstat(fd, &st) != 0) {
-        int e = errno;
-        ckpt_fail(err, DBRX_E_IO, "%s cannot be opened: %s", show(name).s, strerror(e));
-        if (fd >= 0)
-            close(fd);
-        errno = e;
-        return -1;
+    dbrx_status rc = DBRX_OK;
+    *fd = -1;
+    if (f < 0 || fstat(f, &st) != 0) {
+        rc = ckpt_fail(err, DBRX_E_IO, "%s cannot be opened: %s", SHOW(name), strerror(e));
+    } else if (!S_ISREG(st.st_mode)) {
+        rc = ckpt_fail(err, DBRX_E_INVALID, "%s is %s, not a file", SHOW(name),
+                       S_ISDIR(st.st_mode) ? "a directory" : "a device or pipe");
+        e = EINVAL;
     }
-    if (!S_ISREG(st.st_mode)) {
-        ckpt_fail(err, DBRX_E_INVALID, "%s is not a file%s", show(name).s,
-                  S_ISDIR(st.st_mode) ? " but a directory" : "");
-        close(fd);
-        errno = EINVAL;
-        return -1;
+    if (rc == DBRX_OK) {
+        *fd = f;
+        *size = (uint64_t)st.st_size;
+    } else if (f >= 0) {
+        close(f);
     }
-    *size = (uint64_t)st.st_size;
-    return fd;
+    errno = e;
+    return rc;
 }
 
-dbrx_status file_read(int fd, const char *name, void *buf, size_t n, uint64_t offset,
+dbrx_status ckpt_file_read(int fd, const char *name, void *buf, size_t n, uint64_t offset,
                       struct dbrx_error *err)
 {
     for (size_t got = 0; got < n; ) {
@@ -42,7 +44,7 @@ dbrx_status file_read(int fd, const char *name, void *buf, size_t n, uint64_t of
         if (r < 0 && errno == EINTR)
             continue;
         if (r <= 0)
-            return ckpt_fail(err, DBRX_E_IO, "%s cannot be read: %s", show(name).s,
+            return ckpt_fail(err, DBRX_E_IO, "%s cannot be read: %s", SHOW(name),
                              r < 0 ? strerror(errno) : "it ends early");
         got += (size_t)r;
     }

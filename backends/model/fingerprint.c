@@ -29,13 +29,13 @@ static dbrx_status add_slot(void *ctx, const struct ckpt_slot *s)
         return DBRX_OK;
     unsigned char buf[SAMPLE];
     size_t n = t->bytes < SAMPLE ? (size_t)t->bytes : SAMPLE;
-    dbrx_status st = file_read(t->fd, s->name, buf, n, t->offset, l->err);
+    dbrx_status st = ckpt_file_read(t->fd, s->name, buf, n, t->offset, l->err);
     if (st == DBRX_OK)
         lanes_add(l, buf, n);
     return st;
 }
 
-dbrx_status fingerprint_make(struct dbrx_model_desc *d, struct dbrx_error *err)
+dbrx_status ckpt_fingerprint(struct dbrx_model_desc *d, struct dbrx_error *err)
 {
     struct lanes l = { { UINT64_C(0xcbf29ce484222325), UINT64_C(0x9e3779b97f4a7c15),
                          UINT64_C(0xc2b2ae3d27d4eb4f), UINT64_C(0x165667b19e3779f9) }, err };

@@ -26,20 +26,20 @@ static dbrx_status check_keys(const char *name, const cJSON *j, struct dbrx_erro
         return DBRX_OK;
     const char **key = malloc(n * sizeof *key);
     if (!key)
-        return ckpt_fail(err, DBRX_E_NOMEM, "out of memory while reading %s", show(name).s);
+        return ckpt_no_memory(err, name);
     n = 0;
     for (const cJSON *i = j->child; i; i = i->next)
         key[n++] = i->string;
     qsort(key, n, sizeof *key, by_text);
     for (size_t i = 1; i < n && st == DBRX_OK; i++)
         if (!strcmp(key[i - 1], key[i]))
-            st = ckpt_fail(err, DBRX_E_INVALID, "%s: \"%s\" occurs twice", show(name).s,
-                           show(key[i]).s);
+            st = ckpt_fail(err, DBRX_E_INVALID, "%s: \"%s\" occurs twice", SHOW(name),
+                           SHOW(key[i]));
     free(key);
     return st;
 }
 
-dbrx_status json_parse(const char *name, const char *text, size_t n, cJSON **out,
+dbrx_status ckpt_json_parse(const char *name, const char *text, size_t n, cJSON **out,
                        struct dbrx_error *err)
 {
     const char *end = text;
@@ -47,22 +47,23 @@ dbrx_status json_parse(const char *name, const char *text, size_t n, cJSON **out
     cJSON *j = *out = NULL;
     /* cJSON takes a NUL for white space, and the escape of one for the end of a name */
     if (memchr(text, '\0', n))
-        return ckpt_fail(err, DBRX_E_INVALID, "%s is not JSON: it holds a NUL byte",
-                         show(name).s);
-    for (const char *p = text; n >= 6 && (p = memchr(p, '\\', n - (size_t)(p - text))); p += 2)
-        if ((size_t)(text + n - p) < 2)
+        return ckpt_fail(err, DBRX_E_INVALID, "%s: invalid JSON, it holds a NUL byte",
+                         SHOW(name));
+    for (const char *p = text; (p = memchr(p, '\\', (size_t)(text + n - p))); p += 2) {
+        if (text + n - p < 6)
             break;
-        else if (text + n - p >= 6 && !memcmp(p, "\\u0000", 6))
+        if (!memcmp(p, "\\u0000", 6))
             return ckpt_fail(err, DBRX_E_INVALID, "%s: a string holds a NUL (\\u0000)",
-                             show(name).s);
+                             SHOW(name));
+    }
     j = cJSON_ParseWithLengthOpts(text, n, &end, 0);
     while (j && end < text + n && strchr(" \t\r\n", *end))
         end++;
     if (!j || end != text + n)
-        st = ckpt_fail(err, DBRX_E_INVALID, "%s is not valid JSON: byte %zu is wrong, "
-                       "or nested too deep", show(name).s, (size_t)(end - text));
+        st = ckpt_fail(err, DBRX_E_INVALID, "%s: invalid JSON at byte %zu, or nested too deep",
+                       SHOW(name), (size_t)(end - text));
     else if (!cJSON_IsObject(j))
-        st = ckpt_fail(err, DBRX_E_INVALID, "%s does not hold a JSON object", show(name).s);
+        st = ckpt_fail(err, DBRX_E_INVALID, "%s: the JSON is not an object", SHOW(name));
     else
         st = check_keys(name, j, err);
     if (st == DBRX_OK)
@@ -72,42 +73,42 @@ dbrx_status json_parse(const char *name, const char *text, size_t n, cJSON **out
     return st;
 }
 
-dbrx_status json_load(int dir, const char *name, int optional, cJSON **out,
+dbrx_status ckpt_json_load(int dir, const char *name, int optional, cJSON **out,
                       struct dbrx_error *err)
 {
     uint64_t size = 0;
-    dbrx_status st = DBRX_E_IO;
     char *text = NULL;
+    int fd;
     *out = NULL;
-    int fd = file_open(dir, name, &size, err);
-    if (fd < 0)
+    dbrx_status st = ckpt_file_open(dir, name, &fd, &size, err);
+    if (st != DBRX_OK)
         return optional && errno == ENOENT ? DBRX_OK : st;
     if (size > JSON_MAX) {
-        st = ckpt_fail(err, DBRX_E_UNSUPPORTED, "%s is larger than %d MiB", show(name).s,
+        st = ckpt_fail(err, DBRX_E_UNSUPPORTED, "%s is larger than %d MiB", SHOW(name),
                        JSON_MAX >> 20);
         goto out;
     }
     text = malloc(size + 1);
     if (!text) {
-        st = ckpt_fail(err, DBRX_E_NOMEM, "out of memory while reading %s", show(name).s);
+        st = ckpt_no_memory(err, name);
         goto out;
     }
-    st = file_read(fd, name, text, size, 0, err);
+    st = ckpt_file_read(fd, name, text, size, 0, err);
     if (st == DBRX_OK)
-        st = json_parse(name, text, size, out, err);
+        st = ckpt_json_parse(name, text, size, out, err);
 out:
     free(text);
     close(fd);
     return st;
 }
 
-const cJSON *json_get(const cJSON *object, const char *key)
+const cJSON *ckpt_member(const cJSON *object, const char *key)
 {
     const cJSON *v = cJSON_GetObjectItemCaseSensitive(object, key);
     return cJSON_IsNull(v) ? NULL : v;
 }
 
-int json_whole(const cJSON *j, int64_t lo, int64_t hi, int64_t *out)
+int ckpt_whole(const cJSON *j, int64_t lo, int64_t hi, int64_t *out)
 {
     if (!cJSON_IsNumber(j))
         return 0;

@@ -15,19 +15,24 @@
 __attribute__((format(printf, 3, 4)))
 dbrx_status ckpt_fail(struct dbrx_error *err, dbrx_status code, const char *fmt, ...);
 
+/* DBRX_E_NOMEM while reading this file or directory. */
+dbrx_status ckpt_no_memory(struct dbrx_error *err, const char *name);
+
 /* A name from a file, harmless to print: control characters and invalid UTF-8 become
- * '?', a long name loses its middle.  By value: show(name).s lives as long as the call
- * it is an argument of. */
+ * '?', a long name loses its middle.  SHOW(name) lives as long as the call it is an
+ * argument of. */
 struct shown { char s[76]; };
-struct shown show(const char *name);
+struct shown ckpt_show(const char *name);
+#define SHOW(name) (ckpt_show(name).s)
 
 /* ---- file.c: files of the directory ------------------------------------- */
 
-/* Opens a regular file in directory fd `dir` for reading: its fd, or -1 with the
- * sentence in err (and ENOENT in errno if there is no such file). */
-int file_open(int dir, const char *name, uint64_t *size, struct dbrx_error *err);
+/* Opens a regular file in directory fd `dir` for reading.  On failure *fd is -1 (and
+ * errno ENOENT if there is no such file). */
+dbrx_status ckpt_file_open(int dir, const char *name, int *fd, uint64_t *size,
+                      struct dbrx_error *err);
 /* All of buf[n] from offset, or an error; never part of it. */
-dbrx_status file_read(int fd, const char *name, void *buf, size_t n, uint64_t offset,
+dbrx_status ckpt_file_read(int fd, const char *name, void *buf, size_t n, uint64_t offset,
                       struct dbrx_error *err);
 
 /* ---- json.c: JSON, without the liberties cJSON takes -------------------- */
@@ -36,19 +41,19 @@ enum { JSON_MAX = 16 << 20 };              /* bytes; a tree takes some 30 times 
 
 /* Parses text[n], which must be one object in which no key occurs twice.  `name` is
  * the file's, for the error.  Delete *out with cJSON_Delete. */
-dbrx_status json_parse(const char *name, const char *text, size_t n, cJSON **out,
+dbrx_status ckpt_json_parse(const char *name, const char *text, size_t n, cJSON **out,
                        struct dbrx_error *err);
 /* The same from a file.  A missing file is DBRX_OK with *out == NULL if optional. */
-dbrx_status json_load(int dir, const char *name, int optional, cJSON **out,
+dbrx_status ckpt_json_load(int dir, const char *name, int optional, cJSON **out,
                       struct dbrx_error *err);
 /* A member; NULL when it is absent or null. */
-const cJSON *json_get(const cJSON *object, const char *key);
+const cJSON *ckpt_member(const cJSON *object, const char *key);
 /* Is it a whole number from lo to hi?  Both within +-2^53. */
-int json_whole(const cJSON *, int64_t lo, int64_t hi, int64_t *out);
+int ckpt_whole(const cJSON *, int64_t lo, int64_t hi, int64_t *out);
 
 /* ---- config.c ----------------------------------------------------------- */
 
-dbrx_status config_read(int dir, struct dbrx_config *, int32_t eos[CKPT_MAX_EOS],
+dbrx_status ckpt_config_read(int dir, struct dbrx_config *, int32_t eos[CKPT_MAX_EOS],
                         uint32_t *n_eos, struct dbrx_error *err);
 
 /* ---- safetensors.c: one file, mapped ------------------------------------ */
@@ -71,22 +76,21 @@ void st_list_free(struct st_list *);
 
 /* ---- fingerprint.c ------------------------------------------------------ */
 
-/* Fills desc->fingerprint.  Names and order come from `each`'s walk over the tensors,
- * so sharding does not matter. */
-dbrx_status fingerprint_make(struct dbrx_model_desc *, struct dbrx_error *err);
+/* Fills desc->fingerprint. */
+dbrx_status ckpt_fingerprint(struct dbrx_model_desc *, struct dbrx_error *err);
 
 /* ---- checkpoint.c: the one table of names, shapes and places ------------ */
 
-/* Calls f for every tensor of a model of desc's config, in a fixed order, until it
- * returns non-zero; returns that.  want: the shape the config asks for, [rank]. */
 struct ckpt_slot {
     char     name[96];
     uint32_t rank;
-    uint64_t want[2];
-    struct dbrx_tensor *t;
+    uint64_t want[2];                      /* the shape the config asks for, [rank] */
+    struct dbrx_tensor *t;                 /* its place in the desc            */
     int      sampled;                      /* is part of the fingerprint's sample */
 };
-dbrx_status ckpt_each(struct dbrx_model_desc *, dbrx_status (*f)(void *, const struct ckpt_slot *),
-                      void *ctx);
+/* Visits every tensor of a model of desc's config, in a fixed order, until a visit
+ * returns non-zero; returns that. */
+typedef dbrx_status ckpt_visit(void *ctx, const struct ckpt_slot *);
+dbrx_status ckpt_each(struct dbrx_model_desc *, ckpt_visit *, void *ctx);
 
 #endif

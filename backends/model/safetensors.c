@@ -18,7 +18,7 @@ static const int64_t MAX_NUMBER = INT64_C(1) << 53;     /* where doubles stop co
 
 /* The two names every complaint about a tensor begins with. */
 #define HERE "%s: tensor \"%s\" "
-#define NAMES(file, tensor) show(file).s, show(tensor).s
+#define NAMES(file, tensor) SHOW(file), SHOW(tensor)
 
 static int read_dtype(const char *name, uint32_t *dtype)
 {
@@ -36,8 +36,8 @@ static dbrx_status read_entry(const char *file, const cJSON *e, struct dbrx_tens
                               struct dbrx_error *err)
 {
     const char *name = e->string;
-    const cJSON *dtype = json_get(e, "dtype"), *shape = json_get(e, "shape");
-    const cJSON *range = json_get(e, "data_offsets");
+    const cJSON *dtype = ckpt_member(e, "dtype"), *shape = ckpt_member(e, "shape");
+    const cJSON *range = ckpt_member(e, "data_offsets");
     int64_t x, begin, end;
     uint64_t n = 1;
 
@@ -47,12 +47,12 @@ static dbrx_status read_entry(const char *file, const cJSON *e, struct dbrx_tens
                          NAMES(file, name));
     if (!read_dtype(dtype->valuestring, &t->dtype))
         return ckpt_fail(err, DBRX_E_UNSUPPORTED, HERE "has type %s; BF16, F16 and F32 are "
-                         "supported", NAMES(file, name), show(dtype->valuestring).s);
+                         "supported", NAMES(file, name), SHOW(dtype->valuestring));
     for (const cJSON *d = shape->child; d; d = d->next) {
         if (t->rank == MAX_RANK)
             return ckpt_fail(err, DBRX_E_UNSUPPORTED, HERE "has more than %d dimensions",
                              NAMES(file, name), MAX_RANK);
-        if (!json_whole(d, 0, MAX_NUMBER, &x))
+        if (!ckpt_whole(d, 0, MAX_NUMBER, &x))
             return ckpt_fail(err, DBRX_E_INVALID, HERE "has a shape that is not made of whole "
                              "numbers", NAMES(file, name));
         t->dim[t->rank++] = (uint64_t)x;
@@ -62,8 +62,8 @@ static dbrx_status read_entry(const char *file, const cJSON *e, struct dbrx_tens
         n *= (uint64_t)x;
     }
     const cJSON *first = range->child, *second = first ? first->next : NULL;
-    if (!second || second->next || !json_whole(first, 0, MAX_NUMBER, &begin) ||
-        !json_whole(second, begin, MAX_NUMBER, &end))
+    if (!second || second->next || !ckpt_whole(first, 0, MAX_NUMBER, &begin) ||
+        !ckpt_whole(second, begin, MAX_NUMBER, &end))
         return ckpt_fail(err, DBRX_E_INVALID, HERE "has data_offsets that are not two whole "
                          "numbers in order", NAMES(file, name));
     t->offset = (uint64_t)begin;
@@ -90,18 +90,20 @@ static dbrx_status check_tiling(struct st_file *f, struct st_tensor *v, size_t n
                                 uint64_t data, struct dbrx_error *err)
 {
     uint64_t room = f->size - data, at = 0;
+    for (size_t i = 0; i < n; i++) {       /* first: it explains most other complaints */
+        uint64_t end = v[i].t.offset + v[i].t.bytes;
+        if (end > room)
+            return ckpt_fail(err, DBRX_E_INVALID, HERE "ends at byte %llu of the data, but the "
+                             "file holds %llu: it is truncated", NAMES(f->name, v[i].name),
+                             (unsigned long long)end, (unsigned long long)room);
+    }
     if (n)
         qsort(v, n, sizeof *v, by_offset);
     for (size_t i = 0; i < n; i++) {
         struct dbrx_tensor *t = &v[i].t;
-        if (t->offset + t->bytes > room)
-            return ckpt_fail(err, DBRX_E_INVALID, HERE "ends at byte %llu of the data, but the "
-                             "file holds %llu: it is truncated", NAMES(f->name, v[i].name),
-                             (unsigned long long)(t->offset + t->bytes),
-                             (unsigned long long)room);
         if (t->offset < at)                /* at > 0: there is a tensor before */
             return ckpt_fail(err, DBRX_E_INVALID, HERE "overlaps \"%s\"",
-                             NAMES(f->name, v[i].name), show(v[i - 1].name).s);
+                             NAMES(f->name, v[i].name), SHOW(v[i - 1].name));
         if (t->offset > at)
             return ckpt_fail(err, DBRX_E_INVALID, HERE "begins after a gap of %llu bytes, which "
                              "the format forbids", NAMES(f->name, v[i].name),
@@ -117,7 +119,7 @@ static dbrx_status check_tiling(struct st_file *f, struct st_tensor *v, size_t n
     }
     if (at < room)
         return ckpt_fail(err, DBRX_E_INVALID, "%s: %llu bytes at the end belong to no tensor",
-                         show(f->name).s, (unsigned long long)(room - at));
+                         SHOW(f->name), (unsigned long long)(room - at));
     return DBRX_OK;
 }
 
@@ -128,13 +130,13 @@ static dbrx_status read_entries(const char *file, const cJSON *head, uint32_t id
     size_t n = (size_t)cJSON_GetArraySize(head);
     struct st_tensor *v = realloc(list->v, (list->n + n + 1) * sizeof *v);
     if (!v)
-        return ckpt_fail(err, DBRX_E_NOMEM, "out of memory while reading %s", show(file).s);
+        return ckpt_no_memory(err, file);
     list->v = v;
     for (const cJSON *e = head->child; e; e = e->next) {
         if (!strcmp(e->string, "__metadata__")) {
             if (!cJSON_IsObject(e))
                 return ckpt_fail(err, DBRX_E_INVALID, "%s: __metadata__ is not an object",
-                                 show(file).s);
+                                 SHOW(file));
             continue;
         }
         struct st_tensor t = { .file = id };
@@ -143,7 +145,7 @@ static dbrx_status read_entries(const char *file, const cJSON *head, uint32_t id
             return st;
         t.name = strdup(e->string);
         if (!t.name)
-            return ckpt_fail(err, DBRX_E_NOMEM, "out of memory while reading %s", show(file).s);
+            return ckpt_no_memory(err, file);
         list->v[list->n++] = t;
     }
     return DBRX_OK;
@@ -161,41 +163,41 @@ dbrx_status st_open(int dir, const char *name, uint32_t id, struct st_file *f,
 
     *f = (struct st_file){ .name = strdup(name), .fd = -1 };
     if (!f->name)
-        return ckpt_fail(err, DBRX_E_NOMEM, "out of memory while opening %s", show(name).s);
-    f->fd = file_open(dir, name, &f->size, err);
-    if (f->fd < 0)
-        return DBRX_E_IO;
+        return ckpt_no_memory(err, name);
+    st = ckpt_file_open(dir, name, &f->fd, &f->size, err);
+    if (st != DBRX_OK)
+        return st;
     if (f->size < sizeof le)
         return ckpt_fail(err, DBRX_E_INVALID, "%s is too short to be a safetensors file "
-                         "(%llu bytes)", show(name).s, (unsigned long long)f->size);
-    st = file_read(f->fd, name, le, sizeof le, 0, err);
+                         "(%llu bytes)", SHOW(name), (unsigned long long)f->size);
+    st = ckpt_file_read(f->fd, name, le, sizeof le, 0, err);
     if (st != DBRX_OK)
         return st;
     for (int i = 7; i >= 0; i--)
         len = len << 8 | le[i];
     if (len > f->size - sizeof le)
         return ckpt_fail(err, DBRX_E_INVALID, "%s is truncated or no safetensors file: it says "
-                         "its header has %llu bytes, and has %llu in all", show(name).s,
+                         "its header has %llu bytes, and has %llu in all", SHOW(name),
                          (unsigned long long)len, (unsigned long long)f->size);
     if (len > JSON_MAX)
         return ckpt_fail(err, DBRX_E_UNSUPPORTED, "%s: a header of %llu bytes is larger than "
-                         "%d MiB", show(name).s, (unsigned long long)len, JSON_MAX >> 20);
+                         "%d MiB", SHOW(name), (unsigned long long)len, JSON_MAX >> 20);
 
     f->map = mmap(NULL, f->size, PROT_READ, MAP_PRIVATE, f->fd, 0);
     if (f->map == MAP_FAILED) {
         f->map = NULL;
         return ckpt_fail(err, errno == ENOMEM ? DBRX_E_NOMEM : DBRX_E_IO,
-                         "%s cannot be mapped: %s", show(name).s, strerror(errno));
+                         "%s cannot be mapped: %s", SHOW(name), strerror(errno));
     }
     text = malloc(len + 1);
     if (!text)
-        return ckpt_fail(err, DBRX_E_NOMEM, "out of memory while reading %s", show(name).s);
-    st = file_read(f->fd, name, text, len, sizeof le, err);
+        return ckpt_no_memory(err, name);
+    st = ckpt_file_read(f->fd, name, text, len, sizeof le, err);
     if (st == DBRX_OK && (len < 2 || text[0] != '{'))
         st = ckpt_fail(err, DBRX_E_INVALID, "%s is not a safetensors file: its header does not "
-                       "begin with {", show(name).s);
+                       "begin with {", SHOW(name));
     if (st == DBRX_OK)
-        st = json_parse(name, text, len, &head, err);
+        st = ckpt_json_parse(name, text, len, &head, err);
     if (st == DBRX_OK)
         st = read_entries(name, head, id, list, err);
     if (st == DBRX_OK)

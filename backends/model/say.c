@@ -11,7 +11,8 @@
 static size_t char_len(const unsigned char *s)
 {
     static const uint32_t least[5] = { 0, 0, 0x80, 0x800, 0x10000 };
-    size_t n = s[0] < 0x80 ? 1 : s[0] >> 5 == 6 ? 2 : s[0] >> 4 == 14 ? 3 : s[0] >> 3 == 30 ? 4 : 0;
+    size_t n = s[0] < 0x80 ? 1 : s[0] >> 5 == 6 ? 2 : s[0] >> 4 == 14 ? 3 :
+               s[0] >> 3 == 30 ? 4 : 0;
     if (n <= 1)
         return n && s[0] >= 0x20 && s[0] != 0x7f;
     uint32_t c = s[0] & (0x7f >> n);
@@ -31,7 +32,7 @@ static int starts_char(char c)
     return ((unsigned char)c & 0xc0) != 0x80;
 }
 
-struct shown show(const char *name)
+struct shown ckpt_show(const char *name)
 {
     static const char dots[] = "\xe2\x80\xa6";
     enum { MAX = sizeof(struct shown) - 1, TAIL = 28, HEAD = MAX - TAIL - (sizeof dots - 1) };
@@ -82,4 +83,9 @@ dbrx_status ckpt_fail(struct dbrx_error *err, dbrx_status code, const char *fmt,
     }
     err->code = code;
     return code;
+}
+
+dbrx_status ckpt_no_memory(struct dbrx_error *err, const char *name)
+{
+    return ckpt_fail(err, DBRX_E_NOMEM, "out of memory while reading %s", SHOW(name));
 }
