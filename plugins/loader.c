@@ -3,28 +3,15 @@
 #define _GNU_SOURCE
 #include "plugins/loader.h"
 
+#include "plugins/fail.h"
+
 #include <dirent.h>
 #include <dlfcn.h>
 #include <elf.h>
 #include <errno.h>
 #include <link.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-__attribute__((format(printf, 3, 4)))
-static dbrx_status fail(struct dbrx_error *err, dbrx_status code, const char *fmt, ...)
-{
-    if (err) {
-        va_list ap;
-        va_start(ap, fmt);
-        err->code = code;
-        vsnprintf(err->text, sizeof err->text, fmt, ap);
-        va_end(ap);
-    }
-    return code;
-}
 
 static const char *base_name(const char *path)
 {

@@ -16,7 +16,7 @@ struct ckpt {
     char    *dir;                          /* as opened                         */
     uint32_t n_shards, n_tensors;
     uint64_t file_bytes;                   /* of all shards                     */
-    uint32_t dtype;                        /* of the big matrices, DBRX_*       */
+    uint32_t dtype;                        /* of the experts (tensors may differ), DBRX_* */
     int32_t  eos[CKPT_MAX_EOS];            /* from generation_config.json, else config.json */
     uint32_t n_eos;
 };
@@ -27,11 +27,12 @@ struct ckpt {
 dbrx_status ckpt_open(const char *dir, struct ckpt **out, struct dbrx_error *err);
 void ckpt_close(struct ckpt *);            /* NULL is fine; all backends closed first */
 
-/* Parameters: all, and those one token uses (top_k of n_experts, one embedding row aside). */
+/* Parameters: all; and all but the (n_experts - top_k) experts per layer that one token
+ * does not visit (the whole embedding counts).  DBRX: 132 and 36 billion. */
 uint64_t ckpt_params_total(const struct ckpt *);
 uint64_t ckpt_params_active(const struct ckpt *);
 
-/* "BF16", or "type 99" style for an unknown id (static storage only for known ones). */
+/* "BF16"; "type 99" for an unknown id, valid until this thread asks for another. */
 const char *dtype_name(uint32_t dtype);
 /* Bytes of n elements of an unquantised type; 0 if the type is not one. */
 uint64_t dtype_bytes(uint32_t dtype, uint64_t n);

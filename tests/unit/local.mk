@@ -1,3 +1,19 @@
+# --- checkpoint reader
+check_PROGRAMS += %D%/checkpoint %D%/checkpoint-hostile %D%/checkpoint-nomem
+TESTS += %D%/checkpoint %D%/checkpoint-hostile %D%/checkpoint-nomem
+%C%_checkpoint_SOURCES = %D%/checkpoint.c %D%/model_files.h
+%C%_checkpoint_LDADD = libmodel.la -lm
+%C%_checkpoint_hostile_SOURCES = %D%/checkpoint-hostile.c %D%/model_files.h
+%C%_checkpoint_hostile_LDADD = libmodel.la
+%C%_checkpoint_nomem_SOURCES = %D%/checkpoint-nomem.c %D%/model_files.h
+%C%_checkpoint_nomem_LDADD = libmodel.la
+EXTRA_DIST += tests/data
+
+# --- cpu-blas's parts, and the shell's core
+check_PROGRAMS += %D%/kernels %D%/core
+TESTS += %D%/kernels %D%/core
+%C%_kernels_LDADD = libcpu.la libgraph.la -lm
+%C%_core_LDADD = librepl.la libmodel.la libplugins.la -lm
 
 # ---- tokenizer
 TOK_TESTS = tests/unit/tok_golden tests/unit/tok_text tests/unit/tok_files tests/unit/tok_chat

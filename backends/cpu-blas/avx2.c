@@ -1,0 +1,40 @@
+/* backends/cpu-blas/avx2.c -- the kernels on 8 lanes.  See simd.h.
+ * Compiled for that instruction set: to be called where isa.h says so. */
+#include <immintrin.h>
+
+#define VEC   __m256
+#define LANES 8
+#define v_set(x)       _mm256_set1_ps(x)
+#define v_add(a, b)    _mm256_add_ps(a, b)
+#define v_sub(a, b)    _mm256_sub_ps(a, b)
+#define v_mul(a, b)    _mm256_mul_ps(a, b)
+#define v_div(a, b)    _mm256_div_ps(a, b)
+#define v_max(a, b)    _mm256_max_ps(a, b)
+#define v_min(a, b)    _mm256_min_ps(a, b)
+#define v_fma(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define v_round(a)     _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#define v_exp2i(k)     _mm256_castsi256_ps(_mm256_slli_epi32( \
+                           _mm256_add_epi32(_mm256_cvtps_epi32(k), _mm256_set1_epi32(127)), 23))
+#define v_store(p, a)  _mm256_storeu_ps(p, a)
+#define v_load_f32(p)  _mm256_loadu_ps((const float *)(p))
+#define v_load_f16(p)  _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p)))
+#define v_load_bf16(p) _mm256_castsi256_ps(_mm256_slli_epi32( \
+                           _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p))), 16))
+
+static inline float v_sum(__m256 a)
+{
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+static inline float v_top(__m256 a)
+{
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+
+#define KERNELS_NAME  "avx2"
+#define KERNELS_TABLE kernels_avx2
+#include "backends/cpu-blas/simd.h"

@@ -1,0 +1,118 @@
+/* backends/cpu-blas/kernels.c -- the plain-C kernels and the choice among tables.
+ * See kernels.h. */
+#include "config.h"
+
+#include "backends/cpu-blas/kernels.h"
+
+#include "backends/backend.h"
+#include "backends/cpu-blas/isa.h"
+#include "backends/graph/dequant.h"
+
+#include <math.h>
+#include <string.h>
+
+static const uint32_t dtype_of[K_TYPES] = { DBRX_F32, DBRX_F16, DBRX_BF16 };
+
+static float element(const void *w, enum ktype type, size_t i)
+{
+    float f;
+    dequant(&f, w, dtype_of[type], i, 1);
+    return f;
+}
+
+static void matvec(float *y, const void *w, size_t rows, size_t stride, size_t cols,
+                   const float *x, enum ktype type)
+{
+    for (size_t r = 0; r < rows; r++) {
+        double s = 0;
+        for (size_t c = 0; c < cols; c++)
+            s += (double)element(w, type, r * stride + c) * x[c];
+        y[r] = (float)s;
+    }
+}
+
+static void vecmat(float *y, const void *w, size_t rows, size_t stride, size_t cols,
+                   const float *h, enum ktype type)
+{
+    for (size_t c = 0; c < cols; c++) {
+        double s = y[c];
+        for (size_t r = 0; r < rows; r++)
+            s += (double)element(w, type, r * stride + c) * h[r];
+        y[c] = (float)s;
+    }
+}
+
+#define PLAIN(t, T) \
+    static void matvec_##t(float *y, const void *w, size_t rows, size_t stride, size_t cols, \
+                           const float *x) { matvec(y, w, rows, stride, cols, x, T); } \
+    static void vecmat_##t(float *y, const void *w, size_t rows, size_t stride, size_t cols, \
+                           const float *h) { vecmat(y, w, rows, stride, cols, h, T); } \
+    static void widen_##t(float *dst, const void *src, size_t n) \
+        { dequant(dst, src, dtype_of[T], 0, n); }
+PLAIN(f32, K_F32)
+PLAIN(f16, K_F16)
+PLAIN(bf16, K_BF16)
+
+static void silu_mul(float *g, const float *u, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        g[i] = g[i] / (1 + expf(-g[i])) * u[i];
+}
+
+static float exp_sum(float *p, size_t n, float max)
+{
+    double s = 0;
+    for (size_t i = 0; i < n; i++)
+        s += p[i] = expf(p[i] - max);
+    return (float)s;
+}
+
+static float max_of(const float *p, size_t n)
+{
+    float m = p[0];
+    for (size_t i = 1; i < n; i++)
+        m = p[i] > m ? p[i] : m;
+    return m;
+}
+
+static void layernorm(float *y, const float *x, const float *w, size_t n, float eps)
+{
+    double mean = 0, var = 0;
+    for (size_t i = 0; i < n; i++)
+        mean += x[i];
+    mean /= (double)n;
+    for (size_t i = 0; i < n; i++)
+        var += (x[i] - mean) * (x[i] - mean);
+    double scale = 1 / sqrt(var / (double)n + eps);
+    for (size_t i = 0; i < n; i++)
+        y[i] = (float)((x[i] - mean) * scale * w[i]);
+}
+
+const struct kernels kernels_plain = {
+    "plain", { matvec_f32, matvec_f16, matvec_bf16 }, { vecmat_f32, vecmat_f16, vecmat_bf16 },
+    { widen_f32, widen_f16, widen_bf16 }, silu_mul, exp_sum, max_of, layernorm,
+};
+
+const struct kernels *kernels_get(const char *name)
+{
+    const struct kernels *table[3] = { &kernels_plain };
+    int n = 1;
+#ifdef HAVE_X86_64
+    if (isa_avx2())
+        table[n++] = &kernels_avx2;
+    if (isa_avx512())
+        table[n++] = &kernels_avx512;
+#endif
+    while (n-- > 0)                        /* the best is the last */
+        if (!name || !strcmp(name, table[n]->name))
+            return table[n];
+    return NULL;
+}
+
+int kernels_type(uint32_t dtype)
+{
+    for (int t = 0; t < K_TYPES; t++)
+        if (dtype_of[t] == dtype)
+            return t;
+    return -1;
+}

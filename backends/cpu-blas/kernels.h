@@ -1,0 +1,43 @@
+/* backends/cpu-blas/kernels.h -- the inner loops, one table per instruction set.
+ *
+ * kernels_plain is the specification; avx2 and avx512 do the same sums in another
+ * order (float32 accumulation) and are tested against it; kernels_get hands out
+ * only what this CPU can run.  Pointers need no alignment.
+ * All [any]. */
+#ifndef DBRX_CPU_KERNELS_H
+#define DBRX_CPU_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum ktype { K_F32, K_F16, K_BF16, K_TYPES };
+
+struct kernels {
+    const char *name;                      /* "plain", "avx2", "avx512" */
+    /* y[rows] = w x, row r of w at w + r*stride elements, x[cols] */
+    void (*matvec[K_TYPES])(float *y, const void *w, size_t rows, size_t stride, size_t cols,
+                            const float *x);
+    /* y[cols] += h w: the sum over r of h[r] times row r */
+    void (*vecmat[K_TYPES])(float *y, const void *w, size_t rows, size_t stride, size_t cols,
+                            const float *h);
+    /* dst[n] = src[n] */
+    void (*widen[K_TYPES])(float *dst, const void *src, size_t n);
+    /* g[n] = silu(g) * u */
+    void (*silu_mul)(float *g, const float *u, size_t n);
+    /* p[n] = exp(p - max); returns their sum */
+    float (*exp_sum)(float *p, size_t n, float max);
+    /* max of p[n], n > 0 */
+    float (*max)(const float *p, size_t n);
+    /* y[n] = (x - mean) / sqrt(var + eps) * w */
+    void (*layernorm)(float *y, const float *x, const float *w, size_t n, float eps);
+};
+
+extern const struct kernels kernels_plain, kernels_avx2, kernels_avx512;
+
+/* By name, or the best for NULL; NULL if it is unknown or cannot run here. */
+const struct kernels *kernels_get(const char *name);
+
+/* K_* of a DBRX_* dtype, or -1. */
+int kernels_type(uint32_t dtype);
+
+#endif

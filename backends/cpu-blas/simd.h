@@ -1,0 +1,167 @@
+/* backends/cpu-blas/simd.h -- the kernels over an abstract vector.  Included by avx2.c
+ * and avx512.c, which first define:
+ *   VEC, LANES, v_set, v_add, v_sub, v_mul, v_div, v_max, v_fma (a*b + c), v_sum, v_top (largest lane),
+ *   v_load_f32/f16/bf16 (unaligned), v_store, v_exp2i (2^k for integral k in [-126, 127]), v_round, v_min
+ *   KERNELS_NAME, KERNELS_TABLE.
+ * Tails shorter than a vector are done in scalars by the plain table. */
+#include "backends/cpu-blas/kernels.h"
+
+/* e^x to about 2 ulp on [-87, 88]: 2^k * e^r, r in +-ln2/2, Taylor to r^7 */
+static inline VEC v_exp(VEC x)
+{
+    x = v_min(v_set(88.0f), v_max(v_set(-87.0f), x));     /* this order lets NaN through */
+    VEC k = v_round(v_mul(x, v_set(1.44269504f)));
+    VEC r = v_fma(k, v_set(-0.693359375f), x);         /* ln2 in two parts */
+    r = v_fma(k, v_set(2.12194440e-4f), r);
+    VEC p = v_set(1.0f / 5040);
+    p = v_fma(p, r, v_set(1.0f / 720));
+    p = v_fma(p, r, v_set(1.0f / 120));
+    p = v_fma(p, r, v_set(1.0f / 24));
+    p = v_fma(p, r, v_set(1.0f / 6));
+    p = v_fma(p, r, v_set(0.5f));
+    p = v_fma(p, r, v_set(1.0f));
+    p = v_fma(p, r, v_set(1.0f));
+    return v_mul(p, v_exp2i(k));
+}
+
+/* Four rows share each load of x; two sums a row keep the adders busy. */
+#define DEFINE(t, T, size) \
+static void matvec_##t(float *y, const void *w, size_t rows, size_t stride, size_t cols, \
+                       const float *x) \
+{ \
+    size_t full = cols / (2 * LANES) * (2 * LANES), r = 0; \
+    for (; r + 4 <= rows; r += 4) { \
+        const char *w0 = (const char *)w + r * stride * size, *w1 = w0 + stride * size, \
+                   *w2 = w1 + stride * size, *w3 = w2 + stride * size; \
+        VEC a0 = v_set(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0; \
+        for (size_t c = 0; c < full; c += 2 * LANES) { \
+            VEC xa = v_load_f32(x + c), xb = v_load_f32(x + c + LANES); \
+            a0 = v_fma(v_load_##t(w0 + c * size), xa, a0); \
+            b0 = v_fma(v_load_##t(w0 + (c + LANES) * size), xb, b0); \
+            a1 = v_fma(v_load_##t(w1 + c * size), xa, a1); \
+            b1 = v_fma(v_load_##t(w1 + (c + LANES) * size), xb, b1); \
+            a2 = v_fma(v_load_##t(w2 + c * size), xa, a2); \
+            b2 = v_fma(v_load_##t(w2 + (c + LANES) * size), xb, b2); \
+            a3 = v_fma(v_load_##t(w3 + c * size), xa, a3); \
+            b3 = v_fma(v_load_##t(w3 + (c + LANES) * size), xb, b3); \
+        } \
+        float tail[4] = { 0 }; \
+        if (full < cols) \
+            kernels_plain.matvec[T](tail, w0 + full * size, 4, stride, cols - full, x + full); \
+        y[r] = v_sum(v_add(a0, b0)) + tail[0]; \
+        y[r + 1] = v_sum(v_add(a1, b1)) + tail[1]; \
+        y[r + 2] = v_sum(v_add(a2, b2)) + tail[2]; \
+        y[r + 3] = v_sum(v_add(a3, b3)) + tail[3]; \
+    } \
+    for (; r < rows; r++) { \
+        const char *w0 = (const char *)w + r * stride * size; \
+        VEC a0 = v_set(0), b0 = a0; \
+        for (size_t c = 0; c < full; c += 2 * LANES) { \
+            a0 = v_fma(v_load_##t(w0 + c * size), v_load_f32(x + c), a0); \
+            b0 = v_fma(v_load_##t(w0 + (c + LANES) * size), v_load_f32(x + c + LANES), b0); \
+        } \
+        float tail = 0; \
+        if (full < cols) \
+            kernels_plain.matvec[T](&tail, w0 + full * size, 1, stride, cols - full, x + full); \
+        y[r] = v_sum(v_add(a0, b0)) + tail; \
+    } \
+} \
+static void vecmat_##t(float *y, const void *w, size_t rows, size_t stride, size_t cols, \
+                       const float *h) \
+{ \
+    size_t full = cols / LANES * LANES, r = 0; \
+    for (; r + 4 <= rows; r += 4) { \
+        const char *w0 = (const char *)w + r * stride * size, *w1 = w0 + stride * size, \
+                   *w2 = w1 + stride * size, *w3 = w2 + stride * size; \
+        VEC h0 = v_set(h[r]), h1 = v_set(h[r + 1]), h2 = v_set(h[r + 2]), h3 = v_set(h[r + 3]); \
+        for (size_t c = 0; c < full; c += LANES) { \
+            VEC a = v_fma(v_load_##t(w0 + c * size), h0, v_load_f32(y + c)); \
+            VEC b = v_mul(v_load_##t(w1 + c * size), h1); \
+            a = v_fma(v_load_##t(w2 + c * size), h2, a); \
+            b = v_fma(v_load_##t(w3 + c * size), h3, b); \
+            v_store(y + c, v_add(a, b)); \
+        } \
+    } \
+    for (; r < rows; r++) { \
+        const char *w0 = (const char *)w + r * stride * size; \
+        VEC h0 = v_set(h[r]); \
+        for (size_t c = 0; c < full; c += LANES) \
+            v_store(y + c, v_fma(v_load_##t(w0 + c * size), h0, v_load_f32(y + c))); \
+    } \
+    if (full < cols) \
+        kernels_plain.vecmat[T](y + full, (const char *)w + full * size, rows, stride, \
+                                cols - full, h); \
+} \
+static void widen_##t(float *dst, const void *src, size_t n) \
+{ \
+    size_t i = 0; \
+    for (; i + LANES <= n; i += LANES) \
+        v_store(dst + i, v_load_##t((const char *)src + i * size)); \
+    kernels_plain.widen[T](dst + i, (const char *)src + i * size, n - i); \
+}
+DEFINE(f32, K_F32, 4)
+DEFINE(f16, K_F16, 2)
+DEFINE(bf16, K_BF16, 2)
+
+static void silu_mul(float *g, const float *u, size_t n)
+{
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        VEC x = v_load_f32(g + i), e = v_exp(v_sub(v_set(0), x));
+        v_store(g + i, v_mul(v_div(x, v_add(v_set(1), e)), v_load_f32(u + i)));
+    }
+    kernels_plain.silu_mul(g + i, u + i, n - i);
+}
+
+static float exp_sum(float *p, size_t n, float max)
+{
+    VEC s = v_set(0);
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        VEC e = v_exp(v_sub(v_load_f32(p + i), v_set(max)));
+        v_store(p + i, e);
+        s = v_add(s, e);
+    }
+    return v_sum(s) + kernels_plain.exp_sum(p + i, n - i, max);
+}
+
+static float max_of(const float *p, size_t n)
+{
+    size_t i = LANES;
+    if (n < LANES)
+        return kernels_plain.max(p, n);
+    VEC m = v_load_f32(p);
+    for (; i + LANES <= n; i += LANES)
+        m = v_max(m, v_load_f32(p + i));
+    return v_top(v_max(m, v_load_f32(p + n - LANES)));
+}
+
+static void layernorm(float *y, const float *x, const float *w, size_t n, float eps)
+{
+    size_t full = n / LANES * LANES;
+    VEC s = v_set(0), q = v_set(0);
+    float mean = 0, var = 0;
+    for (size_t i = 0; i < full; i += LANES)
+        s = v_add(s, v_load_f32(x + i));
+    for (size_t i = full; i < n; i++)
+        mean += x[i];
+    mean = (mean + v_sum(s)) / (float)n;
+    for (size_t i = 0; i < full; i += LANES) {
+        VEC d = v_sub(v_load_f32(x + i), v_set(mean));
+        q = v_fma(d, d, q);
+    }
+    for (size_t i = full; i < n; i++)
+        var += (x[i] - mean) * (x[i] - mean);
+    float scale = 1 / __builtin_sqrtf((var + v_sum(q)) / (float)n + eps);
+    for (size_t i = 0; i < full; i += LANES)
+        v_store(y + i, v_mul(v_mul(v_sub(v_load_f32(x + i), v_set(mean)), v_set(scale)),
+                             v_load_f32(w + i)));
+    for (size_t i = full; i < n; i++)
+        y[i] = (x[i] - mean) * scale * w[i];
+}
+
+const struct kernels KERNELS_TABLE = {
+    KERNELS_NAME, { matvec_f32, matvec_f16, matvec_bf16 },
+    { vecmat_f32, vecmat_f16, vecmat_bf16 }, { widen_f32, widen_f16, widen_bf16 },
+    silu_mul, exp_sum, max_of, layernorm,
+};

@@ -1,0 +1,203 @@
+/* backends/graph/graph.c -- the forward pass: embedding, n_layers blocks, head.
+ * To be read beside DBRX's reference code; the arithmetic is in the ops.
+ * Knows no files, threads or vector instructions. */
+#include "backends/graph/graph.h"
+
+#include "backends/graph/dequant.h"
+#include "backends/graph/route.h"
+#include "plugins/fail.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Angles in float32, as the reference has them: position * theta^(-2i/head_dim). */
+static void rope_angles(const struct dbrx_config *c, uint32_t pos, uint32_t n, float (*cs)[2])
+{
+    uint32_t hd = c->d_model / c->n_heads;
+    for (uint32_t i = 0; i < hd / 2; i++) {
+        float inv_freq = 1 / powf(c->rope_theta, (float)(2 * i) / (float)hd);
+        for (uint32_t t = 0; t < n; t++) {
+            float angle = (float)(pos + t) * inv_freq;
+            cs[t * (hd / 2) + i][0] = cosf(angle);
+            cs[t * (hd / 2) + i][1] = sinf(angle);
+        }
+    }
+}
+
+static void emit_tap(const dbrx_session *s, const struct dbrx_batch *b, int kind, int32_t layer,
+                     uint32_t n, const float *x)
+{
+    const struct dbrx_tap *tap = b->tap;
+    if (tap && tap->want[layer + 1] & 1 << kind)
+        tap->emit(tap->ctx, kind, layer, s->pos, n, x);
+}
+
+/* h = the experts' weighted sum is added to x; routes go to the sink */
+static dbrx_status moe_block(dbrx_session *s, const struct dbrx_batch *b, uint32_t l, uint32_t n,
+                             struct dbrx_error *err)
+{
+    const dbrx_model *m = s->model;
+    const struct dbrx_config *c = &m->cfg;
+    const struct dbrx_route_sink *sink = b->route;
+    uint32_t k = route_top_k(c, b->steer, l);
+    int parts = b->tap && b->tap->want[l + 1] & 1 << DBRX_TAP_EXPERT;
+
+    m->ops.linear(&s->work, s->logit, s->h, &m->layer[l]->router, n, c->n_experts, c->d_model);
+    for (uint32_t t = 0; t < n; t++)
+        if (route_token(c, b->steer, l, s->logit + (size_t)t * c->n_experts,
+                        s->prob + (size_t)t * c->n_experts, s->expert + (size_t)t * k,
+                        s->weight + (size_t)t * k))
+            return fail(err, DBRX_E_UNSUPPORTED, "the router of layer %u gave a value that is no "
+                        "number at position %u: the weights are damaged", l, s->pos + t);
+    struct moe moe = {
+        .layer = m->layer[l], .h = s->h, .x = s->x, .expert = s->expert, .weight = s->weight,
+        .part = parts ? s->part : NULL, .n = n, .k = k, .d_model = c->d_model,
+        .d_ffn = c->d_ffn, .n_experts = c->n_experts, .act_fn = c->act_fn,
+    };
+    m->ops.experts(&s->work, &moe);
+    if (sink) {
+        struct dbrx_route r = {
+            .struct_size = sizeof r, .layer = l, .pos = s->pos, .n_tokens = n, .top_k = k,
+            .n_experts = c->n_experts, .expert = s->expert, .weight = s->weight,
+            .prob = sink->want & DBRX_ROUTE_PROB ? s->prob : NULL,
+            .logit = sink->want & DBRX_ROUTE_LOGIT ? s->logit : NULL,
+        };
+        sink->emit(sink->ctx, &r);
+    }
+    if (parts)
+        emit_tap(s, b, DBRX_TAP_EXPERT, (int32_t)l, n, s->part);
+    return DBRX_OK;
+}
+
+/* Tokens first .. first+n of the batch through all layers: KV appended, x = what the
+ * last block leaves.  s->pos moves only when all went well. */
+static dbrx_status run_chunk(dbrx_session *s, const struct dbrx_batch *b, uint32_t first,
+                             uint32_t n, struct dbrx_error *err)
+{
+    const dbrx_model *m = s->model;
+    const struct dbrx_config *c = &m->cfg;
+    const struct ops *op = &m->ops;
+    uint32_t d = c->d_model, hd = d / c->n_heads, kvd = c->n_kv_heads * hd, qkvd = d + 2 * kvd;
+
+    for (uint32_t t = 0; t < n; t++)
+        dequant(s->x + (size_t)t * d, m->embed.data, m->embed.dtype,
+                (size_t)b->token[first + t] * d, d);
+    emit_tap(s, b, DBRX_TAP_RESIDUAL, -1, n, s->x);
+    rope_angles(c, s->pos, n, s->cs);
+
+    for (uint32_t l = 0; l < c->n_layers; l++) {
+        float *k = s->k + (size_t)l * s->max_pos * kvd, *v = s->v + (size_t)l * s->max_pos * kvd;
+        if (m->host->should_stop(m->host))
+            return DBRX_STOPPED;
+        if (b->n_tokens > 1)
+            m->host->progress(m->host, "prompt", first + (uint64_t)n * l / c->n_layers,
+                              b->n_tokens);
+
+        op->layernorm(&s->work, s->h, s->x, m->norm_1 + (size_t)l * d, n, d, c->ln_eps);
+        op->linear(&s->work, s->qkv, s->h, &m->layer[l]->wqkv, n, qkvd, d);
+        op->clip_rope(&s->work, s->qkv, n, qkvd, c->clip_qkv, c->n_heads + c->n_kv_heads, hd,
+                      (const float (*)[2])s->cs);
+        for (uint32_t t = 0; t < n; t++) {
+            memcpy(k + (size_t)(s->pos + t) * kvd, s->qkv + (size_t)t * qkvd + d,
+                   kvd * sizeof *k);
+            memcpy(v + (size_t)(s->pos + t) * kvd, s->qkv + (size_t)t * qkvd + d + kvd,
+                   kvd * sizeof *v);
+        }
+        op->attention(&s->work, &(struct attn){
+            .q = s->qkv, .q_stride = qkvd, .k = k, .v = v, .out = s->h, .n = n, .pos = s->pos,
+            .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = hd });
+        op->linear(&s->work, s->qkv, s->h, &m->layer[l]->wo, n, d, d);
+        for (size_t i = 0; i < (size_t)n * d; i++)
+            s->x[i] += s->qkv[i];
+
+        op->layernorm(&s->work, s->h, s->x, m->norm_2 + (size_t)l * d, n, d, c->ln_eps);
+        dbrx_status st = moe_block(s, b, l, n, err);
+        if (st != DBRX_OK)
+            return st;
+        emit_tap(s, b, DBRX_TAP_RESIDUAL, (int32_t)l, n, s->x);
+    }
+    s->pos += n;
+    return DBRX_OK;
+}
+
+/* logits[n][n_vocab] = lm_head(LayerNorm(x[n][d_model]) * norm_f) */
+static dbrx_status head_rows(dbrx_session *s, const float *x, uint32_t n, float *logits,
+                             struct dbrx_error *err)
+{
+    const dbrx_model *m = s->model;
+    const struct dbrx_config *c = &m->cfg;
+    m->ops.layernorm(&s->work, s->h, x, m->norm_f, n, c->d_model, c->ln_eps);
+    m->ops.linear(&s->work, logits, s->h, &m->lm_head, n, c->n_vocab, c->d_model);
+    for (size_t i = 0; i < (size_t)n * c->n_vocab; i++)     /* no router looks at these */
+        if (!isfinite(logits[i]))
+            return fail(err, DBRX_E_UNSUPPORTED, "the logit of token %zu is no number: the "
+                        "weights are damaged", i % c->n_vocab);
+    return DBRX_OK;
+}
+
+/* everything that can be wrong with a batch, before anything is touched */
+static dbrx_status check_batch(dbrx_session *s, const struct dbrx_batch *b,
+                               struct dbrx_error *err)
+{
+    const struct dbrx_config *c = &s->model->cfg;
+    size_t rows = b->want_logits == DBRX_LOGITS_ALL ? b->n_tokens : b->want_logits != 0;
+    if (b->struct_size < sizeof *b)
+        return fail(err, DBRX_E_INVALID, "the batch structure is too short");
+    if (!b->n_tokens || !b->token)
+        return fail(err, DBRX_E_INVALID, "the batch holds no tokens");
+    if (b->want_logits > DBRX_LOGITS_ALL)
+        return fail(err, DBRX_E_INVALID, "want_logits is %u", b->want_logits);
+    if (rows && (!b->logits || b->logits_len / c->n_vocab < rows))
+        return fail(err, DBRX_E_INVALID, "no room for %zu rows of %u logits", rows, c->n_vocab);
+    for (uint32_t t = 0; t < b->n_tokens; t++)
+        if (b->token[t] < 0 || (uint32_t)b->token[t] >= c->n_vocab)
+            return fail(err, DBRX_E_INVALID, "token id %d is outside the vocabulary of %u",
+                        b->token[t], c->n_vocab);
+    if (b->n_tokens > s->max_pos - s->pos)
+        return fail(err, DBRX_E_FULL, "%u tokens do not fit: %u of %u positions are taken",
+                    b->n_tokens, s->pos, s->max_pos);
+    dbrx_status st = route_check(c, b->steer, err);
+    for (uint32_t l = 0; b->tap && !s->part && st == DBRX_OK && l < c->n_layers; l++)
+        if (b->tap->want[l + 1] & 1 << DBRX_TAP_EXPERT) {
+            s->part = malloc((size_t)GRAPH_CHUNK * c->n_experts * c->d_model * sizeof(float));
+            if (!s->part)
+                st = fail(err, DBRX_E_NOMEM, "out of memory for the expert tap");
+        }
+    return st;
+}
+
+dbrx_status graph_eval(dbrx_session *s, const struct dbrx_batch *b, struct dbrx_error *err)
+{
+    const struct dbrx_config *c = &s->model->cfg;
+    uint32_t start = s->pos;
+    dbrx_status st = check_batch(s, b, err);
+    for (uint32_t first = 0, n; st == DBRX_OK && first < b->n_tokens; first += n) {
+        n = b->n_tokens - first < GRAPH_CHUNK ? b->n_tokens - first : GRAPH_CHUNK;
+        st = run_chunk(s, b, first, n, err);
+        if (st == DBRX_OK && b->want_logits == DBRX_LOGITS_ALL)
+            st = head_rows(s, s->x, n, b->logits + (size_t)first * c->n_vocab, err);
+        else if (st == DBRX_OK && b->want_logits == DBRX_LOGITS_LAST && first + n == b->n_tokens)
+            st = head_rows(s, s->x + (size_t)(n - 1) * c->d_model, 1, b->logits, err);
+    }
+    if (st < 0)
+        s->pos = start;                    /* an error leaves none of the batch */
+    return st;
+}
+
+static dbrx_status head(dbrx_session *s, const float *x, uint32_t n, float *logits,
+                        struct dbrx_error *err)
+{
+    const struct dbrx_config *c = &s->model->cfg;
+    if (!x || !logits || !n)
+        return fail(err, DBRX_E_INVALID, "head needs at least one row and a place for its logits");
+    dbrx_status st = DBRX_OK;
+    for (uint32_t first = 0, step; first < n && st == DBRX_OK; first += step) {
+        step = n - first < GRAPH_CHUNK ? n - first : GRAPH_CHUNK;
+        st = head_rows(s, x + (size_t)first * c->d_model, step,
+                       logits + (size_t)first * c->n_vocab, err);
+    }
+    return st;
+}
+
+const struct dbrx_head graph_head = { .struct_size = sizeof graph_head, .head = head };

@@ -1,0 +1,58 @@
+/* backends/graph/graph.h -- DBRX's forward pass over an ops table, and the whole
+ * of "dbrx.backend/1" but for model_open and probe.
+ *
+ * A CPU backend is: an ops table, a context for it, and these functions in its
+ * vtable.  Linked into backends, never seen by the host. */
+#ifndef DBRX_GRAPH_GRAPH_H
+#define DBRX_GRAPH_GRAPH_H
+
+#include "backends/graph/ops.h"
+
+struct dbrx_model {
+    const struct dbrx_host *host;
+    struct dbrx_config cfg;
+    struct dbrx_tensor embed, lm_head;
+    const struct dbrx_layer **layer;       /* [n_layers]                                   */
+    float *norm_1, *norm_2, *norm_f;       /* [n_layers][d_model] twice, [d_model]: as float32 */
+    struct ops ops;
+    void  *ctx;                            /* given to every op                            */
+    void (*ctx_close)(void *ctx);          /* may be NULL                                  */
+};
+
+struct dbrx_session {
+    dbrx_model *model;
+    uint32_t pos, max_pos;
+    float *k, *v;                          /* [n_layers][max_pos][n_kv_heads][head_dim]; k after RoPE */
+
+    /* one chunk of up to GRAPH_CHUNK tokens, [chunk] at a time */
+    float *x;                              /* [chunk][d_model] the residual stream         */
+    float *h;                              /* [chunk][d_model] normalised, or attention's output */
+    float *qkv;                            /* [chunk][n_heads + 2*n_kv_heads][head_dim]    */
+    float (*cs)[2];                        /* [chunk][head_dim/2] cos, sin                 */
+    float *logit, *prob, *weight;          /* [chunk][n_experts]; weight: [chunk][top_k]   */
+    uint16_t *expert;                      /* [chunk][top_k]                               */
+    float *part;                           /* [chunk][n_experts][d_model], once a tap asks */
+    struct work work;
+};
+
+/* Are the sizes and tensors such that a graph can run them?  Call it before anything
+ * divides by them. */
+dbrx_status graph_check(const struct dbrx_model_desc *, struct dbrx_error *);
+
+/* Checks the desc and prepares a model.  Takes ctx over also when it fails. */
+dbrx_status graph_model_open(const struct dbrx_host *, const struct dbrx_model_desc *,
+                             const struct ops *, void *ctx, void (*ctx_close)(void *),
+                             dbrx_model **, struct dbrx_error *);
+
+/* Entries for the vtable; contracts in backend.h. */
+void        graph_model_close(dbrx_model *);
+dbrx_status graph_session_open(dbrx_model *, uint32_t max_pos, dbrx_session **, struct dbrx_error *);
+void        graph_session_close(dbrx_session *);
+dbrx_status graph_eval(dbrx_session *, const struct dbrx_batch *, struct dbrx_error *);
+uint32_t    graph_position(const dbrx_session *);
+dbrx_status graph_truncate(dbrx_session *, uint32_t n_keep, struct dbrx_error *);
+
+extern const struct dbrx_head graph_head;  /* the optional tables */
+extern const struct dbrx_kv   graph_kv;
+
+#endif

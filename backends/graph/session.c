@@ -1,0 +1,246 @@
+/* backends/graph/session.c -- models and sessions of a graph backend: what is
+ * allocated when, and the KV cache's way in and out.  No arithmetic. */
+#include "backends/graph/graph.h"
+
+#include "backends/graph/dequant.h"
+#include "plugins/fail.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static int shaped(const struct dbrx_tensor *t, uint64_t rows, uint64_t cols)
+{
+    uint64_t n = 1;
+    for (uint32_t i = 0; i < t->rank && i < 4; i++)
+        n *= t->dim[i];
+    return t->data && t->rank && t->rank <= 4 && n == rows * cols;
+}
+
+/* The host has checked the checkpoint; a backend still refuses what it cannot read. */
+static dbrx_status check_tensor(const struct dbrx_tensor *t, uint64_t rows, uint64_t cols,
+                                const char *name, struct dbrx_error *err)
+{
+    if (!dequant_knows(t->dtype))
+        return fail(err, DBRX_E_UNSUPPORTED, "%s is stored as type %u, which this backend cannot "
+                    "read", name, t->dtype);
+    if (!shaped(t, rows, cols))
+        return fail(err, DBRX_E_INVALID, "%s has the wrong shape", name);
+    return DBRX_OK;
+}
+
+dbrx_status graph_check(const struct dbrx_model_desc *desc, struct dbrx_error *err)
+{
+    const struct dbrx_config *c = &desc->config;
+    if (!DBRX_HAS(struct dbrx_model_desc, desc, w2_layout) ||
+        !DBRX_HAS(struct dbrx_config, c, act_fn) || desc->layer_size < sizeof(struct dbrx_layer))
+        return fail(err, DBRX_E_INVALID, "the model description is too short");
+    if (!c->n_layers || !c->d_model || !c->n_heads || !c->n_kv_heads || !c->d_ffn || !c->n_vocab ||
+        c->d_model % c->n_heads || c->n_heads % c->n_kv_heads || c->d_model / c->n_heads % 2 ||
+        !c->top_k || c->top_k > c->n_experts || c->n_experts > UINT16_MAX || c->act_fn > DBRX_GELU)
+        return fail(err, DBRX_E_INVALID, "the model's sizes do not fit together");
+    if (desc->w2_layout != DBRX_W2_FFN_ROWS)
+        return fail(err, DBRX_E_UNSUPPORTED, "w2 is stored transposed, which this backend cannot "
+                    "read");
+    uint64_t d = c->d_model, qkv = d + 2 * d / c->n_heads * c->n_kv_heads;
+    uint64_t ffn = (uint64_t)c->n_experts * c->d_ffn;
+    dbrx_status st = check_tensor(&desc->embed, c->n_vocab, d, "the embedding", err);
+    if (st == DBRX_OK)
+        st = check_tensor(&desc->lm_head, c->n_vocab, d, "lm_head", err);
+    if (st == DBRX_OK)
+        st = check_tensor(&desc->norm_f, 1, d, "norm_f", err);
+    for (uint32_t l = 0; l < c->n_layers && st == DBRX_OK; l++) {
+        const struct dbrx_layer *y =
+            (const void *)((const char *)desc->layer + (size_t)l * desc->layer_size);
+        const struct { const struct dbrx_tensor *t; uint64_t rows; const char *name; } want[] = {
+            { &y->norm_1, 1, "norm_1" }, { &y->wqkv, qkv, "Wqkv" }, { &y->wo, d, "out_proj" },
+            { &y->norm_2, 1, "norm_2" }, { &y->router, c->n_experts, "the router" },
+            { &y->w1, ffn, "w1" }, { &y->v1, ffn, "v1" }, { &y->w2, ffn, "w2" },
+        };
+        for (size_t i = 0; i < sizeof want / sizeof *want && st == DBRX_OK; i++) {
+            char name[40];
+            snprintf(name, sizeof name, "%s of layer %u", want[i].name, l);
+            st = check_tensor(want[i].t, want[i].rows, d, name, err);
+        }
+    }
+    return st;
+}
+
+dbrx_status graph_model_open(const struct dbrx_host *host, const struct dbrx_model_desc *desc,
+                             const struct ops *ops, void *ctx, void (*ctx_close)(void *),
+                             dbrx_model **out, struct dbrx_error *err)
+{
+    *out = NULL;
+    dbrx_status st = graph_check(desc, err);
+    dbrx_model *m = st == DBRX_OK ? calloc(1, sizeof *m) : NULL;
+    if (!m) {
+        if (ctx_close)
+            ctx_close(ctx);
+        return st != DBRX_OK ? st : fail(err, DBRX_E_NOMEM, "out of memory");
+    }
+    const struct dbrx_config *c = &desc->config;
+    size_t n = c->n_layers, d = c->d_model;
+    m->host = host;
+    m->cfg = *c;
+    m->embed = desc->embed;
+    m->lm_head = desc->lm_head;
+    m->ops = *ops;
+    m->ctx = ctx;
+    m->ctx_close = ctx_close;
+    m->layer = malloc(n * sizeof *m->layer);
+    m->norm_1 = malloc((2 * n + 1) * d * sizeof(float));
+    if (!m->layer || !m->norm_1) {
+        graph_model_close(m);
+        return fail(err, DBRX_E_NOMEM, "out of memory");
+    }
+    m->norm_2 = m->norm_1 + n * d;
+    m->norm_f = m->norm_2 + n * d;
+    for (size_t l = 0; l < n; l++) {
+        const struct dbrx_layer *y = (const void *)((const char *)desc->layer + l * desc->layer_size);
+        m->layer[l] = y;
+        dequant(m->norm_1 + l * d, y->norm_1.data, y->norm_1.dtype, 0, d);
+        dequant(m->norm_2 + l * d, y->norm_2.data, y->norm_2.dtype, 0, d);
+    }
+    dequant(m->norm_f, desc->norm_f.data, desc->norm_f.dtype, 0, d);
+    *out = m;
+    return DBRX_OK;
+}
+
+void graph_model_close(dbrx_model *m)
+{
+    if (m->ctx_close)
+        m->ctx_close(m->ctx);
+    free(m->layer);
+    free(m->norm_1);
+    free(m);
+}
+
+/* n floats, 64-byte aligned; NULL also when the size overflows */
+static void *alloc(size_t n, size_t size)
+{
+    size_t bytes;
+    if (__builtin_mul_overflow(n, size, &bytes) || bytes > SIZE_MAX - 64)
+        return NULL;
+    return aligned_alloc(64, (bytes + 64) / 64 * 64);
+}
+
+dbrx_status graph_session_open(dbrx_model *m, uint32_t max_pos, dbrx_session **out,
+                               struct dbrx_error *err)
+{
+    const struct dbrx_config *c = &m->cfg;
+    size_t d = c->d_model, hd = d / c->n_heads, kvd = c->n_kv_heads * hd, n = GRAPH_CHUNK;
+    size_t row = d > max_pos ? d : max_pos, kv = (size_t)c->n_layers * kvd;
+    *out = NULL;
+    if (!max_pos)
+        return fail(err, DBRX_E_INVALID, "a session needs room for at least one position");
+    if (kv > SIZE_MAX / 4 / max_pos)
+        return fail(err, DBRX_E_NOMEM, "a KV cache of %u positions cannot be addressed", max_pos);
+    dbrx_session *s = calloc(1, sizeof *s);
+    if (!s)
+        return fail(err, DBRX_E_NOMEM, "out of memory");
+    s->model = m;
+    s->max_pos = max_pos;
+    s->k = alloc(kv * max_pos, sizeof *s->k);
+    s->v = alloc(kv * max_pos, sizeof *s->v);
+    s->x = alloc(n * d, sizeof *s->x);
+    s->h = alloc(n * d, sizeof *s->h);
+    s->qkv = alloc(n * (d + 2 * kvd), sizeof *s->qkv);
+    s->cs = alloc(n * hd / 2, sizeof *s->cs);
+    s->logit = alloc(n * c->n_experts, sizeof *s->logit);
+    s->prob = alloc(n * c->n_experts, sizeof *s->prob);
+    s->weight = alloc(n * c->n_experts, sizeof *s->weight);
+    s->expert = alloc(n * c->n_experts, sizeof *s->expert);
+    s->work.ctx = m->ctx;
+    s->work.row = alloc(row, sizeof *s->work.row);
+    s->work.scratch = alloc(m->ops.scratch ? m->ops.scratch(m->ctx, c) : 0, 1);
+    if (!s->k || !s->v || !s->x || !s->h || !s->qkv || !s->cs || !s->logit || !s->prob ||
+        !s->weight || !s->expert || !s->work.row || !s->work.scratch) {
+        graph_session_close(s);
+        return fail(err, DBRX_E_NOMEM, "out of memory for a session of %u positions "
+                    "(its KV cache takes %zu MB)", max_pos, (size_t)((double)kv * max_pos * 8e-6));
+    }
+    *out = s;
+    return DBRX_OK;
+}
+
+void graph_session_close(dbrx_session *s)
+{
+    void *const all[] = { s->k, s->v, s->x, s->h, s->qkv, s->cs, s->logit, s->prob, s->weight,
+                          s->expert, s->part, s->work.row, s->work.scratch, s };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i]);
+}
+
+uint32_t graph_position(const dbrx_session *s)
+{
+    return s->pos;
+}
+
+dbrx_status graph_truncate(dbrx_session *s, uint32_t n_keep, struct dbrx_error *err)
+{
+    if (n_keep > s->pos)
+        return fail(err, DBRX_E_INVALID, "cannot keep %u positions of %u", n_keep, s->pos);
+    s->pos = n_keep;
+    return DBRX_OK;
+}
+
+static size_t kv_width(const struct dbrx_config *c)
+{
+    return (size_t)c->n_kv_heads * (c->d_model / c->n_heads);
+}
+
+static dbrx_status export_kv(dbrx_session *s, uint32_t max_n,
+                             dbrx_status (*emit)(void *, const struct dbrx_kv_block *), void *ctx,
+                             struct dbrx_error *err)
+{
+    const struct dbrx_config *c = &s->model->cfg;
+    size_t w = kv_width(c);
+    (void)err;
+    if (!max_n)
+        max_n = s->max_pos;
+    for (uint32_t l = 0; l < c->n_layers; l++)
+        for (uint32_t pos = 0; pos < s->pos; pos += max_n) {
+            size_t at = ((size_t)l * s->max_pos + pos) * w;
+            struct dbrx_kv_block b = {
+                .struct_size = sizeof b, .layer = l, .pos = pos, .dtype = DBRX_F32,
+                .n = s->pos - pos < max_n ? s->pos - pos : max_n, .k = s->k + at, .v = s->v + at,
+            };
+            dbrx_status st = emit(ctx, &b);
+            if (st != DBRX_OK)
+                return st;
+            if (s->pos - pos <= max_n)
+                break;                     /* pos + max_n might wrap */
+        }
+    return DBRX_OK;
+}
+
+static dbrx_status import_kv(dbrx_session *s, const struct dbrx_kv_block *b,
+                             struct dbrx_error *err)
+{
+    const struct dbrx_config *c = &s->model->cfg;
+    size_t w = kv_width(c);
+    if (s->pos)
+        return fail(err, DBRX_E_INVALID, "KV can only be imported into an empty session");
+    if (b->layer >= c->n_layers || !dequant_knows(b->dtype) || (b->n && (!b->k || !b->v)))
+        return fail(err, DBRX_E_INVALID, "KV block of layer %u, type %u does not fit this model",
+                    b->layer, b->dtype);
+    if (b->n > s->max_pos || b->pos > s->max_pos - b->n)
+        return fail(err, DBRX_E_FULL, "KV block ends at position %llu of %u",
+                    (unsigned long long)b->pos + b->n, s->max_pos);
+    size_t at = ((size_t)b->layer * s->max_pos + b->pos) * w;
+    dequant(s->k + at, b->k, b->dtype, 0, b->n * w);
+    dequant(s->v + at, b->v, b->dtype, 0, b->n * w);
+    return DBRX_OK;
+}
+
+static dbrx_status commit(dbrx_session *s, uint32_t n_pos, struct dbrx_error *err)
+{
+    if (s->pos || n_pos > s->max_pos)
+        return fail(err, DBRX_E_INVALID, "cannot commit %u imported positions", n_pos);
+    s->pos = n_pos;
+    return DBRX_OK;
+}
+
+const struct dbrx_kv graph_kv = {
+    .struct_size = sizeof graph_kv, .export_kv = export_kv, .import_kv = import_kv,
+    .commit = commit,
+};

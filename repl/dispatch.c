@@ -1,0 +1,226 @@
+/* repl/dispatch.c -- opens, drives and switches backends.  See dispatch.h.
+ * What it promises: after any failure the current backend is the one it was. */
+#include "repl/dispatch.h"
+
+#include "plugins/fail.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* a backend at work */
+struct engine {
+    const struct module *module;
+    const struct dbrx_backend *vt;
+    const struct dbrx_kv *kv;              /* or NULL                                  */
+    dbrx_model   *model;
+    dbrx_session *session;
+};
+
+struct disp {
+    const struct dbrx_model_desc *desc;
+    const struct modules *modules;
+    const struct dbrx_host *host;
+    uint32_t max_pos;
+    struct engine now;                     /* session NULL: none                       */
+    char origin[64];
+};
+
+struct disp *disp_new(const struct dbrx_model_desc *desc, const struct modules *modules,
+                      const struct dbrx_host *host, uint32_t max_pos)
+{
+    struct disp *d = calloc(1, sizeof *d);
+    if (d) {
+        d->desc = desc;
+        d->modules = modules;
+        d->host = host;
+        d->max_pos = max_pos;
+    }
+    return d;
+}
+
+static void engine_close(struct engine *e)
+{
+    if (e->session)
+        e->vt->session_close(e->session);
+    if (e->model)
+        e->vt->model_close(e->model);
+    *e = (struct engine){ 0 };
+}
+
+void disp_free(struct disp *d)
+{
+    if (d)
+        engine_close(&d->now);
+    free(d);
+}
+
+const struct module *disp_module(const struct disp *d, size_t i)
+{
+    return i < d->modules->n ? &d->modules->list[i] : NULL;
+}
+
+static const struct dbrx_backend *backend_of(const struct module *m)
+{
+    const struct dbrx_backend *vt = m->info ? m->info->get(DBRX_BACKEND) : NULL;
+    return vt && DBRX_HAS(struct dbrx_backend, vt, truncate) ? vt : NULL;
+}
+
+int disp_probe(const struct disp *d, size_t i, struct dbrx_probe *p)
+{
+    const struct dbrx_backend *vt = backend_of(&d->modules->list[i]);
+    struct dbrx_error err;
+    *p = (struct dbrx_probe){ .struct_size = sizeof *p };
+    if (vt && vt->probe(d->host, p, &err) != DBRX_OK) {
+        p->score = 0;
+        snprintf(p->reason, sizeof p->reason, "%.127s", err.text);
+    }
+    return vt != NULL;
+}
+
+const struct dbrx_option *disp_options(const struct disp *d, size_t i)
+{
+    const struct dbrx_backend *vt = backend_of(&d->modules->list[i]);
+    return vt ? vt->options : NULL;
+}
+
+/* the module called name, or the one with the highest score */
+static dbrx_status find(const struct disp *d, const char *name, const struct module **out,
+                        struct dbrx_error *err)
+{
+    int32_t best = 0;
+    *out = NULL;
+    for (size_t i = 0; i < d->modules->n; i++) {
+        const struct module *m = &d->modules->list[i];
+        struct dbrx_probe p;
+        if (name) {
+            const char *base = strrchr(m->path, '/') + 1;
+            size_t n = strlen(name);
+            if (strncmp(base, name, n) || strcmp(base + n, ".so"))
+                continue;
+            if (!m->info)
+                return fail(err, DBRX_E_UNSUPPORTED, "%s", m->why);
+            if (!disp_probe(d, i, &p))
+                return fail(err, DBRX_E_UNSUPPORTED, "%s is a module, but not a backend", name);
+            if (p.score <= 0)
+                return fail(err, DBRX_E_UNSUPPORTED, "%s cannot run here: %s", name, p.reason);
+            *out = m;
+        } else if (disp_probe(d, i, &p) && p.score > best) {
+            best = p.score;
+            *out = m;
+        }
+    }
+    if (*out)
+        return DBRX_OK;
+    return name ? fail(err, DBRX_E_UNSUPPORTED, "there is no backend \"%.60s\"; /backend lists "
+                       "those found", name)
+                : fail(err, DBRX_E_UNSUPPORTED, "no backend can run here");
+}
+
+struct copy { const struct dbrx_kv *to; dbrx_session *session; const struct dbrx_host *host;
+              struct dbrx_error *err; };
+
+static dbrx_status copy_block(void *ctx, const struct dbrx_kv_block *b)
+{
+    struct copy *c = ctx;
+    if (c->host->should_stop(c->host))
+        return fail(c->err, DBRX_STOPPED, "interrupted while the KV cache was copied");
+    return c->to->import_kv(c->session, b, c->err);
+}
+
+/* the KV of `from`, which holds n positions, into the fresh session of `to` */
+static dbrx_status copy_kv(const struct disp *d, const struct engine *from,
+                           const struct engine *to, uint32_t n, struct dbrx_error *err)
+{
+    struct copy c = { to->kv, to->session, d->host, err };
+    dbrx_status st = from->kv->export_kv(from->session, 0, copy_block, &c, err);
+    return st == DBRX_OK ? to->kv->commit(to->session, n, err) : st;
+}
+
+dbrx_status disp_use(struct disp *d, const char *name, const char *const *opt, int replay,
+                     const int32_t *token, uint32_t n, struct dbrx_error *err)
+{
+    struct engine e = { 0 };
+    const char *origin = "computed";
+    struct dbrx_error local;
+    err = err ? err : &local;
+    dbrx_status st = find(d, name, &e.module, err);
+    if (st != DBRX_OK)
+        return st;
+    e.vt = backend_of(e.module);
+    e.kv = e.module->info->get(DBRX_KV);
+    st = e.vt->model_open(d->host, d->desc, opt, &e.model, err);
+    if (st == DBRX_OK)
+        st = e.vt->session_open(e.model, d->max_pos, &e.session, err);
+
+    if (st == DBRX_OK && n && !replay && e.kv && d->now.kv) {
+        st = copy_kv(d, &d->now, &e, n, err);
+        origin = "copied";
+    } else if (st == DBRX_OK && n) {
+        struct dbrx_batch b = { .struct_size = sizeof b, .n_tokens = n, .token = token };
+        st = e.vt->eval(e.session, &b, err);
+        origin = "recomputed";
+        if (st == DBRX_STOPPED)
+            fail(err, st, "interrupted while the conversation was recomputed");
+    }
+    if (st == DBRX_OK && e.vt->position(e.session) != n)
+        st = fail(err, DBRX_E_INVALID, "%s holds %u positions instead of %u after taking the "
+                  "conversation over", e.module->info->name, e.vt->position(e.session), n);
+    if (st != DBRX_OK) {
+        engine_close(&e);
+        return st;
+    }
+    if (!strcmp(origin, "copied"))
+        snprintf(d->origin, sizeof d->origin, "copied from %s", disp_name(d));
+    else
+        snprintf(d->origin, sizeof d->origin, "%s", origin);
+    engine_close(&d->now);
+    d->now = e;
+    return DBRX_OK;
+}
+
+const char *disp_name(const struct disp *d)
+{
+    return d->now.session ? d->now.module->info->name : NULL;
+}
+
+const char *disp_kv_origin(const struct disp *d)
+{
+    return d->origin;
+}
+
+uint32_t disp_max_pos(const struct disp *d)
+{
+    return d->max_pos;
+}
+
+uint32_t disp_position(const struct disp *d)
+{
+    return d->now.session ? d->now.vt->position(d->now.session) : 0;
+}
+
+static dbrx_status none(struct dbrx_error *err)
+{
+    return fail(err, DBRX_E_INVALID, "no backend is open; /backend NAME opens one");
+}
+
+/* a lost handle is closed at once, so that nobody drives it again */
+static dbrx_status settle(struct disp *d, dbrx_status st)
+{
+    if (st == DBRX_E_LOST)
+        engine_close(&d->now);
+    return st;
+}
+
+dbrx_status disp_truncate(struct disp *d, uint32_t n_keep, struct dbrx_error *err)
+{
+    if (!d->now.session)
+        return none(err);
+    if (!n_keep)
+        snprintf(d->origin, sizeof d->origin, "computed");
+    return settle(d, d->now.vt->truncate(d->now.session, n_keep, err));
+}
+
+dbrx_status disp_eval(struct disp *d, const struct dbrx_batch *b, struct dbrx_error *err)
+{
+    return d->now.session ? settle(d, d->now.vt->eval(d->now.session, b, err)) : none(err);
+}

@@ -1,0 +1,46 @@
+/* repl/dispatch.h -- the narrow boundary between the shell and all computing.
+ *
+ * Opens, drives and switches backends over one checkpoint.  Above it nobody sees
+ * a tensor, below it nobody sees the user.  One thread. */
+#ifndef DBRX_REPL_DISPATCH_H
+#define DBRX_REPL_DISPATCH_H
+
+#include "backends/backend.h"
+#include "plugins/loader.h"
+
+struct disp;
+
+/* All pointers outlive the disp.  max_pos: positions every session reserves. */
+struct disp *disp_new(const struct dbrx_model_desc *, const struct modules *,
+                      const struct dbrx_host *, uint32_t max_pos);      /* NULL: out of memory */
+void disp_free(struct disp *);
+
+/* The backends found: index 0.. until NULL comes back, files that could not be loaded
+ * included.  probe fills *p (score 0 and a reason when it cannot run); returns 0 for
+ * a module that is no backend. */
+const struct module *disp_module(const struct disp *, size_t i);
+int disp_probe(const struct disp *, size_t i, struct dbrx_probe *p);
+/* That backend's options, ending at name == NULL; NULL if it is no backend. */
+const struct dbrx_option *disp_options(const struct disp *, size_t i);
+
+/* Makes `name` (NULL: the highest score) with the options opt ("k=v", NULL-ended, may
+ * be NULL) the current backend, holding token[n], the n = disp_position() tokens that
+ * the old one holds.  Transactional: the new one opens,
+ * takes the KV cache over or, with `replay` or when one side cannot, recomputes it;
+ * only then does the old one close.  On failure, DBRX_STOPPED included, the old one is
+ * untouched and err says why. */
+dbrx_status disp_use(struct disp *, const char *name, const char *const *opt, int replay,
+                     const int32_t *token, uint32_t n, struct dbrx_error *err);
+
+const char *disp_name(const struct disp *);            /* "cpu-blas", or NULL before the first */
+/* Where the current KV came from: "computed", "copied from ref", "recomputed". */
+const char *disp_kv_origin(const struct disp *);
+
+/* The current session, contracts of backend.h.  After DBRX_E_LOST the backend is gone:
+ * disp_name is NULL until the next disp_use. */
+uint32_t    disp_max_pos(const struct disp *);
+uint32_t    disp_position(const struct disp *);
+dbrx_status disp_truncate(struct disp *, uint32_t n_keep, struct dbrx_error *);
+dbrx_status disp_eval(struct disp *, const struct dbrx_batch *, struct dbrx_error *);
+
+#endif

@@ -1,0 +1,203 @@
+/* repl/session.c -- the timeline and its way through the backend.  See session.h. */
+#include "repl/session.h"
+
+#include "plugins/fail.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+const char *sess_finish_name(enum sess_finish f)
+{
+    static const char *const name[] = { "eos", "length", "context", "interrupted", "error" };
+    return name[f];
+}
+
+struct sess *sess_new(struct disp *disp, const struct dbrx_config *c, const uint8_t *banned)
+{
+    struct sess *s = calloc(1, sizeof *s);
+    if (!s)
+        return NULL;
+    s->disp = disp;
+    s->n_vocab = c->n_vocab;
+    s->trace = trace_new(c);
+    s->sampler = sampler_new(c->n_vocab, banned);
+    s->logits = malloc(c->n_vocab * sizeof *s->logits);
+    if (!s->trace || !s->sampler || !s->logits) {
+        sess_free(s);
+        return NULL;
+    }
+    return s;
+}
+
+void sess_free(struct sess *s)
+{
+    if (!s)
+        return;
+    trace_free(s->trace);
+    sampler_free(s->sampler);
+    free(s->token);
+    free(s->logits);
+    free(s);
+}
+
+dbrx_status sess_append(struct sess *s, const int32_t *id, size_t n, struct dbrx_error *err)
+{
+    uint32_t max = disp_max_pos(s->disp);
+    if (n > max - s->n)
+        return fail(err, DBRX_E_FULL, "%zu more tokens do not fit: the context has room for %u, "
+                    "of which %u are taken", n, max, s->n);
+    for (size_t i = 0; i < n; i++)
+        if (id[i] < 0 || (uint32_t)id[i] >= s->n_vocab)
+            return fail(err, DBRX_E_INVALID, "token id %d is outside the vocabulary (0 to %u)",
+                        id[i], s->n_vocab - 1);
+    if (s->n + n > s->cap) {
+        size_t cap = 2 * (s->n + n) < max ? 2 * (s->n + n) : max;
+        int32_t *token = realloc(s->token, cap * sizeof *token);
+        if (!token)
+            return fail(err, DBRX_E_NOMEM, "out of memory");
+        s->token = token;
+        s->cap = (uint32_t)cap;
+    }
+    if (n)
+        memcpy(s->token + s->n, id, n * sizeof *id);
+    s->n += (uint32_t)n;
+    s->has_logits = s->has_logits && !n;
+    return DBRX_OK;
+}
+
+void sess_truncate(struct sess *s, uint32_t n_keep)
+{
+    if (n_keep >= s->n)
+        return;
+    s->n = n_keep;
+    s->has_logits = 0;
+    trace_truncate(s->trace, n_keep);      /* the backend follows at the next sync */
+}
+
+/* the backend forgets what is no longer on the timeline, or what the caller wants again */
+static dbrx_status rewind_to(struct sess *s, uint32_t n_keep, struct dbrx_error *err)
+{
+    return disp_position(s->disp) > n_keep ? disp_truncate(s->disp, n_keep, err) : DBRX_OK;
+}
+
+dbrx_status sess_sync(struct sess *s, struct dbrx_error *err)
+{
+    if (s->has_logits || !s->n)
+        return rewind_to(s, s->n, err);
+    /* the last token is evaluated once more if only its logits are missing */
+    dbrx_status st = rewind_to(s, s->n - 1, err);
+    if (st != DBRX_OK)
+        return st;
+    uint32_t pos = disp_position(s->disp);
+    struct dbrx_batch b = {
+        .struct_size = sizeof b, .n_tokens = s->n - pos, .token = s->token + pos,
+        .want_logits = DBRX_LOGITS_LAST, .logits = s->logits, .logits_len = s->n_vocab,
+        .route = trace_sink(s->trace),
+    };
+    double t0 = now();
+    st = disp_eval(s->disp, &b, err);
+    uint32_t done = disp_position(s->disp) - pos;
+    trace_truncate(s->trace, disp_position(s->disp));
+    s->has_logits = st == DBRX_OK;
+    s->last.prompt_tokens = done;
+    s->last.prompt_s = now() - t0;
+    s->total.prompt_tokens += done;
+    s->total.prompt_s += s->last.prompt_s;
+    return st;
+}
+
+static int is_eos(const struct sess_gen *g, int32_t id)
+{
+    for (uint32_t i = 0; i < g->n_eos; i++)
+        if (g->eos[i] == id)
+            return 1;
+    return 0;
+}
+
+dbrx_status sess_generate(struct sess *s, const struct sess_gen *g, enum sess_finish *why,
+                          struct dbrx_error *err)
+{
+    *why = SESS_FAILED;
+    if (!s->n)
+        return fail(err, DBRX_E_INVALID, "there is nothing to continue: the conversation is empty");
+    dbrx_status st = sess_sync(s, err);
+    struct sess_stats prompt = s->last, total = s->total;
+    uint32_t made = 0;
+    double t0 = now();
+    while (st == DBRX_OK) {
+        if (g->max_tokens && made == g->max_tokens) {
+            *why = SESS_MAX_TOKENS;
+            break;
+        }
+        if (s->n == disp_max_pos(s->disp)) {
+            *why = SESS_CONTEXT_FULL;
+            break;
+        }
+        int32_t id = sampler_draw(s->sampler, &g->sampling, s->logits);
+        if (id < 0) {
+            st = fail(err, DBRX_E_UNSUPPORTED, "the logits are no numbers: the weights or the "
+                      "backend are damaged");
+            break;
+        }
+        if ((st = sess_append(s, &id, 1, err)) != DBRX_OK)
+            break;
+        made++;
+        int stop = g->on_token && g->on_token(g->ctx, id, s->n - 1);
+        st = stop ? DBRX_STOPPED : sess_sync(s, err);      /* an eos too: its routes count */
+        if (st == DBRX_OK && is_eos(g, id)) {
+            *why = SESS_EOS;
+            break;
+        }
+    }
+    if (st == DBRX_STOPPED)
+        *why = SESS_STOPPED;
+    s->last = prompt;                      /* decode steps count as generation, not as prompt */
+    s->total = total;
+    s->last.gen_tokens = made;
+    s->last.gen_s = now() - t0;
+    s->total.gen_tokens += made;
+    s->total.gen_s += s->last.gen_s;
+    return st < 0 ? st : DBRX_OK;
+}
+
+dbrx_status sess_use(struct sess *s, const char *backend, const char *const *opt, int replay,
+                     struct dbrx_error *err)
+{
+    dbrx_status st = rewind_to(s, s->n, err);
+    /* what the old one has not computed yet is left to the next sync, which traces it */
+    return st != DBRX_OK ? st : disp_use(s->disp, backend, opt, replay, s->token,
+                                         disp_position(s->disp), err);
+}
+
+dbrx_status sess_rescan(struct sess *s, uint32_t step, const struct dbrx_route_sink *sink,
+                        dbrx_status (*piece)(void *, uint32_t, uint32_t, const float *),
+                        void *ctx, struct dbrx_error *err)
+{
+    if (step > s->n)
+        step = s->n;
+    float *logits = malloc(((size_t)step * s->n_vocab + 1) * sizeof *logits);
+    if (!logits)
+        return fail(err, DBRX_E_NOMEM, "out of memory for the logits of %u tokens", step);
+    dbrx_status st = rewind_to(s, 0, err);
+    for (uint32_t pos = 0, n; pos < s->n && st == DBRX_OK; pos += n) {
+        n = s->n - pos < step ? s->n - pos : step;
+        struct dbrx_batch b = {
+            .struct_size = sizeof b, .n_tokens = n, .token = s->token + pos,
+            .want_logits = DBRX_LOGITS_ALL, .logits = logits,
+            .logits_len = (size_t)n * s->n_vocab, .route = sink,
+        };
+        st = disp_eval(s->disp, &b, err);
+        if (st == DBRX_OK)
+            st = piece(ctx, pos, n, logits);
+    }
+    free(logits);
+    return st;
+}

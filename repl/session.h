@@ -1,0 +1,72 @@
+/* repl/session.h -- one conversation: the timeline of token ids, kept in step with
+ * whatever backend is current.
+ *
+ * Tokens are the truth, the KV cache is a cache: sess_sync makes the backend hold
+ * what the timeline says, whatever happened before (an interrupt, a switch, a
+ * truncation).  No terminal, no printf. */
+#ifndef DBRX_REPL_SESSION_H
+#define DBRX_REPL_SESSION_H
+
+#include "repl/dispatch.h"
+#include "repl/sampler.h"
+#include "repl/trace.h"
+
+struct sess {
+    struct disp    *disp;                  /* not owned                                   */
+    struct trace   *trace;
+    struct sampler *sampler;
+    uint32_t n_vocab;
+    int32_t *token;                        /* [n], the timeline                           */
+    uint32_t n, cap;
+    float   *logits;                       /* [n_vocab] of the last token, when has_logits */
+    int      has_logits;
+
+    /* what the last syncs and generations took, for the status line */
+    struct sess_stats {
+        uint64_t prompt_tokens, gen_tokens;
+        double   prompt_s, gen_s;
+    } last, total;
+};
+
+enum sess_finish { SESS_EOS, SESS_MAX_TOKENS, SESS_CONTEXT_FULL, SESS_STOPPED, SESS_FAILED };
+const char *sess_finish_name(enum sess_finish);        /* "eos", "length", "context", "interrupted", "error" */
+
+struct sess_gen {
+    struct sampler_params sampling;
+    uint32_t max_tokens;                   /* 0: until eos or the context is full         */
+    const int32_t *eos;
+    uint32_t n_eos;
+    /* After each token is on the timeline, an eos included.  Non-zero: stop here. */
+    int (*on_token)(void *ctx, int32_t id, uint32_t pos);
+    void *ctx;
+};
+
+struct sess *sess_new(struct disp *, const struct dbrx_config *, const uint8_t *banned); /* NULL: no memory */
+void sess_free(struct sess *);
+
+/* All of it or, on DBRX_E_FULL (beyond disp_max_pos) and DBRX_E_NOMEM, nothing.
+ * DBRX_E_INVALID for an id outside the vocabulary. */
+dbrx_status sess_append(struct sess *, const int32_t *id, size_t n, struct dbrx_error *);
+void sess_truncate(struct sess *, uint32_t n_keep);
+
+/* Makes the backend hold the whole timeline, routes traced; afterwards `logits` are the
+ * last token's.  DBRX_STOPPED leaves the timeline as it is; a later sync goes on. */
+dbrx_status sess_sync(struct sess *, struct dbrx_error *);
+
+/* Samples, appends, syncs, until something ends it.  An empty timeline is
+ * DBRX_E_INVALID.  The status is an error only for SESS_FAILED; what was generated
+ * stays on the timeline in every case. */
+dbrx_status sess_generate(struct sess *, const struct sess_gen *, enum sess_finish *, struct dbrx_error *);
+
+/* Another backend for this timeline; see disp_use. */
+dbrx_status sess_use(struct sess *, const char *backend, const char *const *opt, int replay,
+                     struct dbrx_error *);
+
+/* Evaluates the timeline afresh from position 0 in pieces of at most `step` tokens and
+ * hands out each piece: logits[n][n_vocab], and through `sink` its routes.  Leaves the
+ * timeline unchanged and in step. */
+dbrx_status sess_rescan(struct sess *, uint32_t step, const struct dbrx_route_sink *sink,
+                        dbrx_status (*piece)(void *ctx, uint32_t pos, uint32_t n, const float *logits),
+                        void *ctx, struct dbrx_error *);
+
+#endif

@@ -1,0 +1,24 @@
+#!/bin/sh
+# Every backend on every golden checkpoint.  ref is held to what it can do; the others may
+# round differently.
+n=0 fail=0
+for b in $BACKENDS; do
+    test -e "$MODULES/$b.so" || continue
+    rel=1e-4
+    test "$b" != ref || rel=2e-6
+    for dir in "$srcdir"/tests/data/tiny-* "$srcdir/models/nano"; do
+        n=$((n + 1))
+        if out=$("$builddir/tests/golden/golden" "$MODULES/$b.so" "$dir" --logits $rel); then
+            echo "ok $n - $b computes what the reference code computed on ${dir##*/}"
+        else
+            fail=1
+            echo "not ok $n - $b computes what the reference code computed on ${dir##*/}"
+            echo "$out" | grep -E '^(not ok|Bail)' | sed 's/^/# /'
+        fi
+        echo "$out" | awk '/worst/ && /logit/ {
+            for (i = 1; i < NF; i++) if ($(i + 1) == "of" && $i + 0 > worst) worst = $i + 0
+        } END { print "#   worst logit: " worst " of the largest" }'
+    done
+done
+echo "1..$n"
+exit $fail
