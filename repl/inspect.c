@@ -331,6 +331,7 @@ static const char usage[] = "usage: dbrx inspect [--json] [DIR]\n";
 int tool_inspect(int argc, char **argv)
 {
     const char *dir = NULL;
+    char *bundled = NULL;
     int json = 0, options = 1, rc = OK;
     for (int i = 1; i < argc; i++) {
         if (options && !strcmp(argv[i], "--")) {
@@ -348,7 +349,7 @@ int tool_inspect(int argc, char **argv)
         }
     }
     if (!dir)
-        dir = path_default_model();
+        dir = bundled = path_default_model();
     if (!dir) {
         fputs("dbrx: the bundled model was not found; name a checkpoint directory\n", stderr);
         return CHECKPOINT;
@@ -358,6 +359,7 @@ int tool_inspect(int argc, char **argv)
     struct dbrx_error err;
     if (ckpt_open(dir, &c, &err) != DBRX_OK) {
         fprintf(stderr, "dbrx: %s\n", err.text);
+        free(bundled);
         return CHECKPOINT;
     }
     struct facts f = { 0 };
@@ -377,5 +379,6 @@ int tool_inspect(int argc, char **argv)
     }
     cJSON_free(text);
     ckpt_close(c);
+    free(bundled);
     return rc;
 }

@@ -1,7 +1,19 @@
-/* repl/paths.h -- where installed and in-place files are. */
-#ifndef DBRX_PATHS_H
-#define DBRX_PATHS_H
+/* repl/paths.h -- where modules, the bundled model and the history live.
+ *
+ * With main.c and render.c the only place that reads the environment.  Nothing is ever
+ * looked for in the current directory. */
+#ifndef DBRX_REPL_PATHS_H
+#define DBRX_REPL_PATHS_H
 
-const char *path_default_model(void);      /* the bundled model's directory, or NULL */
+/* Directories to scan for modules, colon-separated, in this order: `option` (--module-path,
+ * may be NULL), $DBRX_MODULE_PATH, then modules/ beside the executable (a build tree),
+ * else the installed directory.  free() it; NULL: out of memory. */
+char *path_modules(const char *option);
+
+/* models/nano beside the executable, else the installed one.  free() it. */
+char *path_default_model(void);
+
+/* The history file, its folder created; NULL when there can be none.  free() it. */
+char *path_history(void);
 
 #endif

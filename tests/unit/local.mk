@@ -1,10 +1,12 @@
 # --- checkpoint reader
-check_PROGRAMS += %D%/checkpoint %D%/checkpoint-hostile
-TESTS += %D%/checkpoint %D%/checkpoint-hostile
+check_PROGRAMS += %D%/checkpoint %D%/checkpoint-hostile %D%/checkpoint-nomem
+TESTS += %D%/checkpoint %D%/checkpoint-hostile %D%/checkpoint-nomem
 %C%_checkpoint_SOURCES = %D%/checkpoint.c %D%/model_files.h
 %C%_checkpoint_LDADD = libmodel.la -lm
 %C%_checkpoint_hostile_SOURCES = %D%/checkpoint-hostile.c %D%/model_files.h
 %C%_checkpoint_hostile_LDADD = libmodel.la
+%C%_checkpoint_nomem_SOURCES = %D%/checkpoint-nomem.c %D%/model_files.h
+%C%_checkpoint_nomem_LDADD = libmodel.la
 EXTRA_DIST += tests/data
 
 # --- cpu-blas's parts, and the shell's core
@@ -17,3 +19,24 @@ TESTS += %D%/kernels %D%/core
 TESTS += %D%/headers.sh %D%/includes.sh %D%/install.sh
 EXTRA_DIST += %D%/headers.sh %D%/includes.sh %D%/install.sh %D%/elsewhere.c
 AM_TESTS_ENVIRONMENT += PKG_CONFIG='$(PKG_CONFIG)' MAKE='$(MAKE)'; export PKG_CONFIG MAKE;
+# ---- tokenizer
+TOK_TESTS = tests/unit/tok_golden tests/unit/tok_text tests/unit/tok_files tests/unit/tok_chat
+check_PROGRAMS += $(TOK_TESTS) tests/unit/tokenize-tool
+TESTS          += $(TOK_TESTS) %D%/tokenize.sh
+EXTRA_DIST     += %D%/tokenize.sh %D%/tok_fixture.h tests/data/cl100k_cases.jsonl tests/data/dbrx-tokenizer
+TOK_TEST_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
+TOK_TEST_LIBS   = libtokenizer.la $(CJSON_LIBS)
+tests_unit_tok_golden_SOURCES = %D%/tok_golden.c
+tests_unit_tok_golden_CFLAGS  = $(TOK_TEST_CFLAGS)
+tests_unit_tok_golden_LDADD   = $(TOK_TEST_LIBS)
+tests_unit_tok_text_SOURCES   = %D%/tok_text.c
+tests_unit_tok_text_CFLAGS    = $(TOK_TEST_CFLAGS)
+tests_unit_tok_text_LDADD     = $(TOK_TEST_LIBS)
+tests_unit_tok_files_SOURCES  = %D%/tok_files.c
+tests_unit_tok_files_CFLAGS   = $(TOK_TEST_CFLAGS)
+tests_unit_tok_files_LDADD    = $(TOK_TEST_LIBS)
+tests_unit_tok_chat_SOURCES   = %D%/tok_chat.c
+tests_unit_tok_chat_CFLAGS    = $(TOK_TEST_CFLAGS)
+tests_unit_tok_chat_LDADD     = $(TOK_TEST_LIBS)
+tests_unit_tokenize_tool_SOURCES = %D%/tokenize-tool.c repl/tokenize.c repl/tokenize.h
+tests_unit_tokenize_tool_LDADD   = libtokenizer.la

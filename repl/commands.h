@@ -1,0 +1,50 @@
+/* repl/commands.h -- the table of commands: name, group, typed arguments, help, handler.
+ *
+ * It drives parsing, completion, /help and the list in the README.  A handler gets
+ * arguments that have been checked against their types. */
+#ifndef DBRX_REPL_COMMANDS_H
+#define DBRX_REPL_COMMANDS_H
+
+#include "tokenizer/tokenizer.h"
+
+struct shell;
+
+enum arg_type {
+    ARG_END, ARG_INT,                      /* whole number; args.num                    */
+    ARG_COMMAND, ARG_BACKEND, ARG_VAR,     /* a word, completed from what there is      */
+    ARG_DIR, ARG_FILE,                     /* a word; quotes keep blanks                */
+    ARG_FLAG,                              /* "--name", anywhere; args.text is non-NULL */
+    ARG_OPTIONS,                           /* the remaining words, each k=v; args.list  */
+    ARG_VALUE,                             /* the rest of the line as it is             */
+    ARG_IDS                                /* the rest: token ids; args.ids             */
+};
+struct arg { enum arg_type type; const char *name; int required; };
+
+enum { MAX_ARGS = 4, MAX_LIST = 32 };
+struct args {                              /* by position in command.arg                */
+    const char *text[MAX_ARGS];            /* NULL: not given                           */
+    long        num[MAX_ARGS];
+    const char *list[MAX_LIST + 1];        /* ends at NULL                              */
+    struct tok_ids ids;
+};
+
+struct command {
+    const char *name, *group;
+    struct arg  arg[MAX_ARGS + 1];         /* ends at ARG_END                           */
+    const char *brief;                     /* one line                                  */
+    const char *help;                      /* more, then an example                     */
+    const char *example;
+    int (*run)(struct shell *, const struct args *);       /* 0, or -1: failed and said so */
+};
+
+const struct command *command_at(size_t i);            /* in the order of /help; NULL at the end */
+/* The command of that name (no slash), or NULL; with `prefix` of an unambiguous beginning. */
+const struct command *command_find(const char *name, int prefix);
+const char *command_nearest(const char *name);         /* or NULL */
+/* "/route [TOKEN]"; flags only with `all`. */
+void command_usage(const struct command *, int all, char *out, size_t size);
+
+/* Runs "/name args", [len] bytes.  0 or -1. */
+int command_run(struct shell *, const char *line, size_t len);
+
+#endif

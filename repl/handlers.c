@@ -1,0 +1,414 @@
+/* repl/handlers.c -- the short commands.  Each turns the state into rows, or its arguments
+ * into one call of the session; how rows look is the renderer's. */
+#define _GNU_SOURCE
+#include "repl/handlers.h"
+
+#include "repl/commands.h"
+#include "repl/shell.h"
+#include "repl/words.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+int handle_quit(struct shell *sh, const struct args *a)
+{
+    (void)a;
+    sh->quit = 1;
+    return 0;
+}
+
+int handle_new(struct shell *sh, const struct args *a)
+{
+    (void)a;
+    shell_new(sh);
+    render_event(&sh->out, "status", NULL, "new conversation");
+    return 0;
+}
+
+/* ---- /backend ---- */
+
+static const char *module_name(const struct module *m)
+{
+    return m->info ? m->info->name : strrchr(m->path, '/') + 1;
+}
+
+static char *show_backend(const struct render *r, const cJSON *row)
+{
+    (void)r;
+    const cJSON *opt = cJSON_GetObjectItemCaseSensitive(row, "options"), *o;
+    const char *reason = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(row, "reason"));
+    const char *device = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(row, "device"));
+    const char *kv = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(row, "kv"));
+    char *text = NULL;
+    if (reason)
+        return asprintf(&text, "cannot run: %s", reason) < 0 ? NULL : text;
+    if (asprintf(&text, "%s%s%s", device ? device : "", kv ? "\nkv: " : "", kv ? kv : "") < 0)
+        return NULL;
+    cJSON_ArrayForEach(o, opt) {
+        char *more;
+        const char *help = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(o, "help"));
+        const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(o, "name"));
+        if (asprintf(&more, "%s\n%s=%s", text, name ? name : "", help ? help : "") < 0)
+            break;
+        free(text);
+        text = more;
+    }
+    return text;
+}
+
+static char *show_current(const struct render *r, const cJSON *row)
+{
+    (void)r;
+    return strdup(cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(row, "current")) ? "*" : "");
+}
+
+static void backend_row(struct shell *sh, size_t i, const struct module *m, cJSON *list)
+{
+    struct dbrx_probe p = { 0 };
+    if (m->info && !disp_probe(sh->disp, i, &p))
+        return;                            /* a module of another kind */
+    const char *name = module_name(m), *now = disp_name(sh->disp);
+    int current = m->info && now && !strcmp(now, name);
+    cJSON *row = cJSON_CreateObject();
+    cJSON_AddItemToArray(list, row);
+    cJSON_AddBoolToObject(row, "current", current);
+    field_string(row, "name", name);
+    cJSON_AddNumberToObject(row, "score", p.score);
+    if (p.score > 0)
+        field_string(row, "device", p.device);
+    else
+        field_string(row, "reason", m->info ? p.reason : m->why);
+    if (current)
+        field_string(row, "kv", disp_kv_origin(sh->disp));
+    if (m->info) {
+        field_string(row, "version", m->info->version);
+        field_string(row, "summary", m->info->summary);
+    }
+    field_string(row, "path", m->path);
+    cJSON *opt = cJSON_AddArrayToObject(row, "options");
+    for (const struct dbrx_option *o = disp_options(sh->disp, i); o && o->name; o++) {
+        cJSON *one = cJSON_CreateObject();
+        cJSON_AddItemToArray(opt, one);
+        field_string(one, "name", o->name);
+        field_string(one, "default", o->fallback ? o->fallback : "");
+        field_string(one, "help", o->help ? o->help : "");
+    }
+}
+
+void list_backends(struct shell *sh)
+{
+    static const struct column col[] = {
+        { NULL, "", 0, 0, show_current }, { "name", "backend", 0, 0, NULL },
+        { "score", "score", 1, 0, NULL }, { NULL, "runs on; options", 0, 0, show_backend }, { 0 } };
+    static const struct rows rows = { "rows", "backends", "rows", col, 0 };
+    const struct module *m;
+    cJSON *list = cJSON_CreateArray();
+    for (size_t i = 0; (m = disp_module(sh->disp, i)); i++)
+        backend_row(sh, i, m, list);
+    render_rows(&sh->out, &rows, NULL, NULL, list);
+}
+
+static void say_backend(struct shell *sh)
+{
+    cJSON *f = cJSON_CreateObject();
+    field_string(f, "name", disp_name(sh->disp));
+    field_string(f, "kv", disp_kv_origin(sh->disp));
+    cJSON_AddNumberToObject(f, "position", disp_position(sh->disp));
+    render_event(&sh->out, "backend", f, "now on %s; kv: %s (%u tokens)", disp_name(sh->disp),
+                 disp_kv_origin(sh->disp), disp_position(sh->disp));
+}
+
+int handle_backend(struct shell *sh, const struct args *a)
+{
+    const char *name = a->text[0];
+    if (!name) {
+        list_backends(sh);
+        return 0;
+    }
+    if (shell_use(sh, name, a->list, a->text[1] != NULL))
+        return -1;
+    for (int i = 0; a->list[i]; i++) {     /* what was asked for here is the setting from now on */
+        char err[256];
+        if (!strncmp(a->list[i], "threads=", 8))
+            vars_set(&sh->vars, VAR_THREADS, a->list[i] + 8, FROM_SESSION, err, sizeof err);
+    }
+    say_backend(sh);
+    return 0;
+}
+
+/* ---- /set ---- */
+
+static void var_row(const struct shell *sh, int var, cJSON *list)
+{
+    const struct var *v = &sh->vars.v[var];
+    const struct var_def *d = &var_defs[var];
+    char range[128];
+    cJSON *row = cJSON_CreateObject();
+    cJSON_AddItemToArray(list, row);
+    var_range(var, range, sizeof range);
+    field_string(row, "name", d->name);
+    if (d->type == VAR_REAL || (d->type == VAR_COUNT && v->num >= 0))
+        cJSON_AddNumberToObject(row, "value", v->num);
+    else
+        field_string(row, "value", v->text);
+    field_string(row, "origin", var_origin_name(v->origin));
+    field_string(row, "default", v->fallback ? v->fallback : d->fallback);
+    field_string(row, "range", range);
+    field_string(row, "unit", d->unit);
+    field_string(row, "help", d->help);
+    if (var == VAR_SEED)
+        cJSON_AddNumberToObject(row, "in_use", (double)sh->seed);
+}
+
+static char *show_value(const struct render *r, const cJSON *row)
+{
+    (void)r;
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(row, "value");
+    const cJSON *seed = cJSON_GetObjectItemCaseSensitive(row, "in_use");
+    char *text = NULL;
+    if (cJSON_IsNumber(v))
+        return asprintf(&text, "%.16g", v->valuedouble) < 0 ? NULL : text;
+    if (seed)
+        return asprintf(&text, "%s (%.0f)", v ? v->valuestring : "", seed->valuedouble) < 0 ? NULL : text;
+    const char *s = cJSON_IsString(v) ? v->valuestring : "";
+    if (!*s)
+        return strdup("(empty)");
+    char *q = text_quoted(s, strlen(s));
+    if (q && strlen(q) > 33) {             /* /set NAME shows it all */
+        size_t n = 30;
+        while (n && (q[n] & 0xc0) == 0x80)
+            n--;
+        strcpy(q + n, "...");
+    }
+    return q;
+}
+
+static int show_settings(struct shell *sh, int var)
+{
+    static const struct column col[] = {
+        { "name", "setting", 0, 0, NULL }, { NULL, "value", 0, 0, show_value },
+        { "origin", "from", 0, 0, NULL }, { "range", "takes", 0, 0, NULL }, { 0 } };
+    static const struct rows rows = { "rows", "settings", "rows", col, 0 };
+    cJSON *list = cJSON_CreateArray();
+    for (int i = 0; i < N_VARS; i++)
+        if (var < 0 || i == var)
+            var_row(sh, i, list);
+    render_rows(&sh->out, &rows, NULL, NULL, list);
+    if (var >= 0 && !sh->out.json) {
+        const char *text = sh->vars.v[var].text;
+        if (var_defs[var].type == VAR_TEXT && *text)
+            render_paragraph(&sh->out, 2, text);
+        render_paragraph(&sh->out, 2, var_defs[var].help);
+    }
+    return 0;
+}
+
+/* The backend with the new number of threads; a backend that has no such option says so
+ * and goes on.  0, or -1: still as before. */
+static int apply_threads(struct shell *sh)
+{
+    const char *now = disp_name(sh->disp);
+    if (!now || !shell_knows_threads(sh, now)) {
+        render_event(&sh->out, "status", NULL, "%s has no option threads; the setting waits for a "
+                     "backend that has", now ? now : "no backend is open, and so");
+        return 0;
+    }
+    if (shell_use(sh, now, NULL, 0))
+        return -1;
+    say_backend(sh);
+    return 0;
+}
+
+int set_value(struct shell *sh, int var, const char *text)
+{
+    char err[256];
+    struct var *v = &sh->vars.v[var];
+    char *was = strdup(v->text);
+    enum var_origin from = v->origin;
+    if (!was)
+        return render_error(&sh->out, "out of memory");
+    int failed = vars_set(&sh->vars, var, text, FROM_SESSION, err, sizeof err);
+    if (failed)
+        render_error(&sh->out, "%s", err);
+    if (!failed && var == VAR_THREADS && strcmp(was, v->text) && apply_threads(sh)) {
+        vars_set(&sh->vars, var, was, from, err, sizeof err);
+        failed = -1;
+    }
+    if (!failed) {
+        const char *when = var == VAR_SYSTEM && sh->sess->n ? "; it counts from the next /new" : "";
+        if (var == VAR_SEED)
+            shell_reseed(sh);
+        render_event(&sh->out, "status", NULL, "%s = %s%s", var_defs[var].name,
+                     *v->text ? v->text : "(empty)", when);
+    }
+    free(was);
+    return failed;
+}
+
+int handle_set(struct shell *sh, const struct args *a)
+{
+    if (!a->text[0])
+        return show_settings(sh, -1);
+    int var = var_find(a->text[0], sh->interactive);
+    if (var < 0) {
+        const char *near = var_nearest(a->text[0]);
+        return render_error(&sh->out, "there is no setting \"%.60s\"%s%s%s", a->text[0],
+                            near ? "; did you mean " : "; /set lists them", near ? near : "",
+                            near ? "?" : "");
+    }
+    return a->text[1] ? set_value(sh, var, a->text[1]) : show_settings(sh, var);
+}
+
+/* ---- the timeline ---- */
+
+int catch_up(struct shell *sh)
+{
+    struct dbrx_error err = { 0 };
+    render_busy(&sh->out, 1);
+    dbrx_status st = sess_sync(sh->sess, &err);
+    render_busy(&sh->out, 0);
+    return st == DBRX_OK ? 0 : shell_failed(sh, st, &err);
+}
+
+int handle_feed(struct shell *sh, const struct args *a)
+{
+    struct sess *s = sh->sess;
+    struct dbrx_error err = { 0 };
+    uint32_t before = s->n;
+    if (!disp_name(sh->disp))
+        return render_error(&sh->out, "no backend is open; /backend NAME opens one");
+    dbrx_status st = sess_append(s, a->ids.id, a->ids.n, &err);
+    if (st == DBRX_E_FULL)
+        return render_error(&sh->out, "%zu tokens do not fit: %u of the context's %u are taken; nothing "
+                            "was fed.  Feed fewer, or start afresh with /new", a->ids.n, s->n,
+                            disp_max_pos(sh->disp));
+    if (st != DBRX_OK)
+        return render_error(&sh->out, "%s; nothing was fed", err.text);
+    if (catch_up(sh)) {
+        sess_truncate(s, before);
+        return -1;
+    }
+    cJSON *f = cJSON_CreateObject();
+    cJSON_AddNumberToObject(f, "tokens", (double)a->ids.n);
+    cJSON_AddNumberToObject(f, "position", s->n);
+    render_event(&sh->out, "status", f, "fed %zu token%s; context %u/%u", a->ids.n,
+                 a->ids.n == 1 ? "" : "s", s->n, disp_max_pos(sh->disp));
+    return 0;
+}
+
+char *token_text(const struct shell *sh, int32_t id)
+{
+    size_t len;
+    const char *bytes = sh->tok ? tok_bytes(sh->tok, id, &len) : NULL;
+    char *text = NULL;
+    if (bytes)
+        return text_quoted(bytes, len);
+    return asprintf(&text, "<|%d|>", id) < 0 ? NULL : text;
+}
+
+int handle_tokens(struct shell *sh, const struct args *a)
+{
+    static const struct column col[] = { { "pos", "pos", 1, 0, NULL }, { "id", "id", 1, 0, NULL },
+                                         { "text", "text", 0, 0, NULL }, { 0 } };
+    static const struct rows rows = { "rows", "tokens", "rows", col, 0 };
+    (void)a;
+    cJSON *list = cJSON_CreateArray();
+    for (uint32_t i = 0; i < sh->sess->n; i++) {
+        char *text = token_text(sh, sh->sess->token[i]), *quoted = NULL;
+        cJSON *row = cJSON_CreateObject();
+        cJSON_AddItemToArray(list, row);
+        cJSON_AddNumberToObject(row, "pos", i);
+        cJSON_AddNumberToObject(row, "id", sh->sess->token[i]);
+        if (text && asprintf(&quoted, "\"%s\"", text) >= 0)
+            field_string(row, "text", sh->out.json ? text : quoted);
+        free(quoted);
+        free(text);
+    }
+    if (!sh->sess->n && !sh->out.json)
+        render_event(&sh->out, "status", NULL, "the conversation is empty");
+    render_rows(&sh->out, &rows, NULL, NULL, list);
+    return 0;
+}
+
+/* ---- /stats ---- */
+
+static void stat_row(cJSON *list, const char *name, double value, const char *unit)
+{
+    cJSON *row = cJSON_CreateObject();
+    cJSON_AddItemToArray(list, row);
+    field_string(row, "name", name);
+    cJSON_AddNumberToObject(row, "value", value);
+    field_string(row, "unit", unit);
+}
+
+static void stat_word(cJSON *list, const char *name, const char *value)
+{
+    cJSON *row = cJSON_CreateObject();
+    cJSON_AddItemToArray(list, row);
+    field_string(row, "name", name);
+    field_string(row, "value", value);
+}
+
+static char *show_stat(const struct render *r, const cJSON *row)
+{
+    (void)r;
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(row, "value");
+    const char *unit = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(row, "unit"));
+    char *text = NULL;
+    if (!cJSON_IsNumber(v))
+        return strdup(cJSON_IsString(v) ? v->valuestring : "");
+    int digits = unit && !strncmp(unit, "tok/s", 5) ? 1 : 0;
+    if (unit && !strcmp(unit, "bytes"))
+        return asprintf(&text, "%.1f MiB", v->valuedouble / 1048576) < 0 ? NULL : text;
+    return asprintf(&text, "%.*f%s%s", digits, v->valuedouble, unit && *unit ? " " : "",
+                    unit ? unit : "") < 0 ? NULL : text;
+}
+
+static void speed_rows(cJSON *list, const char *what, const struct sess_stats *s)
+{
+    char name[64];
+    snprintf(name, sizeof name, "%s prompt", what);
+    stat_row(list, name, (double)s->prompt_tokens, "tokens");
+    snprintf(name, sizeof name, "%s prompt speed", what);
+    stat_row(list, name, s->prompt_s > 0 ? (double)s->prompt_tokens / s->prompt_s : 0, "tok/s");
+    snprintf(name, sizeof name, "%s generation", what);
+    stat_row(list, name, (double)s->gen_tokens, "tokens");
+    snprintf(name, sizeof name, "%s generation speed", what);
+    stat_row(list, name, s->gen_s > 0 ? (double)s->gen_tokens / s->gen_s : 0, "tok/s");
+}
+
+static double resident_bytes(void)
+{
+    double pages = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    if (f && fscanf(f, "%*s %lf", &pages) != 1)
+        pages = 0;
+    if (f)
+        fclose(f);
+    return pages * (double)sysconf(_SC_PAGESIZE);
+}
+
+int handle_stats(struct shell *sh, const struct args *a)
+{
+    static const struct column col[] = { { "name", "", 0, 0, NULL }, { NULL, "", 0, 0, show_stat }, { 0 } };
+    static const struct rows rows = { "rows", "stats", "rows", col, 1 };
+    struct rusage use;
+    (void)a;
+    cJSON *list = cJSON_CreateArray();
+    stat_word(list, "model", sh->name);
+    stat_word(list, "backend", disp_name(sh->disp) ? disp_name(sh->disp) : "none");
+    stat_word(list, "kv", disp_kv_origin(sh->disp));
+    stat_row(list, "context used", sh->sess->n, "tokens");
+    stat_row(list, "context", disp_max_pos(sh->disp), "tokens");
+    stat_row(list, "seed", (double)sh->seed, "");
+    speed_rows(list, "last", &sh->sess->last);
+    speed_rows(list, "total", &sh->sess->total);
+    stat_row(list, "memory", resident_bytes(), "bytes");
+    if (!getrusage(RUSAGE_SELF, &use))
+        stat_row(list, "memory at most", (double)use.ru_maxrss * 1024, "bytes");
+    render_rows(&sh->out, &rows, NULL, NULL, list);
+    return 0;
+}

@@ -1,0 +1,286 @@
+/* repl/main.c -- the program: options, the order in which things run, exit codes. */
+#define _GNU_SOURCE
+#include "config.h"
+
+#include "repl/help.h"
+#include "repl/shell.h"
+#include "repl/signals.h"
+#include "repl/inspect.h"
+#include "repl/tokenize.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <locale.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { OPT_JSON = 256, OPT_THREADS, OPT_CTX, OPT_SEED, OPT_MODULE_PATH, OPT_HELP, OPT_HELP_COMMANDS,
+       OPT_VERSION };
+
+static const struct {
+    const char *name;
+    int letter;                            /* below 256: its short form too */
+    const char *arg, *help;
+} options[] = {
+    { "model", 'm', "DIR", "checkpoint directory (default: the bundled nano)" },
+    { "backend", 'b', "NAME", "backend to start with (default: the best that can run here)" },
+    { "set", 's', "VAR=VALUE", "change a setting, as /set does; repeatable" },
+    { "command", 'c', "LINE", "run one line (command or prompt) and end; repeatable" },
+    { "file", 'f', "SCRIPT", "run the lines of a file (- is stdin) and end" },
+    { "prompt", 'p', "FILE", "the whole file (- is stdin) is one prompt; print its completion and end" },
+    { "json", OPT_JSON, NULL, "results as JSON Lines, one object per event" },
+    { "threads", OPT_THREADS, "N", "CPU threads (default: the backend's choice)" },
+    { "ctx", OPT_CTX, "N", "context to reserve, in tokens (default: the model's, at most 4096)" },
+    { "seed", OPT_SEED, "N", "seed of the random numbers, to repeat a run" },
+    { "module-path", OPT_MODULE_PATH, "DIRS", "look for backends here first (colon-separated)" },
+    { "help", OPT_HELP, NULL, "show this" },
+    { "help-commands", OPT_HELP_COMMANDS, NULL, "list the shell's commands, as Markdown" },
+    { "version", OPT_VERSION, NULL, "show the version" },
+};
+enum { N_OPTIONS = sizeof options / sizeof *options };
+
+static const struct {
+    const char *name, *help;
+    int (*run)(int argc, char **argv);     /* argv[0] is the name; the exit code */
+} tools[] = {
+    { "inspect", "what is in a checkpoint", tool_inspect },
+    { "tokenize", "text to token ids, one a line", tool_tokenize },
+    { "detokenize", "token ids to text", tool_detokenize },
+};
+enum { N_TOOLS = sizeof tools / sizeof *tools };
+
+/* -c, -f and -p in the order given */
+struct job { int letter; const char *arg; };
+
+static void print_help(void)
+{
+    printf("Usage: dbrx [OPTION...]\n");
+    for (int i = 0; i < N_TOOLS; i++)
+        printf("       dbrx %-10s ...   %s (--help says more)\n", tools[i].name, tools[i].help);
+    printf("\nTalk to, look inside and experiment on DBRX mixture-of-experts language models.\n"
+           "Without -c, -f and -p lines are read from the terminal or from stdin.\n\n");
+    for (int i = 0; i < N_OPTIONS; i++) {
+        char form[64];
+        int letter = options[i].letter;
+        snprintf(form, sizeof form, "%c%c%s--%s%s%s", letter < 256 ? '-' : ' ', letter < 256 ? letter : ' ',
+                 letter < 256 ? ", " : "  ", options[i].name, options[i].arg ? " " : "",
+                 options[i].arg ? options[i].arg : "");
+        printf("  %-24s %s\n", form, options[i].help);
+    }
+    printf("\nLines beginning with / are commands: dbrx -c /help lists them, dbrx -c /set the settings.\n"
+           "Exit codes: 0 ok, 1 internal, 2 usage, 3 a command failed, 4 checkpoint, 5 no usable\n"
+           "backend, 130/143/141 ended by SIGINT/SIGTERM/SIGPIPE.\n");
+}
+
+static int usage(const char *fmt, const char *what)
+{
+    fprintf(stderr, "dbrx: ");
+    fprintf(stderr, fmt, what);
+    fprintf(stderr, "\ndbrx --help lists the options\n");
+    return EXIT_USAGE;
+}
+
+static int set_option(struct vars *vars, const char *assignment)
+{
+    char err[256], name[64];
+    size_t n = strcspn(assignment, "=");
+    if (!assignment[n] || !n || n >= sizeof name)
+        return usage("-s wants VAR=VALUE, not \"%.80s\"", assignment);
+    memcpy(name, assignment, n);
+    name[n] = '\0';
+    int var = var_find(name, 0);
+    if (var < 0) {
+        const char *near = var_nearest(name);
+        snprintf(err, sizeof err, "there is no setting \"%s\"%s%s%s", name, near ? "; did you mean " : "",
+                 near ? near : "", near ? "?" : "");
+        return usage("%s", err);
+    }
+    return vars_set(vars, var, assignment + n + 1, FROM_COMMAND_LINE, err, sizeof err) ? usage("%s", err) : 0;
+}
+
+/* 0, an exit code, or -1: done */
+static int parse(int argc, char **argv, struct shell *sh, struct shell_options *o, int *json,
+                 struct job *jobs, int *n_jobs)
+{
+    struct option longs[N_OPTIONS + 1] = { 0 };
+    char shorts[2 * N_OPTIONS + 2] = ":", *s = shorts + 1, text[300];
+    for (int i = 0; i < N_OPTIONS; i++) {
+        longs[i] = (struct option){ options[i].name, options[i].arg ? required_argument : no_argument,
+                                    NULL, options[i].letter };
+        if (options[i].letter < 256) {
+            *s++ = (char)options[i].letter;
+            *s++ = ':';
+        }
+    }
+    int c, bad;
+    char *end;
+    opterr = 0;
+    while ((c = getopt_long(argc, argv, shorts, longs, NULL)) != -1) {
+        bad = 0;
+        switch (c) {
+        case 'm': o->model = optarg; break;
+        case 'b': o->backend = optarg; break;
+        case 's': bad = set_option(&sh->vars, optarg); break;
+        case 'c': case 'f': case 'p':
+            jobs[(*n_jobs)++] = (struct job){ c, optarg };
+            break;
+        case OPT_JSON: *json = 1; break;
+        case OPT_THREADS: case OPT_SEED:
+            snprintf(text, sizeof text, "%s=%.200s", c == OPT_SEED ? "seed" : "threads", optarg);
+            bad = set_option(&sh->vars, text);
+            break;
+        case OPT_CTX: {
+            errno = 0;
+            unsigned long n = strtoul(optarg, &end, 10);
+            if (optarg[0] < '0' || optarg[0] > '9' || *end || errno || !n || n > UINT32_MAX)
+                return usage("--ctx wants a number of tokens above 0, not \"%.80s\"", optarg);
+            o->ctx = (uint32_t)n;
+            break;
+        }
+        case OPT_MODULE_PATH: o->module_path = optarg; break;
+        case OPT_HELP: print_help(); return -1;
+        case OPT_HELP_COMMANDS: help_markdown(); return -1;
+        case OPT_VERSION: printf("dbrx " PACKAGE_VERSION "\n"); return -1;
+        case ':': return usage("%s needs an argument", argv[optind - 1]);
+        default:
+            if (optopt && optopt < 256) {
+                snprintf(text, sizeof text, "-%c", optopt);
+                return usage("there is no option %s", text);
+            }
+            return usage("there is no option %s (or it is ambiguous, or takes no argument)", argv[optind - 1]);
+        }
+        if (bad)
+            return bad;
+    }
+    if (optind < argc)
+        return usage("\"%.80s\" is no option; a prompt is given with -p FILE or -c TEXT", argv[optind]);
+    for (int i = 0; i < *n_jobs; i++)
+        if (jobs[i].letter == 'p' && *n_jobs > 1)
+            return usage("%s stands alone: settings are made with -s, more prompts are -c TEXT", "-p");
+    return 0;
+}
+
+static FILE *open_input(struct shell *sh, const char *name)
+{
+    FILE *f = !strcmp(name, "-") ? stdin : fopen(name, "re");
+    if (!f)
+        render_error(&sh->out, "%s cannot be read: %s", name, strerror(errno));
+    return f;
+}
+
+/* -p: all of the file but its last newline is one prompt */
+static int run_prompt(struct shell *sh, const char *name)
+{
+    char *text = NULL;
+    size_t len = 0, cap = 0;
+    int failed = 0;
+    FILE *f = open_input(sh, name);
+    if (!f)
+        return -1;
+    for (size_t n = 1; n && !failed; len += n) {
+        if (cap - len < 4096) {
+            char *more = realloc(text, cap = 2 * cap + 65536);
+            if (!more) {
+                failed = render_error(&sh->out, "%s does not fit into memory", name);
+                break;
+            }
+            text = more;
+        }
+        n = fread(text + len, 1, cap - len, f);
+    }
+    if (!failed && ferror(f) && !signals_fatal())
+        failed = render_error(&sh->out, "%s cannot be read: %s", name, strerror(errno));
+    if (len && text[len - 1] == '\n')
+        len -= len > 1 && text[len - 2] == '\r' ? 2 : 1;
+    if (!failed && !len)
+        failed = render_error(&sh->out, "%s holds no text to continue", name);
+    if (!failed)
+        failed = reply_to(sh, text, len);
+    free(text);
+    if (f != stdin)
+        fclose(f);
+    return failed;
+}
+
+static int run_job(struct shell *sh, const struct job *j, int number)
+{
+    if (j->letter == 'p')
+        return run_prompt(sh, j->arg);
+    if (j->letter == 'c') {
+        snprintf(sh->out.where, sizeof sh->out.where, "-c %d", number);
+        int failed = shell_line(sh, j->arg, strlen(j->arg));
+        sh->out.where[0] = '\0';
+        return failed;
+    }
+    FILE *f = open_input(sh, j->arg);
+    if (!f)
+        return -1;
+    int failed = shell_script(sh, f, f == stdin ? "stdin" : j->arg);
+    if (f != stdin)
+        fclose(f);
+    return failed;
+}
+
+static void say_session(struct shell *sh)
+{
+    const struct dbrx_config *c = &sh->ckpt->desc.config;
+    cJSON *f = cJSON_CreateObject();
+    field_string(f, "version", PACKAGE_VERSION);
+    field_string(f, "model", sh->name);
+    field_string(f, "dir", sh->ckpt->dir);
+    cJSON_AddNumberToObject(f, "parameters", (double)ckpt_params_total(sh->ckpt));
+    cJSON_AddNumberToObject(f, "parameters_active", (double)ckpt_params_active(sh->ckpt));
+    cJSON_AddNumberToObject(f, "layers", c->n_layers);
+    cJSON_AddNumberToObject(f, "experts", c->n_experts);
+    cJSON_AddNumberToObject(f, "top_k", c->top_k);
+    cJSON_AddNumberToObject(f, "vocabulary", c->n_vocab);
+    cJSON_AddNumberToObject(f, "context", disp_max_pos(sh->disp));
+    cJSON_AddBoolToObject(f, "tokenizer", sh->tok != NULL);
+    field_string(f, "mode", sh->vars.v[VAR_MODE].text);
+    field_string(f, "backend", disp_name(sh->disp));
+    render_object(&sh->out, "session", f);
+}
+
+int main(int argc, char **argv)
+{
+    setlocale(LC_CTYPE, "");               /* numbers stay as in C */
+    for (int i = 0; argc > 1 && i < N_TOOLS; i++)
+        if (!strcmp(argv[1], tools[i].name))
+            return tools[i].run(argc - 1, argv + 1);
+
+    static struct shell sh;
+    struct shell_options o = { 0 };
+    struct job *jobs = calloc((size_t)argc + 1, sizeof *jobs);
+    int n_jobs = 0, json = 0;
+    if (!jobs || vars_init(&sh.vars)) {
+        fprintf(stderr, "dbrx: out of memory\n");
+        return EXIT_INTERNAL;
+    }
+    int code = parse(argc, argv, &sh, &o, &json, jobs, &n_jobs);
+    if (!code) {
+        render_init(&sh.out, json);
+        int tty = !n_jobs && isatty(STDIN_FILENO) && isatty(STDERR_FILENO);
+        signals_init(tty);
+        code = shell_open(&sh, &o);
+        if (!code)
+            say_session(&sh);
+        sh.interactive = tty;
+        if (!code && !n_jobs && !tty)
+            jobs[n_jobs++] = (struct job){ 'f', "-" };
+        if (!code && tty)
+            shell_interactive(&sh);
+        for (int i = 0; i < n_jobs && !code && !sh.quit && !signals_fatal(); i++)
+            code = run_job(&sh, &jobs[i], i + 1) ? EXIT_COMMAND : 0;
+    }
+    int sig = signals_fatal();
+    free(jobs);
+    shell_close(&sh);
+    if (render_failed(&sh.out) && !sig) {
+        fprintf(stderr, "dbrx: stdout cannot be written: %s\n", strerror(errno));
+        return EXIT_INTERNAL;
+    }
+    if (sig)
+        signals_die(sig);
+    return code < 0 ? EXIT_OK : code;
+}

@@ -1,0 +1,91 @@
+/* repl/paths.c -- see paths.h. */
+#define _GNU_SOURCE
+#include "config.h"
+
+#include "repl/paths.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* "<folder of the executable>/sub" when that is a directory, else NULL */
+static char *beside_executable(const char *sub)
+{
+    char exe[PATH_MAX], *path;
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+    if (n <= 0)
+        return NULL;
+    exe[n] = '\0';
+    *strrchr(exe, '/') = '\0';
+    struct stat st;
+    if (asprintf(&path, "%s/%s", exe, sub) < 0)
+        return NULL;
+    if (!stat(path, &st) && S_ISDIR(st.st_mode))
+        return path;
+    free(path);
+    return NULL;
+}
+
+static int append(char **path, const char *dir)
+{
+    char *longer;
+    if (asprintf(&longer, "%s%s%s", *path ? *path : "", *path ? ":" : "", dir) < 0)
+        return -1;
+    free(*path);
+    *path = longer;
+    return 0;
+}
+
+/* The loader passes over relative directories; those a user typed are meant. */
+static int append_typed(char **path, const char *list)
+{
+    char *copy = strdup(list), *save = NULL;
+    int bad = !copy;
+    for (char *dir = copy ? strtok_r(copy, ":", &save) : NULL; dir && !bad;
+         dir = strtok_r(NULL, ":", &save)) {
+        char *real = realpath(dir, NULL);
+        bad = real && append(path, real);
+        free(real);
+    }
+    free(copy);
+    return -bad;
+}
+
+char *path_modules(const char *option)
+{
+    const char *env = getenv("DBRX_MODULE_PATH");
+    char *path = NULL, *built = beside_executable("modules");
+    int bad = (option && append_typed(&path, option)) || (env && *env && append(&path, env)) ||
+              append(&path, built ? built : PKGLIBDIR);
+    free(built);
+    if (bad) {
+        free(path);
+        path = NULL;
+    }
+    return path;
+}
+
+char *path_default_model(void)
+{
+    char *built = beside_executable("models/nano");
+    return built ? built : strdup(PKGDATADIR "/models/nano");
+}
+
+char *path_history(void)
+{
+    const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
+    char *path = NULL;
+    int n = state && state[0] == '/' ? asprintf(&path, "%s/dbrx/history", state)
+          : home && home[0] == '/'   ? asprintf(&path, "%s/.local/state/dbrx/history", home) : -1;
+    if (n < 0)
+        return NULL;
+    for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        mkdir(path, 0700);
+        *slash = '/';
+    }
+    return path;
+}

@@ -1,0 +1,380 @@
+/* repl/render.c -- see render.h. */
+#define _GNU_SOURCE
+#include "repl/render.h"
+
+#include "repl/words.h"
+
+#include <langinfo.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+#include <wchar.h>
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+void render_init(struct render *r, int json)
+{
+    const char *term = getenv("TERM"), *no_color = getenv("NO_COLOR");
+    int dumb = !term || !*term || !strcmp(term, "dumb");
+    *r = (struct render){ .json = json, .out_tty = isatty(STDOUT_FILENO),
+                          .err_tty = isatty(STDERR_FILENO) && !dumb,
+                          .utf8 = !strcmp(nl_langinfo(CODESET), "UTF-8") };
+    r->colour = r->err_tty && !(no_color && *no_color);
+    pthread_mutex_init(&r->lock, NULL);
+}
+
+unsigned render_width(const struct render *r)
+{
+    struct winsize w;
+    return r->out_tty && !ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) && w.ws_col >= 20 ? w.ws_col : 80;
+}
+
+/* ---- characters ---- */
+
+/* Columns that text[len] takes; valid UTF-8 */
+static unsigned columns(const char *text, size_t len)
+{
+    unsigned n = 0;
+    mbstate_t st = { 0 };
+    for (size_t i = 0; i < len; ) {
+        wchar_t c;
+        size_t used = mbrtowc(&c, text + i, len - i, &st);
+        if (used == (size_t)-1 || used == (size_t)-2 || !used)
+            return n + (unsigned)(len - i);
+        int w = wcwidth(c);
+        n += w > 0 ? (unsigned)w : 0;
+        i += used;
+    }
+    return n;
+}
+
+/* Controls a terminal would obey, as ^[ and U+FFFD; newline and tab pass */
+static void put(FILE *f, const char *text, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        unsigned char c = (unsigned char)text[i];
+        if ((c < 0x20 && c != '\n' && c != '\t') || c == 0x7f) {
+            fprintf(f, "^%c", c ^ 0x40);
+        } else if (c == 0xc2 && i + 1 < len && (unsigned char)text[i + 1] < 0xa0) {
+            fputs("\xef\xbf\xbd", f);      /* C1: an 8-bit ESC [ to some terminals */
+            i++;
+        } else {
+            putc(c, f);
+        }
+    }
+}
+
+static void put_string(FILE *f, const char *text)
+{
+    char *clean = text_clean(text, strlen(text));
+    if (clean)
+        put(f, clean, strlen(clean));
+    free(clean);
+}
+
+/* Words on lines of at most `width` columns; goes on at column `at`, later lines begin at
+ * `indent`.  Newlines in the text stay. */
+static void wrap(FILE *f, const char *text, unsigned at, unsigned indent, unsigned width)
+{
+    unsigned col = at;
+    while (*text) {
+        size_t gap = strspn(text, " "), n = strcspn(text + gap, " \n");
+        unsigned w = columns(text + gap, n);
+        if (col > indent && col + gap + w > width) {
+            fprintf(f, "\n%*s", (int)indent, "");
+            col = indent;
+        } else {
+            fprintf(f, "%*s", (int)gap, "");
+            col += (unsigned)gap;
+        }
+        put(f, text + gap, n);
+        col += w;
+        text += gap + n;
+        if (*text == '\n' && *++text) {
+            fprintf(f, "\n%*s", (int)indent, "");
+            col = indent;
+        }
+    }
+    putc('\n', f);
+}
+
+/* ---- JSON ---- */
+
+void field_text(cJSON *obj, const char *key, const char *text, size_t len)
+{
+    char *clean = text_clean(text, len);
+    if (clean)
+        cJSON_AddStringToObject(obj, key, clean);
+    free(clean);
+}
+
+void field_string(cJSON *obj, const char *key, const char *text)
+{
+    field_text(obj, key, text, strlen(text));
+}
+
+/* Puts type (and text) first, then the fields; takes them */
+static void emit(const char *type, const char *of, const char *text, cJSON *fields)
+{
+    cJSON *obj = cJSON_CreateObject();
+    cJSON_AddStringToObject(obj, "type", type);
+    if (of)
+        cJSON_AddStringToObject(obj, "of", of);
+    if (text)
+        field_string(obj, "text", text);
+    while (fields && fields->child) {
+        cJSON *item = cJSON_DetachItemViaPointer(fields, fields->child);
+        char *key = item->string;
+        item->string = NULL;
+        cJSON_AddItemToObject(obj, key, item);
+        cJSON_free(key);
+    }
+    cJSON_Delete(fields);
+    char *line = cJSON_PrintUnformatted(obj);
+    if (line)
+        puts(line);
+    else
+        puts("{\"type\":\"error\",\"text\":\"out of memory\"}");
+    fflush(stdout);
+    cJSON_free(line);
+    cJSON_Delete(obj);
+}
+
+/* ---- progress ---- */
+
+static void erase_progress(struct render *r)
+{
+    if (r->shown)                          /* spaces, not an escape sequence: works everywhere */
+        fprintf(stderr, "\r%*s\r", r->shown, "");
+    r->shown = 0;
+}
+
+void render_busy(struct render *r, int on)
+{
+    pthread_mutex_lock(&r->lock);
+    erase_progress(r);
+    r->busy = on && r->err_tty && !r->json;
+    r->since = r->last = now();
+    pthread_mutex_unlock(&r->lock);
+}
+
+void render_progress(struct render *r, const char *what, uint64_t done, uint64_t total)
+{
+    double t = now();
+    pthread_mutex_lock(&r->lock);
+    if (r->busy && t - r->since > 0.5 && (!r->shown || t - r->last > 0.1)) {
+        char line[79];
+        int n = total ? snprintf(line, sizeof line, "%.50s: %3.0f%%", what,
+                                 100 * (double)done / (double)total)
+                      : snprintf(line, sizeof line, "%.50s ...", what);
+        fprintf(stderr, "\r%s%*s", line, r->shown > n ? r->shown - n : 0, "");
+        r->shown = r->shown > n ? r->shown : n;
+        r->last = t;
+        fflush(stderr);
+    }
+    pthread_mutex_unlock(&r->lock);
+}
+
+/* Before anything else is printed: no progress line, no half line of a reply in the way */
+static void clear_line(struct render *r)
+{
+    pthread_mutex_lock(&r->lock);
+    erase_progress(r);
+    pthread_mutex_unlock(&r->lock);
+    fflush(stdout);
+}
+
+/* ---- events ---- */
+
+static void say(struct render *r, const char *before, const char *text, const char *after)
+{
+    clear_line(r);
+    fputs(before, stderr);
+    put_string(stderr, text);
+    fprintf(stderr, "%s\n", after);
+}
+
+void render_event(struct render *r, const char *type, cJSON *fields, const char *fmt, ...)
+{
+    char *text = NULL;
+    va_list ap;
+    va_start(ap, fmt);
+    if (vasprintf(&text, fmt, ap) < 0)
+        text = NULL;
+    va_end(ap);
+    if (r->json) {
+        emit(type, NULL, text, fields);
+    } else {
+        if (text)
+            say(r, "", text, "");
+        cJSON_Delete(fields);
+    }
+    free(text);
+}
+
+void render_object(struct render *r, const char *type, cJSON *fields)
+{
+    if (r->json)
+        emit(type, NULL, NULL, fields);
+    else
+        cJSON_Delete(fields);
+}
+
+int render_error(struct render *r, const char *fmt, ...)
+{
+    char *text = NULL, *line = NULL;
+    va_list ap;
+    va_start(ap, fmt);
+    if (vasprintf(&text, fmt, ap) < 0)
+        text = NULL;
+    va_end(ap);
+    const char *what = text ? text : "out of memory";
+    if (r->quiet) {
+        snprintf(r->quiet, r->quiet_size, "%s", what);
+        free(text);
+        return -1;
+    }
+    if (r->json) {
+        cJSON *fields = cJSON_CreateObject();
+        if (r->where[0])
+            field_string(fields, "where", r->where);
+        emit("error", NULL, what, fields);
+    }
+    if (asprintf(&line, "%s%s%s", r->where, r->where[0] ? ": " : "", what) >= 0)
+        say(r, r->colour ? "\033[31mdbrx:\033[0m " : "dbrx: ", line, "");
+    free(line);
+    free(text);
+    return -1;
+}
+
+void render_aside(struct render *r, const char *fmt, ...)
+{
+    char *text = NULL;
+    va_list ap;
+    if (r->json || !isatty(STDERR_FILENO))
+        return;
+    va_start(ap, fmt);
+    if (vasprintf(&text, fmt, ap) >= 0)
+        say(r, r->colour ? "\033[2m" : "", text, r->colour ? "\033[0m" : "");
+    va_end(ap);
+    free(text);
+}
+
+/* ---- running text ---- */
+
+void render_reply(struct render *r, const char *text, size_t len)
+{
+    if (r->json || !len)
+        return;
+    if (!r->mid_line)
+        clear_line(r);
+    if (r->out_tty)
+        put(stdout, text, len);
+    else
+        fwrite(text, 1, len, stdout);
+    fflush(stdout);
+    r->mid_line = text[len - 1] != '\n';
+}
+
+void render_reply_end(struct render *r)
+{
+    if (r->mid_line)
+        putchar('\n');
+    fflush(stdout);
+    r->mid_line = 0;
+}
+
+void render_paragraph(struct render *r, unsigned indent, const char *text)
+{
+    printf("%*s", (int)indent, "");
+    wrap(stdout, text, indent, indent, render_width(r));
+}
+
+int render_failed(struct render *r)
+{
+    (void)r;
+    return fflush(stdout) || ferror(stdout);
+}
+
+/* ---- rows ---- */
+
+static char *cell(const struct render *r, const struct column *c, const cJSON *row)
+{
+    if (c->show)
+        return c->show(r, row);
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(row, c->field);
+    char *text = NULL;
+    if (cJSON_IsNumber(v))
+        return asprintf(&text, "%.*f", c->decimals, v->valuedouble) < 0 ? NULL : text;
+    return strdup(cJSON_IsString(v) ? v->valuestring : cJSON_IsTrue(v) ? "yes" : "");
+}
+
+static void print_rows(struct render *r, const struct rows *t, const cJSON *list)
+{
+    size_t n_col = 0, n_row = (size_t)cJSON_GetArraySize(list), i = 0;
+    while (t->col[n_col].title)
+        n_col++;
+    char **text = calloc(n_row * n_col + 1, sizeof *text);
+    unsigned *width = calloc(n_col + 1, sizeof *width);
+    if (!text || !width || !n_col)
+        goto out;
+    for (size_t c = 0; c < n_col; c++)
+        width[c] = t->no_heading ? 0 : columns(t->col[c].title, strlen(t->col[c].title));
+    const cJSON *row;
+    cJSON_ArrayForEach(row, list) {
+        for (size_t c = 0; c < n_col; c++, i++) {
+            text[i] = cell(r, &t->col[c], row);
+            unsigned w = text[i] ? columns(text[i], strlen(text[i])) : 0;
+            if (w > width[c])
+                width[c] = w;
+        }
+    }
+    for (size_t line = t->no_heading; line <= n_row; line++) {
+        unsigned at = 0;
+        for (size_t c = 0; c < n_col; c++) {
+            const char *s = line ? text[(line - 1) * n_col + c] : t->col[c].title;
+            s = s ? s : "";
+            if (c + 1 == n_col) {
+                unsigned full = render_width(r);     /* no room for words beside the rest: below it */
+                wrap(stdout, s, at, at + 20 > full ? 4 : at, full);
+                break;
+            }
+            int pad = (int)(width[c] - columns(s, strlen(s)));
+            printf("%*s", t->col[c].right ? pad : 0, "");
+            put(stdout, s, strlen(s));
+            printf("%*s", (t->col[c].right ? 0 : pad) + 2, "");
+            at += width[c] + 2;
+        }
+    }
+out:
+    for (size_t k = 0; text && k < n_row * n_col; k++)
+        free(text[k]);
+    free(text);
+    free(width);
+}
+
+void render_rows(struct render *r, const struct rows *t, const char *title, cJSON *head, cJSON *list)
+{
+    if (r->json) {
+        cJSON *fields = head ? head : cJSON_CreateObject();
+        cJSON_AddItemToObject(fields, t->key, list);
+        emit(t->type, t->of, NULL, fields);
+        return;
+    }
+    clear_line(r);
+    if (title)
+        render_paragraph(r, 0, title);
+    print_rows(r, t, list);
+    fflush(stdout);
+    cJSON_Delete(head);
+    cJSON_Delete(list);
+}

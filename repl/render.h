@@ -1,0 +1,75 @@
+/* repl/render.h -- what handlers have to say, as text for people or as JSON Lines.
+ *
+ * Handlers emit rows (a table), events (a sentence and its fields) and reply text; this
+ * file decides how they look.  Results go to stdout, everything else to stderr; with
+ * --json every event is one object with a "type" on stdout.  Whatever is printed on a
+ * terminal has its control characters made harmless.  Knows no session and no model. */
+#ifndef DBRX_REPL_RENDER_H
+#define DBRX_REPL_RENDER_H
+
+#include <cjson/cJSON.h>
+#include <pthread.h>
+#include <stdint.h>
+
+struct render {
+    int json, out_tty, err_tty, colour, utf8;
+    int mid_line;                          /* reply text that has not ended its line    */
+    char where[160];                       /* "script:3", put before errors; or ""      */
+    char *quiet;                           /* [quiet_size] errors go here, or NULL: out */
+    size_t quiet_size;
+    pthread_mutex_t lock;                  /* progress may come from a backend's thread */
+    int busy, shown;                       /* progress wanted; its line is on the screen */
+    double since, last;
+};
+
+void render_init(struct render *, int json);
+unsigned render_width(const struct render *);
+
+/* ---- rows ---- */
+struct column {
+    const char *field, *title;             /* of the row object; heading                */
+    int right, decimals;                   /* numbers: digits after the point           */
+    /* Instead of the field as it is: malloc'd text. */
+    char *(*show)(const struct render *, const cJSON *row);
+};
+struct rows {
+    const char *type, *of;                 /* {"type":"rows","of":"settings",head...,"rows":[...]} */
+    const char *key;                       /* name of the array                         */
+    const struct column *col;              /* ends at title == NULL; the last one wraps */
+    int no_heading;
+};
+/* Takes head (may be NULL) and list, an array of objects.  title, if any, is the text
+ * form's first line. */
+void render_rows(struct render *, const struct rows *, const char *title, cJSON *head, cJSON *list);
+
+/* A string member whatever the bytes are (repaired to UTF-8, NUL replaced). */
+void field_text(cJSON *obj, const char *key, const char *text, size_t len);
+void field_string(cJSON *obj, const char *key, const char *text);
+
+/* ---- events ---- */
+/* A sentence for stderr; as JSON {"type":type,"text":sentence,fields...}.  Takes fields. */
+__attribute__((format(printf, 4, 5)))
+void render_event(struct render *, const char *type, cJSON *fields, const char *fmt, ...);
+/* JSON only: an event that needs no words.  Takes it. */
+void render_object(struct render *, const char *type, cJSON *fields);
+/* Says what is wrong and what to do; returns -1. */
+__attribute__((format(printf, 2, 3)))
+int  render_error(struct render *, const char *fmt, ...);
+/* Dim, for people at a terminal only. */
+__attribute__((format(printf, 2, 3)))
+void render_aside(struct render *, const char *fmt, ...);
+
+/* ---- running text ---- */
+void render_reply(struct render *, const char *text, size_t len);   /* whole UTF-8 characters */
+void render_reply_end(struct render *);    /* ends the line if it is open */
+/* A paragraph on stdout, wrapped at the terminal's width. */
+void render_paragraph(struct render *, unsigned indent, const char *text);
+
+/* ---- progress: one line that erases itself, at a terminal, after half a second ---- */
+void render_busy(struct render *, int on);
+void render_progress(struct render *, const char *what, uint64_t done, uint64_t total);   /* [any] */
+
+/* Anything lost on the way to stdout?  Flushes. */
+int render_failed(struct render *);
+
+#endif

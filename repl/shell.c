@@ -1,0 +1,353 @@
+/* repl/shell.c -- opening, lines, scripts and the interactive loop.  See shell.h.
+ * Knows no command by name and no option of any backend but `threads`. */
+#define _GNU_SOURCE
+#include "config.h"
+
+#include "repl/shell.h"
+
+#include "repl/commands.h"
+#include "repl/line.h"
+#include "repl/paths.h"
+#include "repl/signals.h"
+#include "repl/words.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+/* ---- what modules may ask of us ---- */
+
+static void host_log(const struct dbrx_host *h, int level, const char *line)
+{
+    struct shell *sh = h->ctx;
+    if (level >= DBRX_LOG_WARN)
+        render_event(&sh->out, "status", NULL, "%s", line);
+}
+
+static int host_should_stop(const struct dbrx_host *h)
+{
+    (void)h;
+    return signals_stop();
+}
+
+static void host_progress(const struct dbrx_host *h, const char *what, uint64_t done, uint64_t total)
+{
+    struct shell *sh = h->ctx;
+    render_progress(&sh->out, what, done, total);
+}
+
+static const void *host_get(const struct dbrx_host *h, const char *id)
+{
+    (void)h, (void)id;
+    return NULL;
+}
+
+/* ---- opening ---- */
+
+static void add_eos(struct shell *sh, int32_t id)
+{
+    if (id >= 0 && (uint32_t)id < sh->ckpt->desc.config.n_vocab && !reply_is_eos(sh, id))
+        sh->eos[sh->n_eos++] = id;
+}
+
+/* What must never be drawn: ids without text, control tokens that end nothing */
+static uint8_t *banned_ids(const struct shell *sh)
+{
+    uint32_t n = sh->ckpt->desc.config.n_vocab;
+    uint8_t *banned = calloc(n, 1);
+    for (uint32_t i = 0; banned && sh->tok && i < n; i++) {
+        size_t len;
+        int32_t id = (int32_t)i;
+        banned[i] = !reply_is_eos(sh, id) &&
+                    (!tok_bytes(sh->tok, id, &len) || tok_is_special(sh->tok, id));
+    }
+    return banned;
+}
+
+/* No tokenizer is no error: ids still work */
+static void open_text(struct shell *sh)
+{
+    const char *dir = sh->ckpt->dir;
+    char err[256];
+    sh->tok = tok_open(dir, sh->tok_why, sizeof sh->tok_why);
+    for (uint32_t i = 0; i < sh->ckpt->n_eos; i++)
+        add_eos(sh, sh->ckpt->eos[i]);
+    if (sh->tok) {
+        add_eos(sh, tok_special(sh->tok, "<|im_end|>"));
+        add_eos(sh, tok_special(sh->tok, "<|endoftext|>"));
+    }
+    if (chat_open(dir, &sh->chat, err, sizeof err))
+        render_event(&sh->out, "status", NULL, "%s; chat mode works without the checkpoint's defaults", err);
+    if (sh->chat.has_template)
+        vars_default(&sh->vars, VAR_MODE, "chat");
+    if (sh->chat.default_system)
+        vars_default(&sh->vars, VAR_SYSTEM, sh->chat.default_system);
+}
+
+static int no_backend(struct shell *sh, const char *why)
+{
+    render_error(&sh->out, "%s", why);
+    const struct module *m;
+    size_t n = 0;
+    for (size_t i = 0; (m = disp_module(sh->disp, i)); i++) {
+        struct dbrx_probe p;
+        if (!m->info)
+            render_event(&sh->out, "status", NULL, "  %s", m->why);
+        else if (disp_probe(sh->disp, i, &p))
+            render_event(&sh->out, "status", NULL, "  %s: %s", m->info->name,
+                         p.score > 0 ? "can run here; choose it with -b" : p.reason);
+        n++;
+    }
+    if (!n)
+        render_event(&sh->out, "status", NULL,
+                     "  no module was found: say where they are with --module-path DIRS");
+    return EXIT_NO_BACKEND;
+}
+
+static int open_backend(struct shell *sh, const struct shell_options *o)
+{
+    struct dbrx_error err;
+    char *path = path_modules(o->module_path);
+    if (!path || modules_scan(&sh->modules, path, &err) != DBRX_OK) {
+        free(path);
+        render_error(&sh->out, "out of memory");
+        return EXIT_INTERNAL;
+    }
+    free(path);
+    const struct dbrx_config *c = &sh->ckpt->desc.config;
+    uint32_t ctx = o->ctx ? o->ctx : c->max_seq < DEFAULT_CTX ? c->max_seq : DEFAULT_CTX;
+    if (ctx > c->max_seq) {
+        render_error(&sh->out, "--ctx %u is more than this model's context of %u tokens", ctx, c->max_seq);
+        return EXIT_USAGE;
+    }
+    uint8_t *banned = banned_ids(sh);
+    sh->disp = disp_new(&sh->ckpt->desc, &sh->modules, &sh->host, ctx);
+    sh->sess = sh->disp && banned ? sess_new(sh->disp, c, banned) : NULL;
+    free(banned);
+    if (!sh->sess) {
+        render_error(&sh->out, "out of memory");
+        return EXIT_INTERNAL;
+    }
+    char why[256] = "";
+    sh->out.quiet = why;                   /* the sentence belongs in front of the list */
+    sh->out.quiet_size = sizeof why;
+    int failed = shell_use(sh, o->backend, NULL, 0);
+    sh->out.quiet = NULL;
+    return failed ? no_backend(sh, why) : 0;
+}
+
+int shell_open(struct shell *sh, const struct shell_options *o)
+{
+    sh->host = (struct dbrx_host){ .struct_size = sizeof sh->host, .ctx = sh, .log = host_log,
+        .should_stop = host_should_stop, .progress = host_progress, .get = host_get };
+    struct dbrx_error err;
+    char *dir = o->model ? strdup(o->model) : path_default_model();
+    if (!dir) {
+        render_error(&sh->out, "out of memory");
+        return EXIT_INTERNAL;
+    }
+    dbrx_status st = ckpt_open(dir, &sh->ckpt, &err);
+    char *real = st == DBRX_OK ? realpath(dir, NULL) : NULL;
+    sh->name = strdup(real ? strrchr(real, '/') + 1 : dir);
+    free(real);
+    free(dir);
+    if (st != DBRX_OK || !sh->name) {
+        render_error(&sh->out, "%s", st != DBRX_OK ? err.text : "out of memory");
+        return st != DBRX_OK ? EXIT_CHECKPOINT : EXIT_INTERNAL;
+    }
+    open_text(sh);
+    int code = open_backend(sh, o);
+    if (!code)
+        shell_new(sh);
+    return code;
+}
+
+void shell_close(struct shell *sh)
+{
+    sess_free(sh->sess);
+    disp_free(sh->disp);
+    modules_free(&sh->modules);
+    chat_close(&sh->chat);
+    tok_close(sh->tok);
+    ckpt_close(sh->ckpt);
+    free(sh->name);
+    vars_free(&sh->vars);
+}
+
+/* ---- what several handlers need ---- */
+
+int shell_failed(struct shell *sh, dbrx_status st, const struct dbrx_error *err)
+{
+    if (st == DBRX_STOPPED)
+        return render_error(&sh->out, "interrupted");
+    if (st == DBRX_E_LOST)
+        return render_error(&sh->out, "%s; the backend is gone, the conversation is not: "
+                            "/backend NAME goes on", err->text);
+    return render_error(&sh->out, "%s", err->text);
+}
+
+static uint64_t random_seed(void)
+{
+    uint32_t r;
+    if (getrandom(&r, sizeof r, 0) != sizeof r)
+        r = (uint32_t)time(NULL);
+    return r;
+}
+
+void shell_reseed(struct shell *sh)
+{
+    double seed = sh->vars.v[VAR_SEED].num;
+    sh->seed = seed < 0 ? random_seed() : (uint64_t)seed;
+    sh->seed_shown = 0;
+    sampler_seed(sh->sess->sampler, sh->seed);
+}
+
+void shell_new(struct shell *sh)
+{
+    sess_truncate(sh->sess, 0);
+    sh->reply_open = 0;
+    shell_reseed(sh);
+}
+
+int shell_knows_threads(const struct shell *sh, const char *name)
+{
+    const struct module *m;
+    for (size_t i = 0; (m = disp_module(sh->disp, i)); i++) {
+        if (!m->info || strcmp(m->info->name, name))
+            continue;
+        const struct dbrx_option *o = disp_options(sh->disp, i);
+        for (; o && o->name; o++)
+            if (!strcmp(o->name, "threads"))
+                return 1;
+    }
+    return 0;
+}
+
+/* Which one an unnamed backend is, so that it can be given its options */
+static const char *best_backend(const struct shell *sh)
+{
+    const struct module *m;
+    const char *best = NULL;
+    int32_t score = 0;
+    for (size_t i = 0; (m = disp_module(sh->disp, i)); i++) {
+        struct dbrx_probe p;
+        if (disp_probe(sh->disp, i, &p) && p.score > score) {
+            score = p.score;
+            best = m->info->name;
+        }
+    }
+    return best;
+}
+
+int shell_use(struct shell *sh, const char *name, const char *const *opt, int replay)
+{
+    enum { MAX = 16 };
+    const char *all[MAX + 2] = { 0 }, *was = disp_name(sh->disp);
+    char threads[64];
+    size_t n = 0;
+    int typed = 0;
+    for (; opt && opt[n] && n < MAX; n++) {
+        all[n] = opt[n];
+        typed |= !strncmp(opt[n], "threads=", 8);
+    }
+    if (opt && opt[n])
+        return render_error(&sh->out, "too many options for one backend; it takes at most %d", MAX);
+    name = name ? name : best_backend(sh);
+    const struct var *v = &sh->vars.v[VAR_THREADS];
+    if (name && v->num > 0 && !typed && shell_knows_threads(sh, name)) {
+        snprintf(threads, sizeof threads, "threads=%s", v->text);
+        all[n++] = threads;
+    }
+    struct dbrx_error err = { 0 };
+    render_busy(&sh->out, 1);
+    dbrx_status st = sess_use(sh->sess, name, all, replay, &err);
+    render_busy(&sh->out, 0);
+    if (st != DBRX_OK) {
+        if (st == DBRX_STOPPED)
+            return render_error(&sh->out, "interrupted; still on %s", was ? was : "no backend");
+        return render_error(&sh->out, "%s%s%s", err.text, was ? "; still on " : "", was ? was : "");
+    }
+    return 0;
+}
+
+/* ---- lines ---- */
+
+int shell_line(struct shell *sh, const char *line, size_t len)
+{
+    if (len && line[0] == '/' && !(len > 1 && line[1] == '/'))
+        return command_run(sh, line, len);
+    int escaped = len > 1 && line[0] == '/';
+    return reply_to(sh, line + escaped, len - (size_t)escaped);
+}
+
+int shell_script(struct shell *sh, FILE *f, const char *name)
+{
+    char *line = NULL;
+    size_t cap = 0;
+    unsigned long n = 0;
+    int failed = 0;
+    ssize_t len;
+    while (!failed && !sh->quit && !signals_fatal() && (len = getline(&line, &cap, f)) >= 0) {
+        n++;
+        if (len && line[len - 1] == '\n')
+            line[--len] = '\0';
+        if (len && line[len - 1] == '\r')
+            line[--len] = '\0';
+        snprintf(sh->out.where, sizeof sh->out.where, "%.120s:%lu", name, n);
+        if (len)                           /* blank lines separate, they say nothing */
+            failed = shell_line(sh, line, (size_t)len);
+    }
+    if (!failed && ferror(f) && !signals_fatal())
+        failed = render_error(&sh->out, "%s cannot be read: %s", name, strerror(errno));
+    sh->out.where[0] = '\0';
+    free(line);
+    return failed;
+}
+
+static const char *human(double n, char *out, size_t size)
+{
+    int i = n >= 1e12 ? 3 : n >= 1e9 ? 2 : n >= 1e6 ? 1 : 0;
+    static const double unit[] = { 1e3, 1e6, 1e9, 1e12 };
+    snprintf(out, size, "%.3g%c", n / unit[i], "KMBT"[i]);
+    return out;
+}
+
+static void banner(struct shell *sh)
+{
+    const struct dbrx_config *c = &sh->ckpt->desc.config;
+    char total[32], active[32];
+    int chat = sh->vars.v[VAR_MODE].num == 1;
+    render_event(&sh->out, "status", NULL, "dbrx " PACKAGE_VERSION ": %s, %s parameters (%s active), "
+                 "%u layers x %u experts, top %u", sh->name,
+                 human((double)ckpt_params_total(sh->ckpt), total, sizeof total),
+                 human((double)ckpt_params_active(sh->ckpt), active, sizeof active),
+                 c->n_layers, c->n_experts, c->top_k);
+    render_event(&sh->out, "status", NULL, "on %s, context %u tokens, %s", disp_name(sh->disp),
+                 disp_max_pos(sh->disp),
+                 !sh->tok ? "no tokenizer: only ids can be fed, with /feed" :
+                 chat ? "chat mode: say something" : "base mode: type a beginning, the model goes on");
+    render_event(&sh->out, "status", NULL, "/help lists the commands, Ctrl-C stops a reply, Ctrl-D quits");
+}
+
+void shell_interactive(struct shell *sh)
+{
+    banner(sh);
+    line_open(sh);
+    while (!sh->quit) {
+        char *line = NULL;
+        enum line_result what = line_read("dbrx> ", &line);
+        if (what == LINE_END || what == LINE_KILLED)
+            break;
+        if (what == LINE_TEXT) {
+            signals_clear();
+            shell_line(sh, line, strlen(line));
+            if (signals_fatal())
+                sh->quit = 1;
+            signals_clear();
+        }
+        free(line);
+    }
+    line_close();
+}

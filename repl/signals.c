@@ -1,0 +1,101 @@
+/* repl/signals.c -- see signals.h.  The third Ctrl-C kills because the second one puts
+ * the default action back: a handler that only sets flags cannot end a process that no
+ * longer looks at them. */
+#define _GNU_SOURCE
+#include "repl/signals.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static volatile sig_atomic_t presses, terminated, resized;
+static int is_interactive;
+
+static void on_signal(int sig)
+{
+    if (sig == SIGTERM || sig == SIGHUP)
+        terminated = sig;
+    else if (sig == SIGWINCH)
+        resized = 1;
+    else if (++presses == 2)
+        signal(SIGINT, SIG_DFL);
+}
+
+static void catch_signal(int sig, int flags)
+{
+    struct sigaction sa = { .sa_handler = on_signal, .sa_flags = flags };
+    sigaction(sig, &sa, NULL);
+}
+
+void signals_init(int interactive)
+{
+    is_interactive = interactive;
+    int flags = interactive ? SA_RESTART : 0;
+    catch_signal(SIGINT, flags);
+    catch_signal(SIGTERM, flags);
+    signal(SIGPIPE, SIG_DFL);
+    if (interactive) {
+        catch_signal(SIGHUP, flags);
+        catch_signal(SIGWINCH, flags);
+    }
+}
+
+int signals_stop(void)
+{
+    return presses || terminated;
+}
+
+void signals_clear(void)
+{
+    if (presses) {
+        presses = 0;
+        catch_signal(SIGINT, is_interactive ? SA_RESTART : 0);
+    }
+}
+
+int signals_fatal(void)
+{
+    return terminated ? (int)terminated : presses && !is_interactive ? SIGINT : 0;
+}
+
+void signals_die(int sig)
+{
+    sigset_t set;
+    signal(sig, SIG_DFL);
+    sigemptyset(&set);
+    sigaddset(&set, sig);
+    sigprocmask(SIG_UNBLOCK, &set, NULL);
+    raise(sig);
+    _exit(128 + sig);
+}
+
+enum wait_result signals_wait(int fd)
+{
+    struct pollfd p = { .fd = fd, .events = POLLIN };
+    /* Blocked but for the wait itself, no signal falls between the look and the wait.
+     * A backend's thread may still take one instead of us: hence the second's limit. */
+    static const struct timespec limit = { .tv_sec = 1 };
+    sigset_t mine, old;
+    sigemptyset(&mine);
+    sigaddset(&mine, SIGINT);
+    sigaddset(&mine, SIGTERM);
+    sigaddset(&mine, SIGHUP);
+    sigaddset(&mine, SIGWINCH);
+    sigprocmask(SIG_BLOCK, &mine, &old);
+    enum wait_result what = WAIT_INPUT;
+    for (;;) {
+        if (terminated)
+            what = WAIT_TERMINATE;
+        else if (presses)
+            what = WAIT_INTERRUPT;
+        else if (resized)
+            what = WAIT_RESIZE;
+        else if (ppoll(&p, 1, &limit, &old) <= 0)
+            continue;
+        break;
+    }
+    resized = 0;
+    sigprocmask(SIG_SETMASK, &old, NULL);
+    return what;
+}

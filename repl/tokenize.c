@@ -1,0 +1,233 @@
+/* repl/tokenize.c -- text to one id a line, and back, byte for byte.
+ *
+ * Knows the tokenizer's public face only: no model, no session, no terminal. */
+#include "repl/tokenize.h"
+
+#include "repl/paths.h"
+#include "tokenizer/tokenizer.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { EXIT_OK, EXIT_INTERNAL, EXIT_USAGE, EXIT_INPUT, EXIT_TOKENIZER };
+
+struct options {
+    const char *vocab;                         /* directory or file */
+    const char *input;                         /* "-" is stdin */
+    int special;
+};
+
+static int usage(FILE *to, const char *tool)
+{
+    int encode = strcmp(tool, "tokenize") == 0;
+    fprintf(to, "usage: dbrx %s [-m DIR | --vocab FILE]%s FILE|-\n%s\n"
+            "  -m, --model DIR    checkpoint directory with a tokenizer (default: the bundled model)\n"
+            "      --vocab FILE   tokenizer.json or *.tiktoken rank file\n%s"
+            "  -h, --help         this text\n", tool, encode ? " [--special]" : "",
+            encode ? "Prints the token ids of a text, one a line."
+                   : "Prints the text of token ids, which are separated by white space.",
+            encode ? "      --special      special tokens in the text count as such\n" : "");
+    return to == stderr ? EXIT_USAGE : EXIT_OK;
+}
+
+/* -1: go on; otherwise the exit status. */
+static int parse(int argc, char **argv, const char *tool, struct options *o)
+{
+    static const struct option encode[] = {
+        { "model", required_argument, NULL, 'm' }, { "vocab", required_argument, NULL, 'v' },
+        { "help", no_argument, NULL, 'h' },        { "special", no_argument, NULL, 's' },
+        { NULL, 0, NULL, 0 },
+    }, decode[] = { encode[0], encode[1], encode[2], encode[4] };
+    int c, n_vocab = 0;
+
+    memset(o, 0, sizeof *o);
+    optind = 0;                                 /* start anew: the shell has parsed before us */
+    opterr = 0;
+    while ((c = getopt_long(argc, argv, ":m:h", strcmp(tool, "tokenize") ? decode : encode, NULL)) != -1) {
+        switch (c) {
+        case 'm':
+        case 'v': o->vocab = optarg; n_vocab++; break;
+        case 's': o->special = 1; break;
+        case 'h': return usage(stdout, tool);
+        default:
+            fprintf(stderr, "dbrx: %s: %s %s\n", tool, c == ':' ? "no value for option" : "unknown option",
+                    argv[optind - 1]);
+            return usage(stderr, tool);
+        }
+    }
+    if (n_vocab > 1) {
+        fprintf(stderr, "dbrx: %s: give one of -m and --vocab, once\n", tool);
+        return usage(stderr, tool);
+    }
+    if (argc - optind != 1) {
+        fprintf(stderr, "dbrx: %s: %s\n", tool, argc == optind ? "no input: give a file, or - for stdin"
+                                                               : "more than one input");
+        return usage(stderr, tool);
+    }
+    o->input = argv[optind];
+    return -1;
+}
+
+static struct tok *open_tokenizer(const struct options *o)
+{
+    char err[512], *bundled = NULL;
+    const char *path = o->vocab ? o->vocab : (bundled = path_default_model());
+    if (!path) {
+        fputs("dbrx: no bundled model found: give -m DIR or --vocab FILE\n", stderr);
+        return NULL;
+    }
+    struct tok *t = tok_open(path, err, sizeof err);
+    if (!t)
+        fprintf(stderr, "dbrx: %s\n", err);
+    free(bundled);
+    return t;
+}
+
+/* All of the input; NULL after a message. */
+static char *read_all(const char *path, size_t *len)
+{
+    FILE *f = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
+    char *data = NULL;
+    size_t cap = 0, n = 0, got = 1;
+
+    while (f && got) {
+        if (n == cap) {
+            char *p = realloc(data, cap = cap ? 2 * cap : 65536);
+            if (!p)
+                break;
+            data = p;
+        }
+        n += got = fread(data + n, 1, cap - n, f);
+    }
+    if (!f || got || ferror(f)) {
+        fprintf(stderr, "dbrx: %s: %s\n", f == stdin ? "standard input" : path,
+                f && got ? "out of memory" : strerror(errno));
+        free(data);
+        data = NULL;
+    }
+    if (f && f != stdin)
+        fclose(f);
+    *len = n;
+    return data;
+}
+
+static int finish_output(void)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return EXIT_OK;
+    fprintf(stderr, "dbrx: the output could not be written: %s\n", strerror(errno));
+    return EXIT_INTERNAL;
+}
+
+/* ------------------------------------------------------------------ tokenize */
+
+static void print_ids(const struct tok_ids *ids)
+{
+    for (size_t i = 0; i < ids->n; i++) {
+        char line[16], *p = line + sizeof line;
+        unsigned id = (unsigned)ids->id[i];
+        *--p = '\n';
+        do
+            *--p = (char)('0' + id % 10);
+        while (id /= 10);
+        fwrite(p, 1, (size_t)(line + sizeof line - p), stdout);
+    }
+}
+
+int tool_tokenize(int argc, char **argv)
+{
+    struct options o;
+    struct tok_ids ids = { 0 };
+    size_t len;
+    int rc = parse(argc, argv, "tokenize", &o);
+    if (rc >= 0)
+        return rc;
+    struct tok *t = open_tokenizer(&o);
+    if (!t)
+        return EXIT_TOKENIZER;
+    char *text = read_all(o.input, &len);
+    if (!text) {
+        rc = EXIT_INPUT;
+    } else if (tok_encode(t, text, len, o.special ? TOK_SPECIAL : TOK_PLAIN, &ids)) {
+        fputs("dbrx: tokenize: out of memory\n", stderr);
+        rc = EXIT_INTERNAL;
+    } else {
+        print_ids(&ids);
+        rc = finish_output();
+    }
+    free(text);
+    free(ids.id);
+    tok_close(t);
+    return rc;
+}
+
+/* ------------------------------------------------------------------ detokenize */
+
+/* Models pad their vocabulary to a round size; the padding ids have no text, but they
+ * are ids.  What lies beyond is a mistake. */
+static int32_t id_limit(const struct tok *t)
+{
+    return (tok_n_vocab(t) + 511) / 512 * 512;
+}
+
+/* Prints the bytes of the ids in s[len]; 0, or the line with a bad one. */
+static size_t print_text(const struct tok *t, const char *s, size_t len, const char **bad, size_t *bad_len)
+{
+    const char *end = s + len;
+    int32_t limit = id_limit(t);
+    size_t line = 1, n;
+
+    for (;;) {
+        for (; s < end && isspace((unsigned char)*s); s++)
+            line += *s == '\n';
+        if (s == end)
+            return 0;
+        const char *word = s;
+        int32_t id = 0;
+        for (; s < end && *s >= '0' && *s <= '9' && id < limit; s++)
+            id = id * 10 + *s - '0';
+        if (id >= limit || (s < end && !isspace((unsigned char)*s))) {
+            while (s < end && !isspace((unsigned char)*s))
+                s++;
+            *bad = word;
+            *bad_len = (size_t)(s - word);
+            return line;
+        }
+        const char *bytes = tok_bytes(t, id, &n);
+        if (n)
+            fwrite(bytes, 1, n, stdout);
+    }
+}
+
+int tool_detokenize(int argc, char **argv)
+{
+    struct options o;
+    size_t len, bad_len = 0;
+    const char *bad = NULL;
+    int rc = parse(argc, argv, "detokenize", &o);
+    if (rc >= 0)
+        return rc;
+    struct tok *t = open_tokenizer(&o);
+    if (!t)
+        return EXIT_TOKENIZER;
+    char *text = read_all(o.input, &len);
+    if (!text) {
+        rc = EXIT_INPUT;
+    } else {
+        size_t line = print_text(t, text, len, &bad, &bad_len);
+        rc = finish_output();
+        if (line) {
+            fprintf(stderr, "dbrx: %s: line %zu: \"%.*s\" is not a token id from 0 to %d\n",
+                    strcmp(o.input, "-") ? o.input : "standard input", line,
+                    bad_len > 40 ? 40 : (int)bad_len, bad, (int)id_limit(t) - 1);
+            rc = EXIT_INPUT;
+        }
+    }
+    free(text);
+    tok_close(t);
+    return rc;
+}

@@ -1,0 +1,158 @@
+/* repl/vars.c -- see vars.h. */
+#include "repl/vars.h"
+
+#include "repl/words.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const modes[] = { "base", "chat", NULL };
+
+const struct var_def var_defs[N_VARS] = {
+    [VAR_TEMPERATURE] = { "temperature", VAR_REAL, 0, 100, NULL, "0.8", "",
+        "how freely tokens are drawn: 0 always takes the likeliest, 1 draws as the model "
+        "says, above that wilder", NULL },
+    [VAR_TOP_P] = { "top_p", VAR_REAL, 0, 1, NULL, "0.95", "",
+        "draw from the smallest set of tokens that holds this much probability; 1 is all", NULL },
+    [VAR_TOP_K] = { "top_k", VAR_COUNT, 0, 4294967295.0, NULL, "0", "tokens",
+        "draw from this many of the likeliest tokens; 0 is all", NULL },
+    [VAR_MIN_P] = { "min_p", VAR_REAL, 0, 1, NULL, "0", "",
+        "drop tokens less likely than this share of the likeliest; 0 drops none", NULL },
+    [VAR_SEED] = { "seed", VAR_COUNT, 0, 9007199254740991.0, "random", "random", "",
+        "start of the random numbers; the same seed, backend and prompts give the same "
+        "replies.  random picks a new one for each conversation and shows it", NULL },
+    [VAR_MAX_TOKENS] = { "max_tokens", VAR_COUNT, 0, 4294967295.0, NULL, "256", "tokens",
+        "length at which a reply is cut; 0 is as far as the context reaches", NULL },
+    [VAR_THREADS] = { "threads", VAR_COUNT, 1, 1024, "auto", "auto", "threads",
+        "CPU threads of the backend; auto leaves it to the backend (the physical cores)", NULL },
+    [VAR_MODE] = { "mode", VAR_CHOICE, 0, 0, NULL, "base", "",
+        "base continues your text as it stands; chat wraps it as a message and lets the "
+        "model answer.  The default is chat when the checkpoint has a chat template", modes },
+    [VAR_SYSTEM] = { "system", VAR_TEXT, 0, 0, NULL, "", "",
+        "system message that opens a conversation in chat mode; empty is none.  The default "
+        "is the checkpoint's own", NULL },
+};
+
+const char *var_origin_name(enum var_origin from)
+{
+    return from == FROM_DEFAULT ? "default" : from == FROM_COMMAND_LINE ? "command line" : "session";
+}
+
+static const char *var_name(size_t i)
+{
+    return i < N_VARS ? var_defs[i].name : NULL;
+}
+
+int var_find(const char *name, int prefix)
+{
+    return word_find(name, var_name, prefix);
+}
+
+const char *var_nearest(const char *name)
+{
+    return word_nearest(name, var_name);
+}
+
+void var_range(int var, char *out, size_t size)
+{
+    const struct var_def *d = &var_defs[var];
+    if (d->type == VAR_TEXT) {
+        snprintf(out, size, "text");
+    } else if (d->type == VAR_CHOICE) {
+        out[0] = '\0';
+        for (size_t i = 0, n = 0; d->choice[i] && n < size; i++)
+            n += (size_t)snprintf(out + n, size - n, "%s%s", i ? " or " : "", d->choice[i]);
+    } else {
+        size_t n = d->max >= 4294967295.0 ? (size_t)snprintf(out, size, "%.16g and up", d->min)
+                 : (size_t)snprintf(out, size, "%.16g .. %.16g", d->min, d->max);
+        if (d->word && n < size)
+            snprintf(out + n, size - n, " or %s", d->word);
+    }
+}
+
+static int number(const struct var_def *d, const char *text, double *num)
+{
+    char *end;
+    if (d->word && !strcmp(text, d->word)) {
+        *num = -1;
+        return 0;
+    }
+    /* digits only where a count is meant; strtod alone would take "inf" and "0x1p3" */
+    if (!*text || text[strspn(text, d->type == VAR_COUNT ? "0123456789" : "0123456789.eE+-")])
+        return -1;
+    *num = strtod(text, &end);
+    return *end || !isfinite(*num) || *num < d->min || *num > d->max ? -1 : 0;
+}
+
+int vars_set(struct vars *vars, int var, const char *text, enum var_origin from, char *err,
+             size_t size)
+{
+    const struct var_def *d = &var_defs[var];
+    struct var *v = &vars->v[var];
+    double num = 0;
+    int bad = 0;
+    if (!strcmp(text, "default")) {
+        text = v->fallback ? v->fallback : d->fallback;
+        from = FROM_DEFAULT;
+    }
+    if (d->type == VAR_CHOICE) {
+        size_t i = 0;
+        while (d->choice[i] && strcmp(d->choice[i], text))
+            i++;
+        bad = !d->choice[i];
+        num = (double)i;
+    } else if (d->type != VAR_TEXT) {
+        bad = number(d, text, &num);
+    }
+    if (bad) {
+        char range[128];
+        var_range(var, range, sizeof range);
+        snprintf(err, size, "%s cannot be \"%.60s\": it takes %s%s%s", d->name, text, range,
+                 d->unit[0] ? " " : "", d->unit);
+        return -1;
+    }
+    char *copy = strdup(text);
+    if (!copy) {
+        snprintf(err, size, "out of memory");
+        return -1;
+    }
+    free(v->text);
+    v->text = copy;
+    v->num = num;
+    v->origin = from;
+    return 0;
+}
+
+int vars_default(struct vars *vars, int var, const char *text)
+{
+    char err[256], *copy = strdup(text);
+    struct var *v = &vars->v[var];
+    if (!copy)
+        return -1;
+    free(v->fallback);
+    v->fallback = copy;
+    return v->origin == FROM_DEFAULT ? vars_set(vars, var, "default", FROM_DEFAULT, err, sizeof err)
+                                     : 0;
+}
+
+int vars_init(struct vars *vars)
+{
+    char err[256];
+    *vars = (struct vars){ 0 };
+    for (int i = 0; i < N_VARS; i++)
+        if (vars_set(vars, i, "default", FROM_DEFAULT, err, sizeof err))
+            return -1;
+    return 0;
+}
+
+void vars_free(struct vars *vars)
+{
+    for (int i = 0; i < N_VARS; i++) {
+        free(vars->v[i].text);
+        free(vars->v[i].fallback);
+    }
+    *vars = (struct vars){ 0 };
+}

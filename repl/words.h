@@ -1,0 +1,25 @@
+/* repl/words.h -- small things done with words: take one off a line, find one in a
+ * table by name, prefix or likeness, make any bytes fit to print. */
+#ifndef DBRX_REPL_WORDS_H
+#define DBRX_REPL_WORDS_H
+
+#include <stddef.h>
+
+/* The i-th name of a table, NULL past its end. */
+typedef const char *word_name(size_t i);
+
+/* Index of `word`, or with `prefix` of the only name it begins; -1: none, -2: several. */
+int word_find(const char *word, word_name *, int prefix);
+/* The name most like `word`, when one is close; else NULL. */
+const char *word_nearest(const char *word, word_name *);
+
+/* Takes the next blank-separated word off *line, in place: "..." and '...' keep blanks.
+ * NULL at the end.  An unclosed quote reaches to the end. */
+char *word_next(char **line);
+
+/* A copy that is valid UTF-8 without NUL bytes (U+FFFD instead).  NULL: out of memory. */
+char *text_clean(const char *text, size_t len);
+/* The same, one line: newlines, tabs and other controls as \n, \t, \x1b; free() it. */
+char *text_quoted(const char *text, size_t len);
+
+#endif

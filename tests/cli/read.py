@@ -1,0 +1,190 @@
+"""What other programs read: JSON Lines, .npy files, exit codes after signals.
+
+Run by read.sh; speaks TAP.  numpy is optional: without it the .npy checks are skipped."""
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+
+DBRX, SRC = os.environ["DBRX"], os.environ["srcdir"]
+GOLDEN = json.load(open(os.path.join(SRC, "models/nano/golden.json")))["cases"]
+LILY = "Once upon a time, there was a little girl named Lily."
+TYPES = {"session", "backend", "token", "route", "reply", "rows", "status", "error"}
+count = failed = 0
+
+
+def ok(good, name, *seen):
+    global count, failed
+    count += 1
+    failed += not good
+    print("%sok %d - %s" % ("" if good else "not ", count, name))
+    if not good:
+        for s in seen:
+            print("# %s" % str(s)[:2000].replace("\n", "\n# "))
+    sys.stdout.flush()
+
+
+def run(*args, **kw):
+    return subprocess.run([DBRX, *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, timeout=300, **kw)
+
+
+def events(*args):
+    """The objects of a --json run; strict about lines and UTF-8."""
+    out = run("--json", *args).stdout
+    return [json.loads(line) for line in out.decode("utf-8").splitlines()]
+
+
+def of(evs, kind):
+    return [e for e in evs if e["type"] == kind]
+
+
+for backend in "ref", "cpu-blas":
+    b = ["-b", backend]
+
+    # greedy continuations are the reference code's
+    for i, case in enumerate(GOLDEN):
+        ids = " ".join(map(str, case["tokens"]))
+        evs = events(*b, "-s", "temperature=0", "-s", "mode=base", "-s",
+                     "max_tokens=%d" % len(case["greedy"]), "-c", "/feed " + ids, "-c", "")
+        got, want = of(evs, "reply")[0]["tokens"], case["greedy"]
+        n = len(want)                  # a near tie may fall differently in another precision
+        for k, margin in enumerate(case["greedy_margin"]):
+            if margin < 0.02:
+                n = k
+                break
+        eos = next((k + 1 for k, t in enumerate(got) if t in (4080, 4087)), len(want))
+        n = min(n, eos)
+        ok(got[:n] == want[:n] and n > 0, "%s: greedy golden %d, %d tokens" % (backend, i, n), got, want)
+
+    evs = events(*b, "-s", "max_tokens=24", "--seed", "3", "-c", LILY, "-c", "/route", "-c", "/set",
+                 "-c", "/backend", "-c", "/stats", "-c", "/tokens", "-c", "/help", "-c", "/new",
+                 "-c", "/feed 1", "-c", "/backend ref", "-c", "/nonsense")
+    reply, tokens = of(evs, "reply")[0], of(evs, "token")
+    ok({e["type"] for e in evs} == TYPES, backend + ": every type of event occurs, no other",
+       {e["type"] for e in evs})
+    ok("".join(t["text"] for t in tokens) == reply["text"] and [t["id"] for t in tokens] == reply["tokens"]
+       and reply["finish_reason"] == "length" and reply["seed"] == 3,
+       backend + ": the tokens make up the reply", reply, tokens)
+    text = run(*b, "-s", "max_tokens=24", "--seed", "3", "-c", LILY).stdout.decode()
+    ok(text == reply["text"] + "\n", backend + ": JSON and text say the same", text, reply["text"])
+    ok(evs[-1]["type"] == "error" and evs[-1]["where"] == "-c 11", backend + ": the error says where", evs[-1])
+    rows = {e["of"]: e["rows"] for e in of(evs, "rows")}
+    ok(set(rows) == {"settings", "backends", "stats", "tokens", "commands"} and
+       any(r["name"] == backend and r["current"] for r in rows["backends"]) and
+       len(rows["tokens"]) == 13 + 24, backend + ": rows", rows.keys())
+    route = of(evs, "route")[0]
+    ok(route["pos"] == 36 and len(route["layers"]) == 6 and
+       all(len(l["expert"]) == 4 and abs(sum(l["weight"]) - 1) < 1e-5 for l in route["layers"]),
+       backend + ": /route gives each layer's experts", route)
+
+    same = [of(events(*b, "--seed", "11", "-s", "max_tokens=40", "-c", LILY), "reply")[0]["tokens"] for _ in "ab"]
+    ok(same[0] == same[1], backend + ": a seed repeats a reply")
+    seed = of(events(*b, "-s", "max_tokens=20", "-c", LILY), "reply")[0]
+    again = of(events(*b, "-s", "max_tokens=20", "-s", "seed=%d" % seed["seed"], "-c", LILY), "reply")[0]
+    ok(seed["tokens"] == again["tokens"], backend + ": so does the seed that was drawn and reported")
+
+# any bytes in, valid JSON out
+for name, args in {"prompt": ["-s", "max_tokens=2", "-c", b"caf\xe9 \xff\xc3"], "command": ["-c", b"/\xff\xfe"],
+                   "setting": ["-c", b"/set mode \x80"], "file": ["-p", b"/no/\xff"]}.items():
+    evs = events("-b", "ref", *args)
+    ok(all(e["type"] in TYPES for e in evs), "invalid UTF-8 in a %s makes no invalid JSON" % name)
+with tempfile.NamedTemporaryFile() as f:
+    f.write(b"Once\0upon \xf0\x9f\x98 a time")
+    f.flush()
+    reply = of(events("-b", "ref", "-s", "max_tokens=40", "-s", "temperature=50", "-s", "top_p=1",
+                      "--seed", "5", "-p", f.name), "reply")
+    ok(len(reply) == 1 and len(reply[0]["tokens"]) > 0, "NUL and broken UTF-8 in a prompt; wild tokens in a reply")
+
+# a chat turn that was cut is closed before the next one
+evs = events("-b", "cpu-blas", "-s", "mode=chat", "-s", "system=Be brief.", "-s", "temperature=0", "-s",
+             "max_tokens=3", "-c", "Hello", "-c", "<|im_end|>", "-c", "/tokens")
+said = "".join(r["text"] if r["text"] != "\\n" else "\n" for r in of(evs, "rows")[0]["rows"])
+ok(said.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n")
+   and said.count("<|im_start|>") == 5 and "<|im_end|>\n<|im_start|>user\n<|im_end|><|im_end|>\n" in said,
+   "chat: the rendered conversation is ChatML", said)
+ids = [r["id"] for r in of(evs, "rows")[0]["rows"]]
+ok(ids.count(4087) == 4, "chat: typed <|im_end|> is text, not a token", ids)
+
+# ---- signals: what the caller sees
+WILD = ["-b", "ref", "--json", "-s", "max_tokens=0", "-s", "temperature=90", "-s", "top_p=1", "--seed", "1"]
+for name, sig in ("SIGINT", signal.SIGINT), ("SIGTERM", signal.SIGTERM):
+    for where in "in a reply", "waiting for a line":
+        p = subprocess.Popen([DBRX, *WILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        p.stdin.write(b"Once\n" if where == "in a reply" else b"/set mode base\n")
+        p.stdin.flush()
+        for line in p.stdout:
+            if json.loads(line)["type"] in ("token", "status"):
+                break
+        p.send_signal(sig)
+        p.stdout.read()
+        code = p.wait(60)
+        ok(code in (-sig, 128 + sig), "%s %s ends the program by it" % (name, where), code)
+p = subprocess.Popen([DBRX, *WILD, "-c", "Once"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+p.stdout.readline()
+p.stdout.close()
+code = p.wait(60)
+ok(code in (-signal.SIGPIPE, 141), "SIGPIPE when nobody reads on", code)
+with open("/dev/full", "w") as full:
+    p = subprocess.run([DBRX, "-b", "ref", "-c", "/help"], stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE)
+ok(p.returncode == 1 and b"cannot be written" in p.stderr, "a full disk under stdout is an error", p)
+
+# ---- /dump
+try:
+    import numpy as np
+except ImportError:
+    print("ok %d # SKIP no numpy: /dump is not read back" % (count + 1))
+    print("1..%d" % (count + 1))
+    sys.exit(failed != 0)
+
+T, L, E, K, V = 13 + 20, 6, 16, 4, 4096
+for backend in "ref", "cpu-blas":
+    with tempfile.TemporaryDirectory() as tmp:
+        out = os.path.join(tmp, "a b", )
+        os.mkdir(out)
+        out = os.path.join(out, "dump")
+        evs = events("-b", backend, "-s", "temperature=0", "-s", "max_tokens=20", "-c", LILY,
+                     "-c", '/dump "%s"' % out, "-c", "/dump '%s'" % out, "-c", "", *sum((["-c", "/route %d" % i] for i in range(T)), []))
+        names = {"tokens": ("int32", (T,)), "logits": ("float32", (T, V)), "router_prob": ("float32", (L, T, E)),
+                 "expert": ("int32", (L, T, K)), "weight": ("float32", (L, T, K))}
+        ok(sorted(os.listdir(out)) == sorted(n + ".npy" for n in names),
+           backend + ": /dump leaves its five files and nothing else", os.listdir(out))
+        a = {n: np.load(os.path.join(out, n + ".npy")) for n in names}
+        ok(all((str(a[n].dtype), a[n].shape) == names[n] for n in names), backend + ": dtypes and shapes",
+           {n: (a[n].dtype, a[n].shape) for n in names})
+        reply, more = of(evs, "reply")
+        ok(list(a["tokens"]) == GOLDEN[0]["tokens"] + reply["tokens"], backend + ": tokens.npy is the timeline")
+        ok(list(a["logits"].argmax(1)[12:]) == reply["tokens"] + more["tokens"][:1],
+           backend + ": each row of logits has the next greedy token on top", a["logits"].argmax(1))
+        top = np.sort(a["router_prob"], axis=2)[:, :, ::-1][:, :, :K]
+        ok(np.abs(a["router_prob"].sum(2) - 1).max() < 1e-5 and
+           np.abs(np.take_along_axis(a["router_prob"], a["expert"], 2) - top).max() < 1e-6 and
+           np.abs(top / top.sum(2, keepdims=True) - a["weight"]).max() < 1e-5,
+           backend + ": weights are the largest probabilities, normalised")
+        routes = of(evs, "route")
+        expert = np.array([[l["expert"] for l in r["layers"]] for r in routes]).transpose(1, 0, 2)
+        weight = np.array([[l["weight"] for l in r["layers"]] for r in routes]).transpose(1, 0, 2)
+        ok((expert == a["expert"]).all() and np.abs(weight - a["weight"]).max() < 1e-5,
+           backend + ": /route shows what /dump writes", np.abs(weight - a["weight"]).max())
+
+
+def small_files():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+
+with tempfile.TemporaryDirectory() as tmp:
+    r = run("-b", "ref", "-c", "/feed 1 2 3", "-c", "/dump %s/new" % tmp, preexec_fn=small_files)
+    ok(r.returncode == 3 and b"failed: File too large" in r.stderr and not os.listdir(tmp),
+       "/dump: no room on the disk leaves nothing behind", r, os.listdir(tmp))
+    os.mkdir(tmp + "/old")
+    open(tmp + "/old/logits.npy", "w").write("precious")
+    r = run("-b", "ref", "-c", "/feed 1 2 3", "-c", "/dump %s/old" % tmp, preexec_fn=small_files)
+    ok(os.listdir(tmp + "/old") == ["logits.npy"] and open(tmp + "/old/logits.npy").read() == "precious",
+       "/dump: ... and keeps what was there", r, os.listdir(tmp + "/old"))
+
+print("1..%d" % count)
+sys.exit(failed != 0)

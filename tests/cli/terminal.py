@@ -1,0 +1,216 @@
+"""What people see: the shell on a real (pseudo-)terminal.
+
+Run by terminal.sh; speaks TAP.  Nothing is timed: every step waits for what must appear."""
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import stat
+import struct
+import sys
+import tempfile
+import termios
+import time
+
+DBRX = os.environ["DBRX"]
+WAIT = 60
+count = failed = 0
+WILD = ["-b", "ref", "-s", "max_tokens=0", "-s", "temperature=90", "-s", "top_p=1", "--seed", "1"]
+
+
+def ok(good, name, seen=""):
+    global count, failed
+    count += 1
+    failed += not good
+    print("%sok %d - %s" % ("" if good else "not ", count, name))
+    if not good:
+        print("# " + repr(seen)[-1500:])
+    sys.stdout.flush()
+
+
+class Shell:
+    def __init__(self, *args, rows=24, cols=80, **env):
+        self.all, self.at, self.code = b"", 0, None
+        self.pid, self.fd = pty.fork()
+        if not self.pid:
+            os.environ.pop("NO_COLOR", None)
+            os.environ.update({"TERM": "xterm-256color", "INPUTRC": "/dev/null", **env})
+            os.execv(DBRX, [DBRX, *args])
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
+
+    def send(self, text):
+        os.write(self.fd, text.encode())
+
+    def read(self, until):
+        """Reads until the regex occurs after what was seen so far; False at the end or after WAIT."""
+        end = time.monotonic() + WAIT
+        while True:
+            m = re.search(until.encode(), self.all[self.at:]) if until else None
+            if m:
+                self.at += m.end()
+                return True
+            if not select.select([self.fd], [], [], max(0, end - time.monotonic()))[0]:
+                return False
+            try:
+                more = os.read(self.fd, 65536)
+            except OSError:
+                more = b""
+            if not more:
+                return False
+            self.all += more
+
+    def expect(self, until, name):
+        start = self.at
+        ok(self.read(until), name, self.all[start:])
+
+    def wait(self):
+        """To the end; the exit code as a shell sees it."""
+        self.read(None)
+        end = time.monotonic() + WAIT
+        while time.monotonic() < end:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+            time.sleep(0.01)
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        return None
+
+    def quit(self, name):
+        self.send("\x04")
+        code = self.wait()
+        ok(code == 0, name, (code, self.all[-300:]))
+
+
+tmp = tempfile.TemporaryDirectory()
+os.environ["XDG_STATE_HOME"] = tmp.name
+history = os.path.join(tmp.name, "dbrx", "history")
+
+# ---- a first visit
+s = Shell("-b", "cpu-blas", "-s", "temperature=0", "-s", "max_tokens=12")
+s.expect("nano.*experts.*\r\n.*cpu-blas.*\r\n.*/help", "a banner says what is open and where help is")
+s.expect("dbrx> ", "then the prompt")
+s.send("/ro\t")
+s.expect("/route ", "Tab completes a command")
+s.send("\r")
+s.expect("no token yet", "which then runs")
+s.send("/set te\t 0.5\r")
+s.expect("temperature = 0.5", "Tab completes a setting")
+s.send("/set mode ch\t\r")
+s.expect("mode = chat", "... and a value")
+s.send("/set mode base\r/set temperature 0\r")
+s.expect("temperature = 0\r", "lines typed ahead are taken one by one")
+s.send("/backend cp\t --rep\t\r")
+s.expect("now on cpu-blas", "... a backend and an option")
+s.send("/hel\t temp\t\r")
+s.expect("how freely", "... and a topic")
+s.send("/dump %s/dbr\t" % tmp.name)
+s.expect("dbrx/", "... and a file name")
+s.send("\x03")
+s.expect(r"\^C\r\n.*dbrx> ", "Ctrl-C clears the line")
+s.send("/stat\r")
+s.expect("memory +[0-9.]+ MiB", "a prefix of a command is enough here")
+s.send("/s\r")
+s.expect("no command /s", "... but not when there are several")
+s.send("Once upon a time, there was a little girl named Lily.\r")
+s.expect("She loved to play outside in the sunshine", "a prompt is answered")
+s.expect(r"\[12 tokens, [0-9]+ tok/s \| prompt 13, [0-9]+ tok/s \| cpu-blas \| context 25/512 \| cut", "a status line")
+s.send("/route\r")
+s.expect("L5 .*█", "/route draws bars")
+s.send("\r")
+s.expect(r"\[12 tokens.*context 37/512", "Enter alone goes on")
+s.send("/new\r")
+s.expect("new conversation", "/new")
+s.send("\x1b[200~line one\nline two\x1b[201~")
+s.expect("line two", "a paste of two lines waits for Enter")
+s.send("\r")
+s.expect(r"\[12 tokens", "... and is one prompt")
+s.send("/tokens\r")
+s.expect(r'(?s)0 .*" one".*"\\n".*"line".*" two"', "... with its newline")
+s.read("dbrx> ")
+s.quit("Ctrl-D leaves")
+ok(stat.S_IMODE(os.stat(history).st_mode) == 0o600, "the history is the user's alone", oct(os.stat(history).st_mode))
+text = open(history).read()
+ok("/set temperature 0\n" in text and "line one\nline two\n" in text, "... and has the lines", text)
+
+# ---- the history comes back; Ctrl-C in a reply keeps what was said
+s = Shell(*WILD)
+s.read("dbrx> ")
+s.send("\x1b[A")
+s.expect("/tokens", "the last line comes back with the up arrow")
+s.send("\x1b[A")
+s.expect("(?s)line one.*line two", "a pasted prompt comes back whole")
+s.send("\x03")
+s.expect(r"\^C", "and Ctrl-C drops it")
+s.send("Once upon a time\r")
+s.read("time\r\n")
+s.expect("[^\r\n]{40}", "a long reply streams")
+s.send("\x03")
+s.expect(r"\[[0-9]+ tokens, .*interrupted\]", "Ctrl-C stops it")
+s.expect("dbrx> ", "the prompt is back")
+s.send("/tokens\r")
+s.expect("(?s)0 +930 .*1 +739.*2 +259.*3 .*4 +[0-9]+ ", "what was said is kept")
+s.read("dbrx> ")
+s.send("/backend nosuch\r")
+s.expect("still on ref", "an error leaves the conversation")
+s.send("/route 4\r")
+s.expect("token 4 of", "... whole")
+s.read("dbrx> ")
+old = termios.tcgetattr(s.fd)
+os.kill(s.pid, signal.SIGTERM)
+ok(s.wait() == 143, "SIGTERM ends with 143")
+ok(not old[3] & termios.ICANON, "the editor had the terminal")
+
+# ---- the terminal is given back
+s = Shell("-b", "ref")
+before = termios.tcgetattr(s.fd)[3]
+s.read("dbrx> ")
+s.send("half a li")
+s.read("half a li")
+os.kill(s.pid, signal.SIGTERM)
+code = s.wait()
+after = termios.tcgetattr(s.fd)[3]
+flags = termios.ICANON | termios.ECHO | termios.ISIG
+ok(code == 143 and before & flags == after & flags, "SIGTERM in mid-line gives the terminal back", (code, before, after))
+
+# ---- plain terminals
+s = Shell("-b", "ref", "-s", "max_tokens=4", TERM="dumb")
+s.read("dbrx> ")
+s.send("Once\r")
+s.read("dbrx> ")
+s.send("/route\r/nonsense\r")
+s.read("no command")
+s.quit("TERM=dumb: works")
+ok(b"\x1b" not in s.all, "... without a single escape sequence", s.all)
+s = Shell("-b", "ref", "-s", "max_tokens=4", NO_COLOR="1")
+s.read("dbrx> ")
+s.send("Once\r")
+s.read("context")
+s.send("/nonsense\r")
+s.read("no command")
+s.quit("NO_COLOR: works")
+ok(not re.search(rb"\x1b\[[0-9;]*m", s.all), "... without colours", s.all)
+
+# ---- hostile bytes
+s = Shell("-b", "ref", "-c", "/\x1b[31mred\x9b31m\x07")
+ok(s.wait() == 3 and b"/^[[31mred" in s.all and b"\x07" not in s.all and b"\xc2\x9b" not in s.all,
+   "control characters are shown, not obeyed", s.all)
+
+# ---- narrow and wide
+for cols in 40, 200:
+    s = Shell("-b", "ref", "-s", "max_tokens=1", cols=cols)
+    s.read("dbrx> ")
+    s.send("Once\r")
+    s.read("context")
+    s.at = len(s.all)
+    s.send("/help\r/route\r")
+    s.read("L5 .*\r\n")
+    lines = s.all[s.at:].decode() + s.all.decode().split("/help\r\n")[-1]
+    lines = [re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "", l) for l in lines.split("\r\n")]
+    ok(max(map(len, lines)) <= cols, "nothing is wider than %d columns" % cols, max(lines, key=len))
+    s.quit("... and quits")
+
+print("1..%d" % count)
+sys.exit(failed != 0)
