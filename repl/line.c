@@ -70,8 +70,12 @@ static void remember(const char *line)
     if (line[strspn(line, " \t\n")] == '\0' || (last && !strcmp(last->line, line)))
         return;
     add_history(line);
-    if (history_path)                      /* at once: a crash loses nothing, nor does a second shell */
-        append_history(1, history_path);
+    if (history_path)                      /* at once: a crash loses nothing */
+#ifdef USE_LIBEDIT
+        write_history(history_path);       /* its append_history writes the line twice */
+#else
+        append_history(1, history_path);   /* nor does a second shell */
+#endif
 }
 
 static void take(char *line)

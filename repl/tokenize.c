@@ -41,7 +41,11 @@ static int parse(int argc, char **argv, const char *tool, struct options *o)
         { "model", required_argument, NULL, 'm' }, { "vocab", required_argument, NULL, 'v' },
         { "help", no_argument, NULL, 'h' },        { "special", no_argument, NULL, 's' },
         { NULL, 0, NULL, 0 },
-    }, decode[] = { encode[0], encode[1], encode[2], encode[4] };
+    };
+    static const struct option decode[] = {
+        { "model", required_argument, NULL, 'm' }, { "vocab", required_argument, NULL, 'v' },
+        { "help", no_argument, NULL, 'h' },        { NULL, 0, NULL, 0 },
+    };
     int c, n_vocab = 0;
 
     memset(o, 0, sizeof *o);
