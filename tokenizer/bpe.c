@@ -27,35 +27,53 @@ void bpe_free(struct bpe *b)
 
 /* ------------------------------------------------------------------ the list of merges */
 
-int bpe_reserve(struct bpe *b, size_t n_merges)
+/* Where the merge of left and right is, or the empty slot where it would be. */
+static inline struct bpe_pair *pair_slot(const struct bpe *b, int32_t left, int32_t right)
 {
+    size_t i = vocab_hash((uint64_t)left << 32 | (uint32_t)right, 0) >> b->pair_shift;
+    for (;; i = (i + 1) & b->pair_mask) {
+        struct bpe_pair *p = &b->pair[i];
+        if (p->rank == BPE_NONE || (p->left == left && p->right == right))
+            return p;
+    }
+}
+
+/* Makes room for n merges in a table at most four fifths full: what a tokenizer costs to
+ * open is mostly the memory it touches for the first time. */
+int bpe_reserve(struct bpe *b, size_t n)
+{
+    struct bpe old = *b;
     int bits = 4;
-    while ((size_t)1 << bits < 2 * n_merges)
+    while (((size_t)1 << bits) / 5 * 4 < n)
         bits++;
-    b->pair = malloc(((size_t)1 << bits) * sizeof *b->pair);
-    b->result = malloc((n_merges + 1) * sizeof *b->result);
-    if (!b->pair || !b->result)
+    size_t slots = (size_t)1 << bits;
+    int32_t *result = realloc(b->result, slots / 5 * 4 * sizeof *result);
+    if (!result)
         return -1;
-    b->pair_mask = ((size_t)1 << bits) - 1;
+    b->result = result;
+    struct bpe_pair *pair = malloc(slots * sizeof *pair);
+    if (!pair)
+        return -1;
+    b->pair = pair;
+    b->pair_mask = slots - 1;
     b->pair_shift = 64 - bits;
-    for (size_t i = 0; i <= b->pair_mask; i++)
-        b->pair[i] = (struct bpe_pair){ 0, BPE_NONE };
+    for (size_t i = 0; i < slots; i++)
+        pair[i] = (struct bpe_pair){ 0, 0, BPE_NONE };
+    for (size_t i = 0; old.pair && i <= old.pair_mask; i++)
+        if (old.pair[i].rank != BPE_NONE)
+            *pair_slot(b, old.pair[i].left, old.pair[i].right) = old.pair[i];
+    free(old.pair);
     return 0;
 }
 
-static inline struct bpe_pair *pair_slot(const struct bpe *b, uint64_t key)
+int bpe_add(struct bpe *b, int32_t left, int32_t right, int32_t result)
 {
-    size_t i = vocab_hash(key, 0) >> b->pair_shift;
-    while (b->pair[i].rank != BPE_NONE && b->pair[i].key != key)
-        i = (i + 1) & b->pair_mask;
-    return &b->pair[i];
-}
-
-void bpe_add(struct bpe *b, int32_t left, int32_t right, int32_t result)
-{
-    uint64_t key = (uint64_t)left << 32 | (uint32_t)right;
-    *pair_slot(b, key) = (struct bpe_pair){ key, (uint32_t)b->n_merges };   /* the last of equals counts */
+    if (b->n_merges == (b->pair_mask + 1) / 5 * 4 && bpe_reserve(b, 2 * b->n_merges))
+        return -1;
+    /* the last of equals counts */
+    *pair_slot(b, left, right) = (struct bpe_pair){ left, right, (uint32_t)b->n_merges };
     b->result[b->n_merges++] = result;
+    return 0;
 }
 
 /* ------------------------------------------------------------------ merging */
@@ -73,7 +91,7 @@ static inline uint32_t rank_of(const struct bpe *b, const char *s, const char *e
                                const struct part *p, const struct part *q, uint32_t q_end)
 {
     if (b->pair)
-        return pair_slot(b, (uint64_t)p->id << 32 | (uint32_t)q->id)->rank;
+        return pair_slot(b, p->id, q->id)->rank;
     return (uint32_t)vocab_id(b->vocab, s + p->start, q_end - p->start, end);   /* -1 is BPE_NONE */
 }
 

@@ -10,7 +10,7 @@
 
 #define BPE_NONE UINT32_MAX
 
-struct bpe_pair { uint64_t key; uint32_t rank; };  /* key: left id << 32 | right id */
+struct bpe_pair { int32_t left, right; uint32_t rank; };
 
 struct bpe {
     const struct vocab *vocab;
@@ -22,15 +22,16 @@ struct bpe {
     struct bpe_pair *pair;                     /* [pair_mask + 1]; rank BPE_NONE: empty */
     size_t pair_mask;
     int pair_shift;
-    int32_t *result;                           /* [n_merges]: what rank's merge gives */
+    int32_t *result;                           /* what the merge of a rank gives */
     size_t n_merges;
 };
 
 /* Finds the 256 single bytes in the vocabulary: -1, or the first byte that is missing. */
 int  bpe_init(struct bpe *, const struct vocab *);
 void bpe_free(struct bpe *);
-int  bpe_reserve(struct bpe *, size_t n_merges);   /* 0 or -1: no memory; before the first bpe_add */
-void bpe_add(struct bpe *, int32_t left, int32_t right, int32_t result);   /* in order of rank */
+/* A list of merges: room for about so many first, then each in order of rank.  0, or -1: no memory. */
+int  bpe_reserve(struct bpe *, size_t n_merges);
+int  bpe_add(struct bpe *, int32_t left, int32_t right, int32_t result);
 
 /* Appends the ids of the piece s[len], len > 0; the buffer around it ends at `end`.
  * Never takes it whole: that is the caller's to look up.  0, or -1: no memory, out

@@ -163,8 +163,9 @@ int tok_ids_push(struct tok_ids *ids, int32_t id)
 
 /* ------------------------------------------------------------------ encoding */
 
-/* Where a piece stood before in this text, and where its ids are in the output. */
-struct seen { uint32_t hash, text, ids; uint16_t len, n_ids; };
+/* Where a piece stood before in this text, and where its ids are in the output; a single
+ * id is kept here. */
+struct seen { uint64_t key; uint32_t text, ids; uint16_t len, n_ids; };
 
 struct encoder {
     const struct tok *tok;
@@ -206,18 +207,23 @@ static int encode_piece(struct encoder *e, const char *s, size_t len)
         return bpe_encode(bpe, s, len, e->end, out);
 
     struct seen *p = &e->seen[hash >> (64 - e->seen_bits)];
-    if (p->hash == (uint32_t)hash && p->len == len && memcmp(e->text + p->text, s, len) == 0) {
-        if (tok_ids_reserve(out, p->n_ids))
+    if (p->key != key || p->len != len || (len > 8 && memcmp(e->text + p->text, s, len) != 0)) {
+        size_t start = out->n;
+        if (bpe_encode(bpe, s, len, e->end, out))
             return -1;
-        memcpy(out->id + out->n, out->id + e->first + p->ids, p->n_ids * sizeof *out->id);
-        out->n += p->n_ids;
+        *p = (struct seen){ key, (uint32_t)(s - e->text), (uint32_t)(start - e->first),
+                            (uint16_t)len, (uint16_t)(out->n - start) };
+        if (p->n_ids == 1)
+            p->ids = (uint32_t)out->id[start];
         return 0;
     }
-    size_t start = out->n;
-    if (bpe_encode(bpe, s, len, e->end, out))
+    if (tok_ids_reserve(out, p->n_ids))
         return -1;
-    *p = (struct seen){ (uint32_t)hash, (uint32_t)(s - e->text), (uint32_t)(start - e->first),
-                        (uint16_t)len, (uint16_t)(out->n - start) };
+    if (p->n_ids == 1)
+        out->id[out->n] = (int32_t)p->ids;
+    else
+        memcpy(out->id + out->n, out->id + e->first + p->ids, p->n_ids * sizeof *out->id);
+    out->n += p->n_ids;
     return 0;
 }
 

@@ -10,7 +10,7 @@
 static int slots_alloc(struct vocab *v, size_t n_tokens)
 {
     int bits = 4;
-    while ((size_t)1 << bits < 2 * n_tokens)    /* at most half full */
+    while (((size_t)1 << bits) / 5 * 4 < n_tokens)     /* at most four fifths full */
         bits++;
     v->slot = calloc((size_t)1 << bits, sizeof *v->slot);
     v->mask = ((size_t)1 << bits) - 1;
@@ -45,28 +45,47 @@ const char *vocab_strerror(int code)
     return "no error";
 }
 
-static void slot_put(struct vocab *v, struct vocab_slot e)
-{
-    size_t i = vocab_hash(e.key, e.len) >> v->shift;
-    while (v->slot[i].len)
-        i = (i + 1) & v->mask;
-    v->slot[i] = e;
-}
-
 static int slots_grow(struct vocab *v)
 {
     struct vocab_slot *old = v->slot;
     size_t n = v->mask + 1;
+    int shift = v->shift;
     if (slots_alloc(v, n)) {                    /* n tokens: twice the slots */
         v->slot = old;
         v->mask = n - 1;
+        v->shift = shift;
         return VOCAB_NO_MEMORY;
     }
     for (size_t i = 0; i < n; i++)
-        if (old[i].len)
-            slot_put(v, old[i]);
+        if (old[i].len) {
+            const char *s = v->pool + v->token[old[i].id].off;
+            *vocab_slot(v, s, old[i].len, old[i].key, vocab_hash(old[i].key, old[i].len)) = old[i];
+        }
     free(old);
     return VOCAB_OK;
+}
+
+int32_t vocab_special_at(const struct vocab *v, const char *s, size_t n)
+{
+    if (n == 0 || !v->special_first[(unsigned char)s[0]])
+        return -1;
+    for (size_t i = 0; i < v->n_special; i++) {
+        const struct vocab_token *t = &v->token[v->special[i]];
+        if (t->len <= n && memcmp(v->pool + t->off, s, t->len) == 0)
+            return v->special[i];
+    }
+    return -1;
+}
+
+static int32_t special_find(const struct vocab *v, const char *s, size_t len)
+{
+    int32_t id = vocab_special_at(v, s, len);
+    return id >= 0 && v->token[id].len == len ? id : -1;
+}
+
+int32_t vocab_special_named(const struct vocab *v, const char *name)
+{
+    return special_find(v, name, strlen(name));
 }
 
 static int special_add(struct vocab *v, int32_t id, const char *bytes, size_t len)
@@ -91,10 +110,11 @@ int vocab_add(struct vocab *v, int64_t id, const char *bytes, size_t len, int ki
         return VOCAB_EMPTY;
     if (id < v->n && v->token[id].len)
         return VOCAB_ID_TAKEN;
-    uint64_t key = vocab_key(bytes, len, bytes + len), hash = vocab_hash(key, len);
-    if (kind == VOCAB_PLAIN ? vocab_find(v, bytes, len, key, hash) >= 0
-        : kind == VOCAB_SPECIAL && vocab_special_at(v, bytes, len) >= 0
-          && v->token[vocab_special_at(v, bytes, len)].len == len)
+    if (kind == VOCAB_PLAIN && v->n_slot >= v->mask / 5 * 4 && slots_grow(v))
+        return VOCAB_NO_MEMORY;
+    uint64_t key = vocab_key(bytes, len, bytes + len);
+    struct vocab_slot *slot = vocab_slot(v, bytes, len, key, vocab_hash(key, len));
+    if ((kind == VOCAB_PLAIN && slot->len) || (kind == VOCAB_SPECIAL && special_find(v, bytes, len) >= 0))
         return VOCAB_BYTES_TAKEN;
 
     if (v->pool_n + len > v->pool_cap) {
@@ -115,9 +135,8 @@ int vocab_add(struct vocab *v, int64_t id, const char *bytes, size_t len, int ki
         v->cap = cap;
     }
     if (kind == VOCAB_PLAIN) {
-        if (2 * ++v->n_slot > v->mask && slots_grow(v))
-            return VOCAB_NO_MEMORY;
-        slot_put(v, (struct vocab_slot){ key, (int32_t)id, (uint32_t)len });
+        *slot = (struct vocab_slot){ key, (int32_t)id, (uint32_t)len };
+        v->n_slot++;
     } else if (kind == VOCAB_SPECIAL && special_add(v, (int32_t)id, bytes, len)) {
         return VOCAB_NO_MEMORY;
     }
@@ -127,22 +146,4 @@ int vocab_add(struct vocab *v, int64_t id, const char *bytes, size_t len, int ki
     if (id >= v->n)
         v->n = (int32_t)id + 1;
     return VOCAB_OK;
-}
-
-int32_t vocab_special_at(const struct vocab *v, const char *s, size_t n)
-{
-    if (n == 0 || !v->special_first[(unsigned char)s[0]])
-        return -1;
-    for (size_t i = 0; i < v->n_special; i++) {
-        const struct vocab_token *t = &v->token[v->special[i]];
-        if (t->len <= n && memcmp(v->pool + t->off, s, t->len) == 0)
-            return v->special[i];
-    }
-    return -1;
-}
-
-int32_t vocab_special_named(const struct vocab *v, const char *name)
-{
-    int32_t id = vocab_special_at(v, name, strlen(name));
-    return id >= 0 && v->token[id].len == strlen(name) ? id : -1;
 }

@@ -79,17 +79,24 @@ static inline uint64_t vocab_hash(uint64_t key, size_t len)
     return (key ^ key >> 32) * UINT64_C(0x9e3779b97f4a7c15);      /* the upper bits are the good ones */
 }
 
-/* The token with just these bytes, or -1; len > 0, key and hash as above. */
-static inline int32_t vocab_find(const struct vocab *v, const char *s, size_t len, uint64_t key, uint64_t hash)
+/* Where the token with just these bytes is, or the empty slot where it would be; len > 0,
+ * key and hash as above. */
+static inline struct vocab_slot *vocab_slot(const struct vocab *v, const char *s, size_t len,
+                                            uint64_t key, uint64_t hash)
 {
     for (size_t i = hash >> v->shift;; i = (i + 1) & v->mask) {
-        const struct vocab_slot *e = &v->slot[i];
-        if (e->key == key && e->len == len
-            && (len <= 8 || memcmp(v->pool + v->token[e->id].off, s, len) == 0))
-            return e->id;
-        if (!e->len)
-            return -1;
+        struct vocab_slot *e = &v->slot[i];
+        if (!e->len || (e->key == key && e->len == len
+                        && (len <= 8 || memcmp(v->pool + v->token[e->id].off, s, len) == 0)))
+            return e;
     }
+}
+
+/* ... and its id, or -1. */
+static inline int32_t vocab_find(const struct vocab *v, const char *s, size_t len, uint64_t key, uint64_t hash)
+{
+    const struct vocab_slot *e = vocab_slot(v, s, len, key, hash);
+    return e->len ? e->id : -1;
 }
 
 static inline int32_t vocab_id(const struct vocab *v, const char *s, size_t len, const char *end)

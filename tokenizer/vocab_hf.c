@@ -172,6 +172,13 @@ static int read_added_tokens(struct reading *r, const cJSON *list)
     return 0;
 }
 
+static int is_token(const struct vocab *v, int32_t id, const char *s, size_t n)
+{
+    size_t len;
+    const char *have = vocab_bytes(v, id, &len);
+    return have && len == n && memcmp(have, s, n) == 0;
+}
+
 static int read_vocab(struct reading *r, const cJSON *list)
 {
     struct vocab *v = &r->tok->vocab;
@@ -179,9 +186,8 @@ static int read_vocab(struct reading *r, const cJSON *list)
     cJSON_ArrayForEach(e, list) {
         const char *name = e->string, *end;
         int64_t id = json_id(e);
-        size_t n = 0, len = strlen(name), have_len;
-        const char *have = id < 0 ? NULL : vocab_bytes(v, (int32_t)id, &have_len);
-        if (have && v->token[id].special && have_len == len && memcmp(have, name, len) == 0)
+        size_t n = 0, len = strlen(name);
+        if (id >= 0 && is_token(v, (int32_t)id, name, len) && v->token[id].special)
             continue;                           /* an added token that is listed here too */
         /* what is not spelled in the alphabet decodes to itself, and no text becomes it */
         int spelled = alphabet_decode(r, name, &n, &end) == 0 && !*end;
@@ -198,7 +204,8 @@ static int read_merges(struct reading *r, const cJSON *list)
     const struct vocab *v = &r->tok->vocab;
     struct bpe *b = &r->tok->bpe;
     const cJSON *e;
-    if (bpe_reserve(b, (size_t)cJSON_GetArraySize(list)))
+    int32_t both = -1;
+    if (bpe_reserve(b, v->n_slot))              /* mostly one for each token */
         return FAIL(r, "%s: out of memory", r->path);
     cJSON_ArrayForEach(e, list) {
         const char *left = cJSON_GetStringValue(e), *right = NULL, *end = "";
@@ -217,11 +224,13 @@ static int read_merges(struct reading *r, const cJSON *list)
                         b->n_merges, left ? left : "");
         int32_t a = vocab_id(v, r->buf, n_left, r->buf + n);
         int32_t c = vocab_id(v, r->buf + n_left, n - n_left, r->buf + n);
-        int32_t both = vocab_id(v, r->buf, n, r->buf + n);
+        if (!is_token(v, ++both, r->buf, n))    /* most files list merges by what they give */
+            both = vocab_id(v, r->buf, n, r->buf + n);
         if (a < 0 || c < 0 || both < 0)
             return FAIL(r, "%s: merge %zu (\"%.40s\"): %s is not in the vocabulary", r->path, b->n_merges, left,
                         a < 0 ? "its left side" : c < 0 ? "its right side" : "its result");
-        bpe_add(b, a, c, both);
+        if (bpe_add(b, a, c, both))
+            return FAIL(r, "%s: out of memory", r->path);
     }
     return 0;
 }
@@ -245,7 +254,7 @@ int tok_read_hf(struct tok *t, const char *path, char *err, size_t errlen)
     if (check_pre_tokenizer(&r, get(json, "pre_tokenizer")))
         goto out;
 
-    if (vocab_init(&t->vocab, (size_t)cJSON_GetArraySize(get(model, "vocab")))) {
+    if (vocab_init(&t->vocab, 1 << 16)) {       /* cJSON counts slower than the table grows */
         FAIL(&r, "%s: out of memory", path);
         goto out;
     }

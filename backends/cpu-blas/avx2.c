@@ -1,10 +1,6 @@
-/* backends/cpu-blas/avx2.c -- the kernels on 8 lanes.  See simd.h. */
-#include "backends/cpu-blas/kernels.h"
-
-#ifdef __x86_64__
+/* backends/cpu-blas/avx2.c -- the kernels on 8 lanes.  See simd.h.
+ * Compiled for that instruction set: to be called where isa.h says so. */
 #include <immintrin.h>
-#pragma GCC push_options
-#pragma GCC target("avx2,f16c,fma")
 
 #define VEC   __m256
 #define LANES 8
@@ -40,18 +36,5 @@ static inline float v_top(__m256 a)
 }
 
 #define KERNELS_NAME  "avx2"
-#define KERNELS_TABLE table
+#define KERNELS_TABLE kernels_avx2
 #include "backends/cpu-blas/simd.h"
-#pragma GCC pop_options
-
-const struct kernels *kernels_avx2(void)
-{
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c") ? &table : NULL;
-}
-#else
-const struct kernels *kernels_avx2(void)
-{
-    return NULL;
-}
-#endif

@@ -1,10 +1,6 @@
-/* backends/cpu-blas/avx512.c -- the kernels on 16 lanes.  See simd.h. */
-#include "backends/cpu-blas/kernels.h"
-
-#ifdef __x86_64__
+/* backends/cpu-blas/avx512.c -- the kernels on 16 lanes.  See simd.h.
+ * Compiled for that instruction set: to be called where isa.h says so. */
 #include <immintrin.h>
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,f16c,fma")
 
 #define VEC   __m512
 #define LANES 16
@@ -26,19 +22,5 @@
 #define v_load_bf16(p) _mm512_castsi512_ps(_mm512_slli_epi32( \
                            _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(p))), 16))
 #define KERNELS_NAME  "avx512"
-#define KERNELS_TABLE table
+#define KERNELS_TABLE kernels_avx512
 #include "backends/cpu-blas/simd.h"
-#pragma GCC pop_options
-
-const struct kernels *kernels_avx512(void)
-{
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("fma") ? &table : NULL;
-}
-#else
-const struct kernels *kernels_avx512(void)
-{
-    return NULL;
-}
-#endif

@@ -9,6 +9,7 @@
 
 #include "backends/cpu-blas/blas.h"
 
+#include "backends/cpu-blas/isa.h"
 #include "plugins/fail.h"
 
 #include <dlfcn.h>
@@ -22,13 +23,10 @@ static char why[200];
 /* Only a kernel that the CPU can run; NULL leaves the choice to OpenBLAS. */
 static const char *core_type(void)
 {
-#ifdef __x86_64__
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+    if (isa_avx512())
         return "SkylakeX";
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    if (isa_avx2())
         return "Haswell";
-#endif
     return NULL;
 }
 

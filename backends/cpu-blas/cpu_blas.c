@@ -3,6 +3,7 @@
 #include "config.h"
 
 #include "backends/cpu-blas/cpu_blas.h"
+#include "backends/cpu-blas/isa.h"
 #include "backends/graph/graph.h"
 #include "plugins/fail.h"
 
@@ -14,15 +15,15 @@ enum { MAX_THREADS = 1024 };
 
 static const struct dbrx_option options[] = {
     { "threads", "physical cores", "worker threads, 1 to 1024" },
-    { "isa", "best", "kernels for few tokens: avx512, avx2 or plain" },
+    { "isa", "best", "instruction set: amx, avx512, avx2 or plain" },
     { NULL, NULL, NULL }
 };
 
-struct settings { unsigned threads; const char *isa; };
+struct settings { unsigned threads; const char *isa; int amx; };
 
 static dbrx_status parse(const char *const *opt, struct settings *s, struct dbrx_error *err)
 {
-    *s = (struct settings){ pool_physical_cores(), NULL };
+    *s = (struct settings){ pool_physical_cores(), NULL, isa_amx() };
     for (; opt && *opt; opt++) {
         if (!strncmp(*opt, "threads=", 8)) {
             char *end;
@@ -32,10 +33,12 @@ static dbrx_status parse(const char *const *opt, struct settings *s, struct dbrx
                             MAX_THREADS, *opt + 8);
             s->threads = (unsigned)n;
         } else if (!strncmp(*opt, "isa=", 4)) {
-            s->isa = strcmp(*opt + 4, "best") ? *opt + 4 : NULL;
-            if (s->isa && !kernels_get(s->isa))
-                return fail(err, DBRX_E_INVALID, "isa=%.40s: no such kernels on this CPU "
-                            "(avx512, avx2, plain)", s->isa);
+            const char *isa = *opt + 4;
+            s->amx = isa_amx() && (!strcmp(isa, "best") || !strcmp(isa, "amx"));
+            s->isa = s->amx || !strcmp(isa, "best") ? NULL : isa;
+            if (!kernels_get(s->isa))
+                return fail(err, DBRX_E_INVALID, "isa=%.40s: this CPU has no such instruction "
+                            "set (amx, avx512, avx2, plain)", isa);
         } else {
             return fail(err, DBRX_E_INVALID, "cpu-blas has no option \"%.60s\"; it has threads=N "
                         "and isa=NAME", *opt);
@@ -55,8 +58,9 @@ static dbrx_status probe(const struct dbrx_host *host, struct dbrx_probe *p,
     p->score = blas_open(&blas, &why) == DBRX_OK ? 100 : 0;
     p->reason[0] = p->device[0] = '\0';
     if (p->score)
-        snprintf(p->device, sizeof p->device, "%u cores, %s kernels, OpenBLAS %s",
-                 pool_physical_cores(), kernels_get(NULL)->name, blas.core);
+        snprintf(p->device, sizeof p->device, "%u cores, %s%s, OpenBLAS %s",
+                 pool_physical_cores(), kernels_get(NULL)->name, isa_amx() ? "+amx" : "",
+                 blas.core);
     else
         snprintf(p->reason, sizeof p->reason, "%.127s", why.text);
     return DBRX_OK;
@@ -84,6 +88,7 @@ static dbrx_status model_open(const struct dbrx_host *host, const struct dbrx_mo
     if (!c)
         return fail(err, DBRX_E_NOMEM, "out of memory");
     c->k = kernels_get(s.isa);
+    c->amx = s.amx;
     c->pool = pool_open(s.threads);
     st = blas_open(&c->blas, err);
     if (st == DBRX_OK && (!c->pool || cpu_reserve(c, &desc->config)))

@@ -1,8 +1,11 @@
 /* backends/cpu-blas/kernels.c -- the plain-C kernels and the choice among tables.
  * See kernels.h. */
+#include "config.h"
+
 #include "backends/cpu-blas/kernels.h"
 
 #include "backends/backend.h"
+#include "backends/cpu-blas/isa.h"
 #include "backends/graph/dequant.h"
 
 #include <math.h>
@@ -92,10 +95,17 @@ const struct kernels kernels_plain = {
 
 const struct kernels *kernels_get(const char *name)
 {
-    const struct kernels *table[] = { kernels_avx512(), kernels_avx2(), &kernels_plain };
-    for (int i = 0; i < 3; i++)
-        if (table[i] && (!name || !strcmp(name, table[i]->name)))
-            return table[i];
+    const struct kernels *table[3] = { &kernels_plain };
+    int n = 1;
+#ifdef HAVE_X86_64
+    if (isa_avx2())
+        table[n++] = &kernels_avx2;
+    if (isa_avx512())
+        table[n++] = &kernels_avx512;
+#endif
+    while (n-- > 0)                        /* the best is the last */
+        if (!name || !strcmp(name, table[n]->name))
+            return table[n];
     return NULL;
 }
 

@@ -1,7 +1,8 @@
 /* backends/cpu-blas/kernels.h -- the inner loops, one table per instruction set.
  *
  * kernels_plain is the specification; avx2 and avx512 do the same sums in another
- * order (float32 accumulation) and are tested against it.  Pointers need no alignment.
+ * order (float32 accumulation) and are tested against it; kernels_get hands out
+ * only what this CPU can run.  Pointers need no alignment.
  * All [any]. */
 #ifndef DBRX_CPU_KERNELS_H
 #define DBRX_CPU_KERNELS_H
@@ -31,10 +32,7 @@ struct kernels {
     void (*layernorm)(float *y, const float *x, const float *w, size_t n, float eps);
 };
 
-extern const struct kernels kernels_plain;
-/* NULL where this build or this CPU has no such thing.  [any] */
-const struct kernels *kernels_avx2(void);
-const struct kernels *kernels_avx512(void);
+extern const struct kernels kernels_plain, kernels_avx2, kernels_avx512;
 
 /* By name, or the best for NULL; NULL if it is unknown or cannot run here. */
 const struct kernels *kernels_get(const char *name);

@@ -10,62 +10,39 @@
 #include <string.h>
 
 enum {
-    FEW    = 4,                            /* up to so many tokens, kernels beat BLAS        */
-    PANEL  = 128 * 1024,                   /* floats of widened weights: half an L2          */
-    WIDE   = 256,                          /* rows or columns of a panel at most             */
-    TILE   = 256,                          /* positions attended to at a time                */
-    BLOCK  = 256,                          /* query rows of one attention item               */
+    TILE  = 256,                           /* positions attended to at a time               */
+    BLOCK = 256,                           /* query rows of one attention item              */
 };
-
-static const size_t size_of[K_TYPES] = { 4, 2, 2 };
-
-static size_t min(size_t a, size_t b) { return a < b ? a : b; }
-static size_t max(size_t a, size_t b) { return a > b ? a : b; }
-static size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
-
-static const char *at(const struct dbrx_tensor *w, size_t element)
-{
-    return (const char *)w->data + element * size_of[kernels_type(w->dtype)];
-}
 
 int cpu_reserve(struct cpu *c, const struct dbrx_config *cfg)
 {
-    size_t group = cfg->n_heads / cfg->n_kv_heads;
-    size_t widened = max(PANEL, 16 * (size_t)cfg->d_model) + (size_t)GRAPH_CHUNK * WIDE;
+    size_t group = cfg->n_heads / cfg->n_kv_heads, longest = max(cfg->d_model, cfg->d_ffn);
+    size_t widened = max(CPU_PANEL, 16 * longest + 16) + (size_t)GRAPH_CHUNK * CPU_WIDE;
     size_t scores = max(BLOCK, group) * (TILE + 2);
-    c->pairs = max((size_t)GRAPH_CHUNK * cfg->top_k, cfg->n_experts);
-    c->panel_floats = ceil_div(max(widened, scores), 16) * 16;
+    c->panel_floats = round16(max(widened, scores));
     c->panel = aligned_alloc(64, pool_threads(c->pool) * c->panel_floats * sizeof(float));
+    c->slots = max((size_t)GRAPH_CHUNK * cfg->top_k, cfg->n_experts) +
+               (size_t)AMX_TOKENS * cfg->n_experts;
     return c->panel ? 0 : -1;
-}
-
-/* How many of `rows` rows an item takes, when about `items` should come of it. */
-static size_t share(size_t rows, size_t items, size_t most)
-{
-    return min(max(ceil_div(ceil_div(rows, items), 16) * 16, 16), most);
-}
-
-static size_t panel_rows(size_t cols)
-{
-    return max(16, min(WIDE, PANEL / cols / 16 * 16));
 }
 
 /* ---- y = x w^T ----------------------------------------------------------- */
 
-/* y[m][rows] (stride ldy) = x[m][cols] w[rows][cols]^T, for at most panel_rows(cols) rows */
-static void product(const struct cpu *c, unsigned worker, float *y, size_t ldy, const float *x,
-                    size_t m, const void *w, int type, size_t rows, size_t cols)
+void cpu_product(const struct cpu *c, unsigned worker, float *y, size_t ldy, const float *x,
+                 size_t m, const struct dbrx_tensor *w, size_t first, size_t rows, size_t cols)
 {
-    if (m <= FEW) {
+    int type = kernels_type(w->dtype);
+    const void *at = tensor_at(w, first * cols);
+    if (m <= CPU_FEW) {
         for (size_t t = 0; t < m; t++)
-            c->k->matvec[type](y + t * ldy, w, rows, cols, cols, x + t * cols);
+            c->k->matvec[type](y + t * ldy, at, rows, cols, cols, x + t * cols);
         return;
     }
     float *wide = c->panel + worker * c->panel_floats;
     if (type != K_F32)
-        c->k->widen[type](wide, w, rows * cols);
+        c->k->widen[type](wide, at, rows * cols);
     c->blas.sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)m, (int)rows, (int)cols, 1, x,
-                  (int)cols, type == K_F32 ? w : wide, (int)cols, 0, y, (int)ldy);
+                  (int)cols, type == K_F32 ? at : wide, (int)cols, 0, y, (int)ldy);
 }
 
 struct linear_job {
@@ -73,23 +50,46 @@ struct linear_job {
     const struct dbrx_tensor *w;
     float *y;
     const float *x;
+    uint16_t *packed;                      /* x for the tiles, or NULL */
     size_t n, rows, cols, step;
 };
+
+static void pack_item(void *arg, unsigned worker, uint32_t item)
+{
+    const struct linear_job *j = arg;
+    const float *row[AMX_TOKENS];
+    size_t t = (size_t)item * AMX_TOKENS, n = min(AMX_TOKENS, j->n - t);
+    (void)worker;
+    for (size_t i = 0; i < n; i++)
+        row[i] = j->x + (t + i) * j->cols;
+    amx_pack(j->packed + item * amx_block(j->cols), row, n, j->cols);
+}
 
 static void linear_item(void *arg, unsigned worker, uint32_t item)
 {
     const struct linear_job *j = arg;
-    size_t r = item * j->step;
-    product(j->c, worker, j->y + r, j->rows, j->x, j->n, at(j->w, r * j->cols),
-            kernels_type(j->w->dtype), min(j->step, j->rows - r), j->cols);
+    size_t r = item * j->step, rows = min(j->step, j->rows - r);
+    if (j->packed)
+        amx_linear(j->y + r, j->rows, j->packed, j->n, tensor_at(j->w, r * j->cols), rows,
+                   j->cols);
+    else
+        cpu_product(j->c, worker, j->y + r, j->rows, j->x, j->n, j->w, r, rows, j->cols);
 }
 
 static void linear(struct work *wk, float *y, const float *x, const struct dbrx_tensor *w,
                    uint32_t n, uint32_t rows, uint32_t cols)
 {
     const struct cpu *c = wk->ctx;
-    struct linear_job j = { c, w, y, x, n, rows, cols,
-                            share(rows, 4 * pool_threads(c->pool), panel_rows(cols)) };
+    /* the router stays in float32: its 16 rows cost nothing, and a tie must not tip */
+    int tiles = c->amx && n > CPU_FEW && w->dtype == DBRX_BF16 && cols % 32 == 0 &&
+                rows % 16 == 0 && rows >= cols;
+    struct linear_job j = {
+        .c = c, .w = w, .y = y, .x = x, .n = n, .rows = rows, .cols = cols,
+        .packed = tiles ? wk->scratch : NULL,
+        .step = cpu_share(rows, 4 * pool_threads(c->pool), cpu_panel_rows(cols)),
+    };
+    if (tiles)
+        pool_run(c->pool, (uint32_t)ceil_div(n, AMX_TOKENS), pack_item, &j);
     pool_run(c->pool, (uint32_t)ceil_div(rows, j.step), linear_item, &j);
 }
 
@@ -177,7 +177,7 @@ static void attention_item(void *arg, unsigned worker, uint32_t item)
         for (uint32_t g = 0; g < group; g++) {
             const float *q = q0 + (size_t)g * hd;
             float *o = o0 + (size_t)g * hd;
-            if (n > FEW)
+            if (n > CPU_FEW)
                 j->c->blas.sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)n, (int)len,
                                  (int)hd, 1, q, (int)a->q_stride, key, (int)kv_stride, 0, score,
                                  TILE);
@@ -202,10 +202,10 @@ static void attention_item(void *arg, unsigned worker, uint32_t item)
                     *m = m_new;
                 }
                 memset(s + seen, 0, (len - seen) * sizeof *s);
-                if (n <= FEW)
+                if (n <= CPU_FEW)
                     k->vecmat[K_F32](o_t, val, seen, kv_stride, hd, s);
             }
-            if (n > FEW)
+            if (n > CPU_FEW)
                 j->c->blas.sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n, (int)hd,
                                  (int)len, 1, score, TILE, val, (int)kv_stride, 1, o,
                                  (int)o_stride);
@@ -228,155 +228,7 @@ static void attention(struct work *wk, const struct attn *a)
     pool_run(c->pool, a->n_kv_heads * j.blocks, attention_item, &j);
 }
 
-/* ---- experts ------------------------------------------------------------- */
-
-/* A pair is one token's visit to one expert.  Pairs are sorted by expert, so that each
- * expert's weights are read once for all its tokens. */
-struct moe_job {
-    const struct cpu *c;
-    const struct moe *m;
-    uint32_t *pair;                        /* [pairs]: t*k + j, grouped by expert           */
-    uint32_t *first;                       /* [active + 1] into pair                        */
-    uint32_t *active;                      /* [active] expert ids that have tokens          */
-    uint32_t n_active;
-    float *in, *hidden, *out;              /* [pairs][d_model], [pairs][d_ffn], [pairs][d_model] */
-    size_t step, parts;                    /* rows or columns an item, items an expert      */
-};
-
-/* hidden = act(w1 h) * (v1 h) for some rows of one expert */
-static void up_item(void *arg, unsigned worker, uint32_t item)
-{
-    const struct moe_job *j = arg;
-    const struct moe *m = j->m;
-    const struct dbrx_layer *l = m->layer;
-    size_t a = item / j->parts, r = item % j->parts * j->step;
-    size_t p = j->first[a], n = j->first[a + 1] - p, rows = min(j->step, m->d_ffn - r);
-    size_t w = ((size_t)j->active[a] * m->d_ffn + r) * m->d_model;
-    float *gate = j->hidden + p * m->d_ffn + r;
-    float *up = j->c->panel + (worker + 1) * j->c->panel_floats - n * rows;
-    const float *x = j->in + p * m->d_model;
-    product(j->c, worker, gate, m->d_ffn, x, n, at(&l->w1, w), kernels_type(l->w1.dtype), rows,
-            m->d_model);
-    product(j->c, worker, up, rows, x, n, at(&l->v1, w), kernels_type(l->v1.dtype), rows,
-            m->d_model);
-    for (size_t t = 0; t < n; t++, gate += m->d_ffn, up += rows)
-        if (m->act_fn == DBRX_SILU)
-            j->c->k->silu_mul(gate, up, rows);
-        else
-            for (size_t i = 0; i < rows; i++)
-                gate[i] = act_plain(m->act_fn, gate[i]) * up[i];
-}
-
-/* out = hidden w2 for some columns of one expert */
-static void down_item(void *arg, unsigned worker, uint32_t item)
-{
-    const struct moe_job *j = arg;
-    const struct moe *m = j->m;
-    const struct dbrx_tensor *w2 = &m->layer->w2;
-    const int type = kernels_type(w2->dtype);
-    size_t a = item / j->parts, col = item % j->parts * j->step;
-    size_t p = j->first[a], n = j->first[a + 1] - p, cols = min(j->step, m->d_model - col);
-    size_t w = (size_t)j->active[a] * m->d_ffn * m->d_model + col;
-    const float *h = j->hidden + p * m->d_ffn;
-    float *out = j->out + p * m->d_model + col;
-    float *wide = j->c->panel + worker * j->c->panel_floats;
-
-    if (n <= FEW) {
-        for (size_t t = 0; t < n; t++) {
-            memset(out + t * m->d_model, 0, cols * sizeof *out);
-            j->c->k->vecmat[type](out + t * m->d_model, at(w2, w), m->d_ffn, m->d_model, cols,
-                                  h + t * m->d_ffn);
-        }
-        return;
-    }
-    for (size_t r = 0, rows; r < m->d_ffn; r += rows) {
-        rows = min(PANEL / cols, m->d_ffn - r);
-        for (size_t i = 0; i < rows; i++)
-            j->c->k->widen[type](wide + i * cols, at(w2, w + (r + i) * m->d_model), cols);
-        j->c->blas.sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n, (int)cols, (int)rows,
-                         1, h + r, (int)m->d_ffn, wide, (int)cols, r ? 1 : 0, out,
-                         (int)m->d_model);
-    }
-}
-
-static size_t align16(size_t floats)
-{
-    return ceil_div(floats, 16) * 16;
-}
-
-static size_t scratch(void *ctx, const struct dbrx_config *c)
-{
-    const struct cpu *cpu = ctx;
-    return 4 * (align16(cpu->pairs) + 2 * align16(c->n_experts + 1) +
-                2 * align16(cpu->pairs * c->d_model) + align16(cpu->pairs * c->d_ffn));
-}
-
-/* the tokens of m, whose pairs all fit the scratch */
-static void experts_some(const struct cpu *c, struct work *wk, const struct moe *m)
-{
-    size_t d = m->d_model, items = 4 * pool_threads(c->pool), n_pairs = 0;
-    struct moe_job j = { .c = c, .m = m, .pair = wk->scratch };
-    j.first = j.pair + align16(c->pairs);
-    j.active = j.first + align16(m->n_experts + 1);
-    j.in = (float *)(j.active + align16(m->n_experts + 1));
-    j.hidden = j.in + align16(c->pairs * d);
-    j.out = j.hidden + align16(c->pairs * m->d_ffn);
-
-    for (uint32_t e = 0; e < m->n_experts; e++) {
-        size_t before = n_pairs;
-        for (uint32_t p = 0; p < m->n * m->k; p++)
-            if (m->expert[p] == e && m->weight[p] != 0) {
-                memcpy(j.in + n_pairs * d, m->h + p / m->k * d, d * sizeof *j.in);
-                j.pair[n_pairs++] = p;
-            }
-        if (n_pairs > before) {
-            j.first[j.n_active] = (uint32_t)before;
-            j.active[j.n_active++] = e;
-        }
-    }
-    j.first[j.n_active] = (uint32_t)n_pairs;
-    if (m->part)
-        memset(m->part, 0, (size_t)m->n * m->k * d * sizeof *m->part);
-    if (!n_pairs)
-        return;
-
-    items = ceil_div(items, j.n_active);
-    j.step = share(m->d_ffn, items, panel_rows(d));
-    j.parts = ceil_div(m->d_ffn, j.step);
-    pool_run(c->pool, (uint32_t)(j.n_active * j.parts), up_item, &j);
-    j.step = share(d, items, n_pairs <= FEW ? d : WIDE);
-    j.parts = ceil_div(d, j.step);
-    pool_run(c->pool, (uint32_t)(j.n_active * j.parts), down_item, &j);
-
-    for (size_t i = 0; i < n_pairs; i++) {
-        size_t p = j.pair[i];
-        float *x = m->x + p / m->k * d, *part = m->part ? m->part + p * d : NULL;
-        for (size_t c0 = 0; c0 < d; c0++) {
-            float y = m->weight[p] * j.out[i * d + c0];
-            x[c0] += y;
-            if (part)
-                part[c0] = y;
-        }
-    }
-}
-
-static void experts(struct work *wk, const struct moe *m)
-{
-    const struct cpu *c = wk->ctx;
-    struct moe some = *m;
-    size_t step = c->pairs / m->k;
-    for (size_t t = 0; t < m->n; t += step) {
-        some.n = (uint32_t)min(step, m->n - t);
-        some.h = m->h + t * m->d_model;
-        some.x = m->x + t * m->d_model;
-        some.expert = m->expert + t * m->k;
-        some.weight = m->weight + t * m->k;
-        some.part = m->part ? m->part + t * m->k * m->d_model : NULL;
-        experts_some(c, wk, &some);
-    }
-}
-
 const struct ops cpu_ops = {
     .linear = linear, .layernorm = layernorm, .clip_rope = clip_rope,
-    .attention = attention, .experts = experts, .scratch = scratch,
+    .attention = attention, .experts = cpu_experts, .scratch = cpu_scratch,
 };

@@ -160,7 +160,7 @@ static void layernorm(float *y, const float *x, const float *w, size_t n, float 
         y[i] = (x[i] - mean) * scale * w[i];
 }
 
-static const struct kernels KERNELS_TABLE = {
+const struct kernels KERNELS_TABLE = {
     KERNELS_NAME, { matvec_f32, matvec_f16, matvec_bf16 },
     { vecmat_f32, vecmat_f16, vecmat_bf16 }, { widen_f32, widen_f16, widen_bf16 },
     silu_mul, exp_sum, max_of, layernorm,

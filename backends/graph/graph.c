@@ -122,12 +122,18 @@ static dbrx_status run_chunk(dbrx_session *s, const struct dbrx_batch *b, uint32
 }
 
 /* logits[n][n_vocab] = lm_head(LayerNorm(x[n][d_model]) * norm_f) */
-static void head_rows(dbrx_session *s, const float *x, uint32_t n, float *logits)
+static dbrx_status head_rows(dbrx_session *s, const float *x, uint32_t n, float *logits,
+                             struct dbrx_error *err)
 {
     const dbrx_model *m = s->model;
     const struct dbrx_config *c = &m->cfg;
     m->ops.layernorm(&s->work, s->h, x, m->norm_f, n, c->d_model, c->ln_eps);
     m->ops.linear(&s->work, logits, s->h, &m->lm_head, n, c->n_vocab, c->d_model);
+    for (size_t i = 0; i < (size_t)n * c->n_vocab; i++)     /* no router looks at these */
+        if (!isfinite(logits[i]))
+            return fail(err, DBRX_E_UNSUPPORTED, "the logit of token %zu is no number: the "
+                        "weights are damaged", i % c->n_vocab);
+    return DBRX_OK;
 }
 
 /* everything that can be wrong with a batch, before anything is touched */
@@ -169,13 +175,13 @@ dbrx_status graph_eval(dbrx_session *s, const struct dbrx_batch *b, struct dbrx_
     for (uint32_t first = 0, n; st == DBRX_OK && first < b->n_tokens; first += n) {
         n = b->n_tokens - first < GRAPH_CHUNK ? b->n_tokens - first : GRAPH_CHUNK;
         st = run_chunk(s, b, first, n, err);
-        if (st < 0)
-            s->pos = start;                /* an error leaves none of the batch */
-        else if (st == DBRX_OK && b->want_logits == DBRX_LOGITS_ALL)
-            head_rows(s, s->x, n, b->logits + (size_t)first * c->n_vocab);
+        if (st == DBRX_OK && b->want_logits == DBRX_LOGITS_ALL)
+            st = head_rows(s, s->x, n, b->logits + (size_t)first * c->n_vocab, err);
         else if (st == DBRX_OK && b->want_logits == DBRX_LOGITS_LAST && first + n == b->n_tokens)
-            head_rows(s, s->x + (size_t)(n - 1) * c->d_model, 1, b->logits);
+            st = head_rows(s, s->x + (size_t)(n - 1) * c->d_model, 1, b->logits, err);
     }
+    if (st < 0)
+        s->pos = start;                    /* an error leaves none of the batch */
     return st;
 }
 
@@ -185,11 +191,13 @@ static dbrx_status head(dbrx_session *s, const float *x, uint32_t n, float *logi
     const struct dbrx_config *c = &s->model->cfg;
     if (!x || !logits || !n)
         return fail(err, DBRX_E_INVALID, "head needs at least one row and a place for its logits");
-    for (uint32_t first = 0, step; first < n; first += step) {
+    dbrx_status st = DBRX_OK;
+    for (uint32_t first = 0, step; first < n && st == DBRX_OK; first += step) {
         step = n - first < GRAPH_CHUNK ? n - first : GRAPH_CHUNK;
-        head_rows(s, x + (size_t)first * c->d_model, step, logits + (size_t)first * c->n_vocab);
+        st = head_rows(s, x + (size_t)first * c->d_model, step,
+                       logits + (size_t)first * c->n_vocab, err);
     }
-    return DBRX_OK;
+    return st;
 }
 
 const struct dbrx_head graph_head = { .struct_size = sizeof graph_head, .head = head };

@@ -16,7 +16,7 @@ struct ckpt {
     char    *dir;                          /* as opened                         */
     uint32_t n_shards, n_tensors;
     uint64_t file_bytes;                   /* of all shards                     */
-    uint32_t dtype;                        /* of the big matrices, DBRX_*       */
+    uint32_t dtype;                        /* of the experts (tensors may differ), DBRX_* */
     int32_t  eos[CKPT_MAX_EOS];            /* from generation_config.json, else config.json */
     uint32_t n_eos;
 };

@@ -110,11 +110,8 @@ const cJSON *ckpt_member(const cJSON *object, const char *key)
 
 int ckpt_whole(const cJSON *j, int64_t lo, int64_t hi, int64_t *out)
 {
-    if (!cJSON_IsNumber(j))
-        return 0;
-    double x = j->valuedouble;
-    if (!isfinite(x) || fabs(x) >= 9007199254740992.0 || x != floor(x) ||
-        (int64_t)x < lo || (int64_t)x > hi)
+    double x = cJSON_IsNumber(j) ? j->valuedouble : NAN;
+    if (!(x >= (double)lo && x <= (double)hi && x == floor(x)))
         return 0;
     *out = (int64_t)x;
     return 1;

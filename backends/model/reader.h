@@ -48,7 +48,7 @@ dbrx_status ckpt_json_load(int dir, const char *name, int optional, cJSON **out,
                       struct dbrx_error *err);
 /* A member; NULL when it is absent or null. */
 const cJSON *ckpt_member(const cJSON *object, const char *key);
-/* Is it a whole number from lo to hi?  Both within +-2^53. */
+/* Is it a whole number from lo to hi, both below 2^53?  (Above, doubles skip some.) */
 int ckpt_whole(const cJSON *, int64_t lo, int64_t hi, int64_t *out);
 
 /* ---- config.c ----------------------------------------------------------- */

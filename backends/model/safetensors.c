@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 enum { MAX_RANK = sizeof ((struct dbrx_tensor *)0)->dim / sizeof(uint64_t) };
-static const int64_t MAX_NUMBER = INT64_C(1) << 53;     /* where doubles stop counting */
+static const int64_t MAX_NUMBER = (INT64_C(1) << 53) - 1;     /* JSON numbers are doubles */
 
 /* The two names every complaint about a tensor begins with. */
 #define HERE "%s: tensor \"%s\" "

@@ -123,10 +123,11 @@ static const struct variant variants[] = {
     { "no offsets", 0, FILE1, ",\"data_offsets\":[0,256]", "", WTE, "data_offsets" },
     { "unknown dtype", 0, FILE1, WTE "\":{\"dtype\":\"BF16\"", WTE "\":{\"dtype\":\"F8_E4M3\"", WTE, "F8_E4M3" },
     { "dtype a number", 0, FILE1, WTE "\":{\"dtype\":\"BF16\"", WTE "\":{\"dtype\":16", WTE, "dtype" },
-    { "shape negative", 0, FILE1, "[16,8],\"data_offsets\":[0,", "[-16,8],\"data_offsets\":[0,", WTE, "shape" },
+    { "shape negative", 0, FILE1, "[16,8],\"data_offsets\":[0,", "[-16,8],\"data_offsets\":[0,", WTE, "whole numbers" },
     { "shape a fraction", 0, FILE1, "[16,8],\"data_offsets\":[0,", "[16.5,8],\"data_offsets\":[0,", WTE, "shape" },
     { "shape a string", 0, FILE1, "[16,8],\"data_offsets\":[0,", "[\"16\",8],\"data_offsets\":[0,", WTE, "shape" },
     { "shape beyond 2^53", 0, FILE1, "[16,8],\"data_offsets\":[0,", "[9007199254740993,8],\"data_offsets\":[0,", WTE, "shape" },
+    { "shape 2^53, as 2^53 + 1 would read", 0, FILE1, "[16,8],\"data_offsets\":[0,", "[9007199254740992,8],\"data_offsets\":[0,", WTE, "whole numbers" },
     { "shape infinite", 0, FILE1, "[16,8],\"data_offsets\":[0,", "[1e999,8],\"data_offsets\":[0,", WTE, "shape" },
     { "shape overflows 64 bits", 0, FILE1, "[16,8],\"data_offsets\":[0,", "[4294967296,4294967296],\"data_offsets\":[0,", WTE, "too large" },
     { "shape wraps to the right size", 0, FILE1, "[16,8],\"data_offsets\":[0,", "[4503599627370496,4096,16,8],\"data_offsets\":[0,", WTE, "too large" },
@@ -431,6 +432,14 @@ static void test_files(void)
         skip("no sparse files here");
     else
         refuses("a config of 300 MiB", dir, CONFIG, "larger than");
+
+    restore(0);
+    size_t n;
+    char *text = slurp(dir, CONFIG, &n);
+    text[n] = '\0';                        /* cJSON would take it for white space */
+    mf_write(dir, CONFIG, text, n + 1);
+    free(text);
+    refuses("a NUL after the config", dir, CONFIG, "NUL");
 
     struct rlimit old, few;
     getrlimit(RLIMIT_NOFILE, &old);

@@ -1,6 +1,8 @@
 /* tests/unit/kernels.c -- every SIMD kernel against its plain-C twin, on sizes around
  * the vector widths, unaligned, with guarded outputs; and the thread pool. */
 #include "backends/backend.h"
+#include "backends/cpu-blas/amx.h"
+#include "backends/cpu-blas/isa.h"
 #include "backends/cpu-blas/kernels.h"
 #include "backends/cpu-blas/pool.h"
 #include "tests/tap.h"
@@ -136,6 +138,49 @@ static void test_table(const struct kernels *k)
     ok(isnan(k->exp_sum(nan, 33, 0)), "%s exp_sum lets NaN through", k->name);
 }
 
+/* The tiles against the plain kernels: one expert of a layer, and a linear map. */
+static void test_amx(size_t n, size_t d, size_t ffn, size_t rows)
+{
+    size_t blocks = (n + AMX_TOKENS - 1) / AMX_TOKENS, slots = blocks * AMX_TOKENS;
+    char *w1 = malloc(2 * ffn * d), *v1 = malloc(2 * ffn * d), *w2 = malloc(2 * ffn * d);
+    char *w = malloc(2 * rows * d);
+    float *x = malloc(4 * n * d), *y = malloc(4 * (n * rows + GUARD)), *want = malloc(4 * n * rows);
+    float *out = malloc(4 * (slots * d + GUARD)), *out_want = calloc(n * d, 4);
+    float *g = malloc(4 * ffn), *u = malloc(4 * ffn), *panel = malloc(4 * amx_panel(ffn));
+    uint16_t *packed = malloc(2 * blocks * amx_block(d)), *h = malloc(4 * slots * ffn);
+    fill(w1, K_BF16, ffn * d);
+    fill(v1, K_BF16, ffn * d);
+    fill(w2, K_BF16, ffn * d);
+    fill(w, K_BF16, rows * d);
+    fill(x, K_F32, n * d);
+    for (size_t t = 0; t < slots; t += AMX_TOKENS) {
+        const float *row[AMX_TOKENS];
+        size_t m = n - t < AMX_TOKENS ? n - t : AMX_TOKENS;
+        for (size_t i = 0; i < m; i++)
+            row[i] = x + (t + i) * d;
+        amx_pack(packed + t / AMX_TOKENS * amx_block(d), row, m, d);
+    }
+    guard(y + n * rows);
+    guard(out + slots * d);
+    amx_linear(y, rows, packed, n, w, rows, d);
+    amx_up(h, h + slots * ffn, ffn, packed, n, w1, v1, ffn, d);
+    amx_down(out, d, h, h + slots * ffn, n, ffn, w2, d, d, panel);
+    for (size_t t = 0; t < n; t++) {
+        kernels_plain.matvec[K_BF16](want + t * rows, w, rows, d, d, x + t * d);
+        kernels_plain.matvec[K_BF16](g, w1, ffn, d, d, x + t * d);
+        kernels_plain.matvec[K_BF16](u, v1, ffn, d, d, x + t * d);
+        kernels_plain.silu_mul(g, u, ffn);
+        kernels_plain.vecmat[K_BF16](out_want + t * d, w2, ffn, d, d, g);
+    }
+    double a = apart(y, want, n * rows), b = apart(out, out_want, n * d);
+    ok(a < 1e-5, "amx %zu x %zu x %zu is plain's to 16 bits (%.1e)", n, rows, d, a);
+    ok(b < 2e-5, "amx expert of %zu x %zu, %zu tokens, is plain's to 16 bits (%.1e)", ffn, d, n, b);
+    ok(guarded(y + n * rows) && guarded(out + slots * d), "amx writes only its results");
+    void *const all[] = { w1, v1, w2, w, x, y, want, out, out_want, g, u, panel, packed, h };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i]);
+}
+
 struct seen { struct pool *pool; _Atomic uint32_t count[257]; _Atomic int busy[8], clash; };
 
 static void see(void *arg, unsigned worker, uint32_t item)
@@ -180,7 +225,7 @@ static void test_pool(unsigned threads)
 int main(void)
 {
     int tested = 0;
-    const struct kernels *simd[] = { kernels_avx2(), kernels_avx512() };
+    const struct kernels *simd[] = { kernels_get("avx2"), kernels_get("avx512") };
     for (int i = 0; i < 2; i++)
         if (simd[i]) {
             test_table(simd[i]);
@@ -189,6 +234,14 @@ int main(void)
     test_table(&kernels_plain);
     if (!tested)
         skip("no SIMD kernels on this CPU");
+    if (isa_amx()) {
+        test_amx(1, 32, 32, 16);
+        test_amx(31, 64, 96, 48);
+        test_amx(33, 96, 352, 80);
+        test_amx(100, 192, 64, 320);
+    } else {
+        skip("no AMX on this CPU");
+    }
     ok(kernels_get("plain") == &kernels_plain && !kernels_get("mmx"), "kernels by name");
     test_pool(1);
     test_pool(2);

@@ -1,10 +1,12 @@
 # --- checkpoint reader
-check_PROGRAMS += %D%/checkpoint %D%/checkpoint-hostile
-TESTS += %D%/checkpoint %D%/checkpoint-hostile
+check_PROGRAMS += %D%/checkpoint %D%/checkpoint-hostile %D%/checkpoint-nomem
+TESTS += %D%/checkpoint %D%/checkpoint-hostile %D%/checkpoint-nomem
 %C%_checkpoint_SOURCES = %D%/checkpoint.c %D%/model_files.h
 %C%_checkpoint_LDADD = libmodel.la -lm
 %C%_checkpoint_hostile_SOURCES = %D%/checkpoint-hostile.c %D%/model_files.h
 %C%_checkpoint_hostile_LDADD = libmodel.la
+%C%_checkpoint_nomem_SOURCES = %D%/checkpoint-nomem.c %D%/model_files.h
+%C%_checkpoint_nomem_LDADD = libmodel.la
 EXTRA_DIST += tests/data
 
 # --- cpu-blas's parts, and the shell's core

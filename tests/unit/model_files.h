@@ -27,6 +27,7 @@ static const char *mf_source_dir(void)     /* the source tree, also outside make
     return dir ? dir : access("tests/data", F_OK) == 0 ? "." : "..";
 }
 
+__attribute__((unused))
 static char *mf_tmpdir(void)
 {
     const char *base = getenv("TMPDIR");
@@ -42,6 +43,7 @@ static int mf_remove_one(const char *path, const struct stat *st, int type, stru
     return remove(path);
 }
 
+__attribute__((unused))
 static void mf_remove(const char *dir)
 {
     nftw(dir, mf_remove_one, 16, FTW_DEPTH | FTW_PHYS);
