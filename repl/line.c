@@ -100,12 +100,13 @@ enum line_result line_read(const char *prompt, char **line)
             break;
         case WAIT_INTERRUPT:
             signals_clear();
+            fputs("^C", stderr);           /* before the cursor goes home */
 #ifndef USE_LIBEDIT
             rl_free_line_state();          /* out of a search or a half-typed argument */
             rl_callback_sigcleanup();
 #endif
             rl_callback_handler_remove();
-            fputs("^C\n", stderr);
+            fputc('\n', stderr);
             return LINE_CLEARED;
         case WAIT_TERMINATE:
             rl_callback_handler_remove();
