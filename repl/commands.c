@@ -116,7 +116,7 @@ static char *trimmed(char *rest)
     size_t n = strlen(rest);
     while (n && strchr(" \t", rest[n - 1]))
         n--;
-    if (n > 1 && (*rest == '"' || *rest == '\'') && rest[n - 1] == *rest) {
+    if (n > 1 && (*rest == '"' || *rest == '\'') && strchr(rest + 1, *rest) == rest + n - 1) {
         rest++;
         n -= 2;
     }

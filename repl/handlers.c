@@ -22,9 +22,17 @@ int handle_quit(struct shell *sh, const struct args *a)
 
 int handle_new(struct shell *sh, const struct args *a)
 {
+    char was[TREE_NAME + 1];
     (void)a;
-    shell_new(sh);
-    render_event(&sh->out, "status", NULL, "new conversation");
+    snprintf(was, sizeof was, "%s", sh->tree->now->name);
+    if (shell_new(sh))
+        return -1;
+    const char *now = sh->tree->now->name;
+    if (strcmp(was, now))
+        render_event(&sh->out, "status", NULL, "new conversation \"%s\"; /switch %s goes back to the one "
+                     "before", now, was);
+    else
+        render_event(&sh->out, "status", NULL, "new conversation");
     return 0;
 }
 
@@ -160,7 +168,7 @@ static void var_row(const struct shell *sh, int var, cJSON *list)
     field_string(row, "unit", d->unit);
     field_string(row, "help", d->help);
     if (var == VAR_SEED)
-        cJSON_AddNumberToObject(row, "in_use", (double)sh->seed);
+        cJSON_AddNumberToObject(row, "in_use", (double)sh->tree->seed);
 }
 
 static char *show_value(const struct render *r, const cJSON *row)
@@ -264,12 +272,14 @@ int handle_set(struct shell *sh, const struct args *a)
 
 /* ---- the timeline ---- */
 
-int catch_up(struct shell *sh)
+int catch_up(struct shell *sh, const char *undone)
 {
     struct dbrx_error err = { 0 };
     render_busy(&sh->out, 1);
     dbrx_status st = sess_sync(sh->sess, &err);
     render_busy(&sh->out, 0);
+    if (st == DBRX_STOPPED)
+        return render_error(&sh->out, "interrupted; %s", undone);
     return st == DBRX_OK ? 0 : shell_failed(sh, st, &err);
 }
 
@@ -287,9 +297,13 @@ int handle_feed(struct shell *sh, const struct args *a)
                             disp_max_pos(sh->disp));
     if (st != DBRX_OK)
         return render_error(&sh->out, "%s; nothing was fed", err.text);
-    if (catch_up(sh)) {
+    if (catch_up(sh, "nothing was fed")) {
         sess_truncate(s, before);
         return -1;
+    }
+    if ((st = tree_settle(sh->tree, &err)) != DBRX_OK) {
+        sess_truncate(s, before);
+        return shell_failed(sh, st, &err);
     }
     cJSON *f = cJSON_CreateObject();
     cJSON_AddNumberToObject(f, "tokens", (double)a->ids.n);
@@ -403,12 +417,12 @@ int handle_stats(struct shell *sh, const struct args *a)
     stat_word(list, "kv", disp_kv_origin(sh->disp));
     stat_row(list, "context used", sh->sess->n, "tokens");
     stat_row(list, "context", disp_max_pos(sh->disp), "tokens");
-    stat_row(list, "seed", (double)sh->seed, "");
+    stat_row(list, "seed", (double)sh->tree->seed, "");
     speed_rows(list, "last", &sh->sess->last);
     speed_rows(list, "total", &sh->sess->total);
-    stat_row(list, "memory", resident_bytes(), "bytes");
-    if (!getrusage(RUSAGE_SELF, &use))
-        stat_row(list, "memory at most", (double)use.ru_maxrss * 1024, "bytes");
+    double now = resident_bytes(), most = getrusage(RUSAGE_SELF, &use) ? 0 : 1024.0 * (double)use.ru_maxrss;
+    stat_row(list, "memory", now, "bytes");
+    stat_row(list, "memory at most", most > now ? most : now, "bytes");    /* they are sampled apart */
     render_rows(&sh->out, &rows, NULL, NULL, list);
     return 0;
 }

@@ -1,7 +1,8 @@
 # The core: no terminal, no printf.  Tests link it without the shell.
 noinst_LTLIBRARIES += librepl.la
 librepl_la_SOURCES = %D%/dispatch.h %D%/dispatch.c %D%/session.h %D%/session.c \
-  %D%/sampler.h %D%/sampler.c %D%/trace.h %D%/trace.c
+  %D%/sampler.h %D%/sampler.c %D%/trace.h %D%/trace.c \
+  %D%/timeline.h %D%/timeline.c %D%/stops.h %D%/stops.c
 
 # The shell over it, all but main: tests link this too.
 noinst_LTLIBRARIES += libshell.la

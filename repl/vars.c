@@ -1,6 +1,7 @@
 /* repl/vars.c -- see vars.h. */
 #include "repl/vars.h"
 
+#include "repl/stops.h"
 #include "repl/words.h"
 
 #include <errno.h>
@@ -10,6 +11,7 @@
 #include <string.h>
 
 static const char *const modes[] = { "base", "chat", NULL };
+static const char *const overflows[] = { "stop", "shift", NULL };
 
 const struct var_def var_defs[N_VARS] = {
     [VAR_TEMPERATURE] = { "temperature", VAR_REAL, 0, 100, NULL, "0.8", "",
@@ -34,6 +36,14 @@ const struct var_def var_defs[N_VARS] = {
     [VAR_SYSTEM] = { "system", VAR_TEXT, 0, 0, NULL, "", "",
         "system message that opens a conversation in chat mode; empty is none.  The default "
         "is the checkpoint's own", NULL },
+    [VAR_STOP] = { "stop", VAR_TEXT, 0, 0, NULL, "", "",
+        "a reply ends where its text contains this; several are each put in quotes, and \\n, \\t, "
+        "\\\" and \\\\ mean what they do in C.  The stop string is not shown; tokens that began "
+        "before it stay in the conversation", NULL },
+    [VAR_OVERFLOW] = { "overflow", VAR_CHOICE, 0, 0, NULL, "stop", "",
+        "when the context is full: stop ends the reply; shift drops the oldest turns (a system "
+        "message, or else the first 4 tokens, stay), says so, keeps a copy as a branch and goes "
+        "on", overflows },
 };
 
 const char *var_origin_name(enum var_origin from)
@@ -106,6 +116,10 @@ int vars_set(struct vars *vars, int var, const char *text, enum var_origin from,
         num = (double)i;
     } else if (d->type != VAR_TEXT) {
         bad = number(d, text, &num);
+    } else if (var == VAR_STOP) {
+        struct stops stops;
+        if (stops_parse(&stops, text, err, size))
+            return -1;
     }
     if (bad) {
         char range[128];
