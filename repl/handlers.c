@@ -276,7 +276,7 @@ int catch_up(struct shell *sh, const char *undone)
 {
     struct dbrx_error err = { 0 };
     render_busy(&sh->out, 1);
-    dbrx_status st = sess_sync(sh->sess, &err);
+    dbrx_status st = sess_retrace(sh->sess, &err);
     render_busy(&sh->out, 0);
     if (st == DBRX_STOPPED)
         return render_error(&sh->out, "interrupted; %s", undone);
@@ -311,6 +311,27 @@ int handle_feed(struct shell *sh, const struct args *a)
     render_event(&sh->out, "status", f, "fed %zu token%s; context %u/%u", a->ids.n,
                  a->ids.n == 1 ? "" : "s", s->n, disp_max_pos(sh->disp));
     return 0;
+}
+
+char *tokens_text(const struct shell *sh, const int32_t *id, uint32_t n, int special, size_t *len)
+{
+    char *text = NULL, *p = NULL;
+    for (int pass = 0; pass < 2; pass++) {
+        *len = 0;
+        for (uint32_t i = 0; sh->tok && i < n; i++) {
+            size_t size;
+            const char *bytes = tok_bytes(sh->tok, id[i], &size);
+            if (!bytes || (!special && tok_is_special(sh->tok, id[i])))
+                continue;
+            if (p)
+                memcpy(p + *len, bytes, size);
+            *len += size;
+        }
+        if (!pass && !(p = text = malloc(*len + 1)))
+            return NULL;
+    }
+    text[*len] = '\0';
+    return text;
 }
 
 char *token_text(const struct shell *sh, int32_t id)

@@ -246,6 +246,33 @@ dbrx_status sess_use(struct sess *s, const char *backend, const char *const *opt
     return st;
 }
 
+dbrx_status sess_import(struct sess *s, uint32_t n,
+                        dbrx_status (*next)(void *, struct dbrx_kv_block *, struct dbrx_error *),
+                        void *ctx, struct dbrx_error *err)
+{
+    if (n > s->n)
+        return fail(err, DBRX_E_INVALID, "a KV cache of %u tokens for a conversation of %u", n, s->n);
+    dbrx_status st = disp_import(s->disp, n, next, ctx, err);
+    if (st != DBRX_OK)
+        return st;
+    if (n)
+        memcpy(s->held, s->token, n * sizeof *s->held);
+    s->n_held = n;
+    s->has_logits = 0;
+    trace_truncate(s->trace, 0);
+    return DBRX_OK;
+}
+
+dbrx_status sess_retrace(struct sess *s, struct dbrx_error *err)
+{
+    dbrx_status st = DBRX_OK;
+    if (sess_routed(s) < s->n) {
+        s->has_logits = 0;
+        st = rewind_to(s, sess_routed(s), err);
+    }
+    return st == DBRX_OK ? sess_sync(s, err) : st;
+}
+
 dbrx_status sess_rescan(struct sess *s, uint32_t step, const struct dbrx_route_sink *sink,
                         dbrx_status (*piece)(void *, uint32_t, uint32_t, const float *),
                         void *ctx, struct dbrx_error *err)

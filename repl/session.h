@@ -76,6 +76,14 @@ dbrx_status sess_generate(struct sess *, const struct sess_gen *, enum sess_fini
 dbrx_status sess_use(struct sess *, const char *backend, const char *const *opt, int replay,
                      struct dbrx_error *);
 
+/* The KV cache of the first n tokens from elsewhere; see disp_import. */
+dbrx_status sess_import(struct sess *, uint32_t n,
+                        dbrx_status (*next)(void *ctx, struct dbrx_kv_block *, struct dbrx_error *),
+                        void *ctx, struct dbrx_error *);
+/* As sess_sync, and computes once more what the trace does not know (imported, or recording
+ * had run out of memory). */
+dbrx_status sess_retrace(struct sess *, struct dbrx_error *);
+
 /* Evaluates the timeline afresh from position 0 in pieces of at most `step` tokens and
  * hands out each piece: logits[n][n_vocab], and through `sink` its routes.  Leaves the
  * timeline unchanged and in step. */

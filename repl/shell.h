@@ -17,6 +17,7 @@ enum { EXIT_OK, EXIT_INTERNAL, EXIT_USAGE, EXIT_COMMAND, EXIT_CHECKPOINT, EXIT_N
 
 struct shell_options {
     const char *model, *backend, *module_path;     /* NULL: the default ones            */
+    const char *out;                       /* of a batch, or NULL: stdout               */
     uint32_t ctx;                          /* 0: the checkpoint's, at most DEFAULT_CTX  */
 };
 enum { DEFAULT_CTX = 4096 };               /* a full context can cost gigabytes         */

@@ -462,6 +462,15 @@ static void rename_branch(struct tree *t, struct branch *b)
     b->automatic = 1;
 }
 
+/* Is b empty, or the beginning of one of in[n]? */
+static int is_in(const struct tree *t, const struct branch *b, struct branch **in, uint32_t n)
+{
+    int found = !b->n;
+    for (uint32_t k = 0; k < n && !found; k++)
+        found = branch_common(t, b, in[k]) == b->n;
+    return found;
+}
+
 dbrx_status tree_adopt(struct tree *t, struct branch **in, uint32_t n, uint32_t now,
                        struct dbrx_error *err)
 {
@@ -483,17 +492,16 @@ dbrx_status tree_adopt(struct tree *t, struct branch **in, uint32_t n, uint32_t 
         return st;
     }
     free(was);
-    for (uint32_t i = n_was; i-- > 0; ) {
-        struct branch *b = all[i];
-        free(b->from);                     /* may mean another one by now */
-        b->from = NULL;
-        if (!b->n && !b->undone)
-            unlink_branch(t, i);
-        else
-            for (uint32_t k = 0; k < n; k++)
-                if (!strcmp(in[k]->name, b->name))
-                    rename_branch(t, b);
+    for (uint32_t i = 0; i < n_was; i++) {
+        free(all[i]->from);                /* may mean another one by now */
+        all[i]->from = NULL;
+        for (uint32_t k = 0; k < n; k++)
+            if (!strcmp(in[k]->name, all[i]->name))
+                rename_branch(t, all[i]);
     }
+    for (uint32_t i = n_was; i-- > 0; )    /* what the new ones say as well is no loss */
+        if (!all[i]->undone && is_in(t, all[i], in, n))
+            unlink_branch(t, i);
     make_room(t, NULL);
     return DBRX_OK;
 }

@@ -90,7 +90,7 @@ dbrx_status tree_shift(struct tree *, uint32_t need, uint32_t keep, int32_t end,
                        struct shift *, struct dbrx_error *);
 
 /* Branches from elsewhere (checked by the caller; taken, the array is not), the current one
- * among them, in place of these; what is not empty here stays, under a free name. */
+ * among them, in place of these; what they do not have stays, under a free name. */
 dbrx_status tree_adopt(struct tree *, struct branch **, uint32_t n, uint32_t now, struct dbrx_error *);
 
 #endif

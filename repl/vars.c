@@ -162,6 +162,20 @@ int vars_init(struct vars *vars)
     return 0;
 }
 
+int vars_copy(struct vars *to, const struct vars *from)
+{
+    *to = (struct vars){ 0 };
+    for (int i = 0; i < N_VARS; i++) {
+        const struct var *v = &from->v[i];
+        to->v[i] = (struct var){ strdup(v->text), v->num, v->origin, v->fallback ? strdup(v->fallback) : NULL };
+        if (!to->v[i].text || (v->fallback && !to->v[i].fallback)) {
+            vars_free(to);
+            return -1;
+        }
+    }
+    return 0;
+}
+
 void vars_free(struct vars *vars)
 {
     for (int i = 0; i < N_VARS; i++) {

@@ -37,6 +37,7 @@ struct vars {
 };
 
 int  vars_init(struct vars *);             /* all defaults; -1: out of memory */
+int  vars_copy(struct vars *to, const struct vars *);  /* -1: out of memory, and *to is empty */
 void vars_free(struct vars *);
 
 /* The variable of that name, or -1; with `prefix` also of an unambiguous beginning of it. */
