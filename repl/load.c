@@ -135,7 +135,7 @@ static int read_branch(struct reading *r, const cJSON *j, uint64_t *left)
     s->branch[s->n++] = b;
     uint64_t most = *left < UINT32_MAX ? *left : UINT32_MAX;
     if (whole(j, "seed", max_seed, &b->seed) || state(j, &b->state) || flag(j, "automatic", &b->automatic) ||
-        number32(j, "tokens", (uint32_t)most, &b->n) || number32(j, "fork", b->n, &b->fork))
+        number32(j, "tokens", (uint32_t)most, &b->n))
         return bad(r, "branch \"%s\" has fields that make no sense", name);
     *left -= b->n;
     size_t n_turns = cJSON_IsArray(turns) ? (size_t)cJSON_GetArraySize(turns) : 0;

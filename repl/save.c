@@ -49,7 +49,6 @@ static cJSON *branch_json(const struct tree *tree, const struct branch *b)
     cJSON_AddStringToObject(j, "name", b->name);
     if (b->from)
         cJSON_AddStringToObject(j, "from", b->from);
-    cJSON_AddNumberToObject(j, "fork", b->fork);
     cJSON_AddBoolToObject(j, "automatic", b->automatic);
     cJSON_AddNumberToObject(j, "tokens", n);
     cJSON_AddNumberToObject(j, "seed", (double)(now ? tree->seed : b->seed));

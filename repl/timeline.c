@@ -242,7 +242,6 @@ static dbrx_status enroll(struct tree *t, struct branch *b, const char *name, co
         return st;
     }
     b->automatic = !name;
-    b->fork = from ? b->n : 0;
     if (b->automatic)
         make_room(t, b);
     t->branch[t->n++] = b;

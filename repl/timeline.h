@@ -27,7 +27,6 @@ struct turn {
 
 struct branch {
     char    *name, *from;                  /* from: the branch it was forked off, or NULL    */
-    uint32_t fork;                         /* tokens it had then                             */
     uint8_t  automatic;                    /* named by the shell, may make room              */
     int32_t *token;                        /* [n] unless current                             */
     uint32_t n;

@@ -115,9 +115,8 @@ static void branch_row(struct shell *sh, const struct branch *b, cJSON *list)
     cJSON_AddNumberToObject(row, "tokens", n);
     cJSON_AddNumberToObject(row, "turns", b->n_turns);
     if (from) {                            /* where they part now, whatever was undone since */
-        uint32_t common = branch_common(sh->tree, b, from);
         cJSON_AddStringToObject(row, "from", from->name);
-        cJSON_AddNumberToObject(row, "fork", common < b->fork ? common : b->fork);
+        cJSON_AddNumberToObject(row, "fork", branch_common(sh->tree, b, from));
     }
     cJSON_AddBoolToObject(row, "automatic", b->automatic);
     char *words = last_words(sh, b);
@@ -199,8 +198,8 @@ int handle_switch(struct shell *sh, const struct args *a)
     cJSON *f = where(sh);
     cJSON_AddNumberToObject(f, "recompute", n);
     char *words = last_words(sh, b);
-    render_event(&sh->out, "status", f, "now on \"%s\": %u turn%s, %u tokens, %u to compute again%s%s", b->name,
-                 b->n_turns, plural(b->n_turns), sh->sess->n, n, words && *words ? ": " : "", words ? words : "");
+    render_event(&sh->out, "status", f, "now on \"%s\": %u turn%s, %u token%s, %u to compute again%s%s", b->name,
+                 b->n_turns, plural(b->n_turns), sh->sess->n, plural(sh->sess->n), n, words && *words ? ": " : "", words ? words : "");
     free(words);
     return 0;
 }

@@ -340,7 +340,7 @@ static char *picture(const struct world *w, const struct tree *t)
         const struct branch *b = t->branch[i];
         uint32_t n;
         const int32_t *id = branch_tokens(t, b, &n);
-        fprintf(f, "%s<%s:%u%s%s\n", b->name, b->from ? b->from : "", b->fork, b->automatic ? "a" : "", b == t->now ? "*" : "");
+        fprintf(f, "%s<%s%s%s\n", b->name, b->from ? b->from : "", b->automatic ? "a" : "", b == t->now ? "*" : "");
         fprintf(f, "%llu %llu\n", (unsigned long long)(b == t->now ? t->seed : b->seed),
                 (unsigned long long)(b == t->now ? sampler_state(t->sess->sampler) : b->state));
         for (uint32_t k = 0; k < n; k++)
