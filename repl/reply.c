@@ -98,12 +98,15 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
         [SESS_STOPPED] = " | interrupted", [SESS_STOP_STRING] = " | stop string" };
     const struct sess_stats *st = &sh->sess->last;
     uint32_t from = tree_last(sh->tree)->reply;
+    char prompt[80] = "";
+    if (st->prompt_tokens)                 /* Enter alone has none */
+        snprintf(prompt, sizeof prompt, " | prompt %llu, %.0f tok/s",
+                 (unsigned long long)st->prompt_tokens, rate(st->prompt_tokens, st->prompt_s));
     if (r->shifts)
         render_event(&sh->out, "status", NULL, "the context was full: the oldest %u tokens were dropped in "
                      "mid-reply and the rest was read again; /branch lists what was kept of them", r->dropped);
-    render_aside(&sh->out, "[%llu tokens, %.0f tok/s | prompt %llu, %.0f tok/s | %s | context %u/%u%s]",
-                 (unsigned long long)st->gen_tokens, rate(st->gen_tokens, st->gen_s),
-                 (unsigned long long)st->prompt_tokens, rate(st->prompt_tokens, st->prompt_s),
+    render_aside(&sh->out, "[%llu tokens, %.0f tok/s%s | %s | context %u/%u%s]",
+                 (unsigned long long)st->gen_tokens, rate(st->gen_tokens, st->gen_s), prompt,
                  disp_name(sh->disp) ? disp_name(sh->disp) : "no backend", sh->sess->n,
                  disp_max_pos(sh->disp), notes[why] ? notes[why] : "");
     if (!sh->seed_shown && sh->vars.v[VAR_SEED].num < 0 && sh->vars.v[VAR_TEMPERATURE].num > 0)

@@ -15,7 +15,7 @@ import termios
 import time
 
 DBRX = os.environ["DBRX"]
-WAIT = 60
+WAIT = int(os.environ.get("WAIT", 60))
 count = failed = 0
 try:                                   # it pastes no newlines and redraws in its own way
     LIBEDIT = "#define USE_LIBEDIT 1" in open(os.environ["builddir"] + "/config.h").read()
@@ -165,10 +165,16 @@ s.expect("dbrx> ", "the prompt is back")
 s.send("/tokens\r")
 s.expect("(?s)0 +930 .*1 +739.*2 +259.*3 .*4 +[0-9]+ ", "what was said is kept")
 s.prompt()
-s.send("/feed " + " ".join(["930"] * 440) + "\r")
-s.expect("prompt: +[0-9]+%", "a long prompt shows how far it is")
-s.send("\x03")
-s.expect("interrupted; nothing was fed", "... and can be interrupted")
+s.send("/new\r/feed 1 2 3 4 5 6\r")
+s.expect("fed 6 tokens", "/feed")
+for line, note in ("/feed " + "930 " * 440, "nothing was fed"), ("once " * 400, "it was not added"):
+    s.prompt()
+    s.send(line + "\r")
+    s.expect("prompt: +[0-9]+%", "many tokens: the screen shows how far it is")
+    s.send("\x03")
+    s.expect("interrupted.*; " + note, "... and Ctrl-C stops that")
+    s.send("/route 6\r")
+    s.expect("conversation has tokens 0 to 5", "... as if nothing had been typed")
 s.prompt()
 s.send("/backend nosuch\r")
 s.expect("still on ref", "an error leaves the conversation")

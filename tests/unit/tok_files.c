@@ -192,6 +192,17 @@ static void check_json(void)
         free(data);
     }
 
+    struct parts nested = { .added = "{\"id\":300,\"content\":\"<|x|>\"},{\"id\":301,\"content\":\"<|x|>>\"},"
+                                     "{\"id\":302,\"content\":\"<|\"}" };
+    n = build_json(&nested, &data);
+    put_file(path, data, n);
+    t = open_or_die(path);
+    ids.n = 0;
+    tok_encode(t, "<|x|>><|x|><|", 13, TOK_SPECIAL, &ids);
+    ok(ids.n == 3 && ids.id[0] == 301 && ids.id[1] == 300 && ids.id[2] == 302, "the longest special token counts");
+    tok_close(t);
+    free(data);
+
     /* tokens that merges do not reach: taken whole only with ignore_merges */
     struct parts p = { .vocab = "\"ab\":256,\"abc\":257,\"abcd\":258,", .merges = "\"a b\"" };
     for (int ignore = 0; ignore < 2; ignore++) {
