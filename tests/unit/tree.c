@@ -602,7 +602,21 @@ static void test_hostile(void)
        refused_at(good, n, kv + 8, 13, &w) && refused_at(good, n, kv + 8, 15, &w) && refused_at(good, n, kv + 8, 0, &w) &&
        refused_at(good, n, kv + 8, SAVE_KV_STEP + 1, &w) && refused_at(good, n, kv + 12, 2, &w) && !refused_at(good, n, kv, 0, &w),
        "KV of another layer, place, length or type is refused");
+    size_t row = ck->desc.config.d_model / ck->desc.config.n_heads * ck->desc.config.n_kv_heads;
+    size_t last = SAVE_KV_HEAD + 2 * 14 * row * sizeof(float), less = n - SAVE_TAIL - last;
+    char *gap = malloc(n);
+    memcpy(gap, good, less);
+    uint32_t crc = crc32c(0, gap, less);
+    memcpy(gap + less, &crc, SAVE_TAIL);
+    spill(gap, less + SAVE_TAIL);
+    say(&old, 20);
+    sess_sync(old.s, &e);
+    ok(!read_here(&old, 0, err) && strstr(err, "gaps") && !strcmp(disp_kv_origin(old.d), "computed") &&
+       sess_sync(old.s, &e) == DBRX_OK && old.s->n == 14, "KV with a layer missing is computed instead: %s", err);
+    free(gap);
     spill(good, n);
+    world_free(&old);
+    old = world_new("ref");
     say(&old, 20);
     sess_sync(old.s, &e);
     ok(!read_here(&old, 0, err) && sess_in_step(old.s) == 14 && sess_routed(old.s) == 0 && sess_retrace(old.s, &e) == DBRX_OK &&
