@@ -22,9 +22,17 @@ int handle_quit(struct shell *sh, const struct args *a)
 
 int handle_new(struct shell *sh, const struct args *a)
 {
+    char was[TREE_NAME + 1];
     (void)a;
-    shell_new(sh);
-    render_event(&sh->out, "status", NULL, "new conversation");
+    snprintf(was, sizeof was, "%s", sh->tree->now->name);
+    if (shell_new(sh))
+        return -1;
+    const char *now = sh->tree->now->name;
+    if (strcmp(was, now))
+        render_event(&sh->out, "status", NULL, "new conversation \"%s\"; /switch %s goes back to the one "
+                     "before", now, was);
+    else
+        render_event(&sh->out, "status", NULL, "new conversation");
     return 0;
 }
 
@@ -161,7 +169,7 @@ static void var_row(const struct shell *sh, int var, cJSON *list)
     field_string(row, "unit", d->unit);
     field_string(row, "help", d->help);
     if (var == VAR_SEED)
-        cJSON_AddNumberToObject(row, "in_use", (double)sh->seed);
+        cJSON_AddNumberToObject(row, "in_use", (double)sh->tree->seed);
 }
 
 static char *show_value(const struct render *r, const cJSON *row)
@@ -269,7 +277,7 @@ int catch_up(struct shell *sh, const char *undone)
 {
     struct dbrx_error err = { 0 };
     render_busy(&sh->out, 1);
-    dbrx_status st = sess_sync(sh->sess, &err);
+    dbrx_status st = sess_retrace(sh->sess, &err);
     render_busy(&sh->out, 0);
     if (st == DBRX_STOPPED)
         return render_error(&sh->out, "interrupted; %s", undone);
@@ -296,12 +304,37 @@ int handle_feed(struct shell *sh, const struct args *a)
         sess_truncate(s, before);
         return -1;
     }
+    if ((st = tree_settle(sh->tree, &err)) != DBRX_OK) {
+        sess_truncate(s, before);
+        return shell_failed(sh, st, &err);
+    }
     cJSON *f = cJSON_CreateObject();
     cJSON_AddNumberToObject(f, "tokens", (double)a->ids.n);
     cJSON_AddNumberToObject(f, "position", s->n);
     render_event(&sh->out, "status", f, "fed %zu token%s; context %u/%u", a->ids.n,
                  a->ids.n == 1 ? "" : "s", s->n, disp_max_pos(sh->disp));
     return 0;
+}
+
+char *tokens_text(const struct shell *sh, const int32_t *id, uint32_t n, int special, size_t *len)
+{
+    char *text = NULL, *p = NULL;
+    for (int pass = 0; pass < 2; pass++) {
+        *len = 0;
+        for (uint32_t i = 0; sh->tok && i < n; i++) {
+            size_t size;
+            const char *bytes = tok_bytes(sh->tok, id[i], &size);
+            if (!bytes || (!special && tok_is_special(sh->tok, id[i])))
+                continue;
+            if (p)
+                memcpy(p + *len, bytes, size);
+            *len += size;
+        }
+        if (!pass && !(p = text = malloc(*len + 1)))
+            return NULL;
+    }
+    text[*len] = '\0';
+    return text;
 }
 
 char *token_text(const struct shell *sh, int32_t id)
@@ -408,7 +441,7 @@ int handle_stats(struct shell *sh, const struct args *a)
     stat_word(list, "kv", disp_kv_origin(sh->disp));
     stat_row(list, "context used", sh->sess->n, "tokens");
     stat_row(list, "context", disp_max_pos(sh->disp), "tokens");
-    stat_row(list, "seed", (double)sh->seed, "");
+    stat_row(list, "seed", (double)sh->tree->seed, "");
     speed_rows(list, "last", &sh->sess->last);
     speed_rows(list, "total", &sh->sess->total);
     double now = resident_bytes(), most = getrusage(RUSAGE_SELF, &use) ? 0 : 1024.0 * (double)use.ru_maxrss;

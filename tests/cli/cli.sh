@@ -9,6 +9,10 @@ printf 'Once upon a time, there was a little girl named Lily.\n' > "$T/lily"
 printf '/feed 930 739\n\n/feed 259\r\n/route' > "$T/script"
 printf '/feed 930\n/set temprature 1\n/quit\n' > "$T/failing"
 echo 'no shared object' > "$T/broken.so"
+{ printf '{"prompt":"%s"}\n\n' "$(cat "$T/lily")"
+  printf '{"id":"two","prompt":"Once upon a time, there was a little girl named Lily. She loved","settings":{"max_tokens":2}}\n'
+} > "$T/batch"
+printf '{"prompt":"Once"}\nnonsense\n{"id":[],"prompt":"a"}\n{"prompt":"last"}' > "$T/bad"
 exec 3>&1
 n=0 bad=0
 
