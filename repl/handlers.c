@@ -106,7 +106,7 @@ static void backend_row(struct shell *sh, size_t i, const struct module *m, cJSO
     }
 }
 
-void list_backends(struct shell *sh)
+static void list_backends(struct shell *sh)
 {
     static const struct column col[] = {
         { NULL, "", 0, 0, show_current }, { "name", "backend", 0, 0, NULL },
@@ -231,7 +231,8 @@ static int apply_threads(struct shell *sh)
     return 0;
 }
 
-int set_value(struct shell *sh, int var, const char *text)
+/* Changes a setting and what depends on it.  0 or -1. */
+static int set_value(struct shell *sh, int var, const char *text)
 {
     char err[256];
     struct var *v = &sh->vars.v[var];
