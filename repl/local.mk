@@ -1,7 +1,9 @@
 # The core: no terminal, no printf.  Tests link it without the shell.
 noinst_LTLIBRARIES += librepl.la
 librepl_la_SOURCES = %D%/dispatch.h %D%/dispatch.c %D%/session.h %D%/session.c \
-  %D%/sampler.h %D%/sampler.c %D%/trace.h %D%/trace.c
+  %D%/sampler.h %D%/sampler.c %D%/trace.h %D%/trace.c \
+  %D%/charset.h %D%/charset.c %D%/rules.h %D%/rules.c %D%/grammar.h %D%/grammar.c \
+  %D%/matcher.h %D%/matcher.c %D%/constraint.h %D%/constraint.c
 
 # The shell over it, all but main: tests link this too.
 noinst_LTLIBRARIES += libshell.la

@@ -7,6 +7,7 @@
 #ifndef DBRX_REPL_SESSION_H
 #define DBRX_REPL_SESSION_H
 
+#include "repl/constraint.h"
 #include "repl/dispatch.h"
 #include "repl/sampler.h"
 #include "repl/trace.h"
@@ -36,6 +37,8 @@ struct sess_gen {
     uint32_t max_tokens;                   /* 0: until eos or the context is full         */
     const int32_t *eos;
     uint32_t n_eos;
+    struct constraint *constraint;         /* what may be said, or NULL; told of every token.
+                                              Nothing else is possible: SESS_EOS, without an eos */
     /* After each token is on the timeline, an eos included.  Non-zero: stop here. */
     int (*on_token)(void *ctx, int32_t id, uint32_t pos);
     void *ctx;

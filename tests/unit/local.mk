@@ -13,7 +13,7 @@ EXTRA_DIST += tests/data
 check_PROGRAMS += %D%/kernels %D%/core
 TESTS += %D%/kernels %D%/core
 %C%_kernels_LDADD = libcpu.la libgraph.la -lm
-%C%_core_LDADD = librepl.la libmodel.la libplugins.la -lm
+%C%_core_LDADD = librepl.la libmodel.la libplugins.la libtokenizer.la -lm
 
 # ---- tokenizer
 TOK_TESTS = tests/unit/tok_golden tests/unit/tok_text tests/unit/tok_files tests/unit/tok_chat
@@ -36,3 +36,10 @@ tests_unit_tok_chat_CFLAGS    = $(TOK_TEST_CFLAGS)
 tests_unit_tok_chat_LDADD     = $(TOK_TEST_LIBS)
 tests_unit_tokenize_tool_SOURCES = %D%/tokenize-tool.c repl/tokenize.c repl/tokenize.h
 tests_unit_tokenize_tool_LDADD   = libtokenizer.la
+
+# ---- constrained generation
+check_PROGRAMS += %D%/grammar
+TESTS          += %D%/grammar
+tests_unit_grammar_SOURCES = %D%/grammar.c
+tests_unit_grammar_CFLAGS  = $(TOK_TEST_CFLAGS)
+tests_unit_grammar_LDADD   = librepl.la libtokenizer.la $(CJSON_LIBS)
