@@ -69,11 +69,12 @@ static void after_reply(struct shell *sh, const struct reply *r, uint32_t from, 
     const struct sess_stats *st = &sh->sess->last;
     const char *cut = why == SESS_MAX_TOKENS ? " | cut at max_tokens"
                     : why == SESS_CONTEXT_FULL ? " | context full: /new" : why == SESS_STOPPED ? " | interrupted" : "";
-    render_aside(&sh->out, "[%llu tokens, %.0f tok/s | prompt %llu, %.0f tok/s | %s | context %u/%u%s]",
+    const char *by = shell_constraint(sh);
+    render_aside(&sh->out, "[%llu tokens, %.0f tok/s | prompt %llu, %.0f tok/s | %s | context %u/%u%s%s%s]",
                  (unsigned long long)st->gen_tokens, rate(st->gen_tokens, st->gen_s),
                  (unsigned long long)st->prompt_tokens, rate(st->prompt_tokens, st->prompt_s),
                  disp_name(sh->disp) ? disp_name(sh->disp) : "no backend", sh->sess->n,
-                 disp_max_pos(sh->disp), cut);
+                 disp_max_pos(sh->disp), by ? " | by " : "", by ? by : "", cut);
     if (!sh->seed_shown && sh->vars.v[VAR_SEED].num < 0 && sh->vars.v[VAR_TEMPERATURE].num > 0)
         render_aside(&sh->out, "[drawn with seed %llu]", (unsigned long long)sh->seed);
     sh->seed_shown = 1;
@@ -85,6 +86,8 @@ static void after_reply(struct shell *sh, const struct reply *r, uint32_t from, 
         cJSON_AddItemToArray(ids, cJSON_CreateNumber(sh->sess->token[i]));
     cJSON_AddStringToObject(f, "finish_reason", sess_finish_name(why));
     cJSON_AddNumberToObject(f, "pos", from);
+    if (by)
+        field_string(f, "constraint", by);
     cJSON_AddNumberToObject(f, "seed", (double)sh->seed);
     cJSON_AddNumberToObject(f, "prompt_tokens", (double)st->prompt_tokens);
     cJSON_AddNumberToObject(f, "prompt_seconds", st->prompt_s);
@@ -180,11 +183,13 @@ int reply_to(struct shell *sh, const char *text, size_t len)
         .sampling = { (float)v[VAR_TEMPERATURE].num, (uint32_t)v[VAR_TOP_K].num,
                       (float)v[VAR_TOP_P].num, (float)v[VAR_MIN_P].num },
         .max_tokens = (uint32_t)v[VAR_MAX_TOKENS].num, .eos = sh->eos, .n_eos = sh->n_eos,
-        .on_token = on_token, .ctx = &r,
+        .constraint = sh->constraint, .on_token = on_token, .ctx = &r,
     };
     enum sess_finish why;
     struct dbrx_error err = { 0 };
     uint32_t from = s->n;
+    if (sh->constraint)
+        constraint_restart(sh->constraint);
     dbrx_status st = sess_generate(s, &g, &why, &err);
     char *out = room(&r, 12);
     if (out) {

@@ -138,6 +138,17 @@ static int open_backend(struct shell *sh, const struct shell_options *o)
     return failed ? no_backend(sh, why) : 0;
 }
 
+/* What -s asked for */
+static int open_constraint(struct shell *sh)
+{
+    int grammar = *sh->vars.v[VAR_GRAMMAR].text, schema = *sh->vars.v[VAR_SCHEMA].text;
+    if (grammar && schema) {
+        render_error(&sh->out, "grammar and schema exclude each other; set one of them");
+        return EXIT_USAGE;
+    }
+    return (grammar || schema) && shell_constrain(sh, grammar ? VAR_GRAMMAR : VAR_SCHEMA) ? EXIT_USAGE : 0;
+}
+
 int shell_open(struct shell *sh, const struct shell_options *o)
 {
     sh->host = (struct dbrx_host){ .struct_size = sizeof sh->host, .ctx = sh, .log = host_log,
@@ -160,12 +171,16 @@ int shell_open(struct shell *sh, const struct shell_options *o)
     open_text(sh);
     int code = open_backend(sh, o);
     if (!code)
+        code = open_constraint(sh);
+    if (!code)
         shell_new(sh);
     return code;
 }
 
 void shell_close(struct shell *sh)
 {
+    constraint_free(sh->constraint);
+    trie_free(sh->trie);
     sess_free(sh->sess);
     disp_free(sh->disp);
     modules_free(&sh->modules);

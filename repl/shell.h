@@ -38,6 +38,8 @@ struct shell {
     struct dbrx_host host;
     struct disp *disp;
     struct sess *sess;
+    struct trie *trie;                     /* of tok, when it was needed                */
+    struct constraint *constraint;         /* on replies, or NULL                       */
 
     uint64_t seed;                         /* of this conversation                      */
     int seed_shown;
@@ -60,6 +62,10 @@ void shell_interactive(struct shell *);
 void shell_new(struct shell *);
 /* Starts the random numbers again after the setting changed. */
 void shell_reseed(struct shell *);
+/* repl/constrain.c: `grammar` or `schema` was set.  0, or -1: said why not, and the constraint
+ * is what it was. */
+int shell_constrain(struct shell *, int var);
+const char *shell_constraint(const struct shell *);    /* "grammar", "schema" or NULL */
 int shell_knows_threads(const struct shell *, const char *backend);
 /* Another backend for this conversation.  opt: NULL-ended "k=v"; threads is added from its
  * variable when the backend knows the option.  0, or -1: nothing changed, and said so. */
