@@ -113,7 +113,7 @@ void trie_free(struct trie *t)
 
 enum {
     MAX_MASKS = 256, MASKS_BYTES = 16 << 20,           /* kept by state */
-    FORGET_BYTES = 64 << 20,               /* states are made anew when they take so much */
+    KEEP_BYTES = 64 << 20,                 /* of states; made anew when they take more */
 };
 
 struct constraint {
@@ -126,6 +126,7 @@ struct constraint {
     char  *said;                           /* [n_said], to find the state again          */
     size_t n_said, cap_said;
     struct mask { uint32_t state; int any; uint8_t *banned; } mask[MAX_MASKS];
+    size_t keep_bytes;
     uint32_t n_mask, max_mask, next_mask;  /* kept, room for, overwritten next           */
 };
 
@@ -141,6 +142,7 @@ struct constraint *constraint_new(struct rules *rules, const struct trie *trie, 
     *rules = (struct rules){ 0 };
     c->trie = trie;
     c->n_eos = n_eos;
+    c->keep_bytes = KEEP_BYTES;
     c->max_mask = MASKS_BYTES / (trie->n_vocab + 1);
     c->max_mask = c->max_mask < 8 ? 8 : c->max_mask > MAX_MASKS ? MAX_MASKS : c->max_mask;
     c->eos = malloc((n_eos + 1) * sizeof *c->eos);
@@ -183,8 +185,13 @@ void constraint_restart(struct constraint *c)
 {
     c->n_said = 0;
     c->state = c->m.start;
-    if (c->m.failed || matcher_bytes(&c->m) > FORGET_BYTES)
+    if (c->m.failed || matcher_bytes(&c->m) > c->keep_bytes)
         forget(c);
+}
+
+void constraint_keep(struct constraint *c, size_t bytes)
+{
+    c->keep_bytes = bytes;
 }
 
 int constraint_complete(const struct constraint *c)
@@ -251,7 +258,7 @@ dbrx_status constraint_mask(struct constraint *c, const uint8_t **banned, struct
 {
     *banned = NULL;
     c->m.work = 0;
-    if (c->m.failed || (matcher_bytes(&c->m) > FORGET_BYTES && forget(c)))
+    if (c->m.failed || (matcher_bytes(&c->m) > c->keep_bytes && forget(c)))
         return no_state(c, err);
     struct mask *mask = find_mask(c);
     if (!mask)

@@ -22,6 +22,8 @@ struct constraint;
 struct constraint *constraint_new(struct rules *, const struct trie *, const int32_t *eos, uint32_t n_eos);
 void constraint_free(struct constraint *);
 
+/* How much memory states may take before they are made anew; 64 MiB unless told. */
+void constraint_keep(struct constraint *, size_t bytes);
 void constraint_restart(struct constraint *);          /* before the first token again */
 
 /* Nothing can follow: what was said is complete and cannot go on. */

@@ -526,23 +526,24 @@ char *schema_to_gbnf(const char *name, const char *text, size_t len, char *err, 
     return x.out.s;
 }
 
-/* The comment in front of a rule that the grammar's parser complains of says where it is from */
+/* The parser of grammars complains of a rule: the comment in front of that says where it
+ * is from.  A rule that never ends is the root's fault, whichever it is. */
 static void blame(const char *name, const char *gbnf, char *err, size_t errlen)
 {
     unsigned rule;
-    char begin[32], why[128] = "it cannot be generated";
-    const char *quoted = strstr(err, "rule \"s"), *at = NULL, *from;
-    if (quoted && sscanf(quoted, "rule \"s%u", &rule) == 1) {
-        snprintf(why, sizeof why, "%s", strstr(quoted, "left-recursive") ?
-                 "this schema leads back to itself, with nothing in between" :
-                 "this schema never ends: whatever it allows needs another of its kind");
+    char begin[32];
+    const char *quoted = strstr(err, "rule \"s"), *end = NULL, *from;
+    if (strstr(err, "never ends")) {
+        snprintf(err, errlen, "%s: /: this schema never ends: whatever it allows needs another of its kind", name);
+    } else if (quoted && sscanf(quoted, "rule \"s%u", &rule) == 1) {
         snprintf(begin, sizeof begin, "\ns%u ::= ", rule);
-        at = strstr(gbnf, begin);
+        end = strstr(gbnf, begin);
+        for (from = end; from && from > gbnf && from[-1] != '\n'; from--)
+            ;
+        if (from && *from == '#')
+            snprintf(err, errlen, "%s: %.*s: this schema leads back to itself, with nothing in between", name,
+                     (int)(end - from < 300 ? end - from : 300) - 2, from + 2);
     }
-    for (from = at; from && from > gbnf && from[-1] != '\n'; from--)
-        ;
-    if (from && *from == '#')
-        snprintf(err, errlen, "%s: %.*s: %s", name, (int)(at - from < 200 ? at - from : 200) - 2, from + 2, why);
 }
 
 int schema_rules(struct rules *r, const char *name, const char *text, size_t len, char *err, size_t errlen)

@@ -8,7 +8,7 @@
 
 /* White space is bounded, so that a model cannot lose itself in it.  Numbers are, too. */
 const char schema_base_rules[] =
-    "ws ::= (\" \" | \"\\n\" [ \\t]{0,40})?\n"
+    "ws ::= (\" \" | \"\\n\" [ \\t]{0,20})?\n"
     "value ::= object | array | string | number | \"true\" | \"false\" | \"null\"\n"
     "object ::= \"{\" ws (member (\",\" ws member)*)? ws \"}\"\n"
     "member ::= string \":\" ws value\n"
