@@ -335,7 +335,8 @@ static int parse_repeat(struct parser *p, size_t item)
         uint32_t rule = rules_add(p->r, p->current);
         if (rule == RULES_NONE)
             return no_room(p, p->p);
-        rules_alt(p->r, rule, p->seq + item, p->n_seq - item);
+        size_t n = p->n_seq - item;
+        rules_alt(p->r, rule, n ? p->seq + item : NULL, n);
         x = el(EL_RULE, rule);
     }
     p->n_seq = item;
@@ -410,7 +411,8 @@ static int parse_sequence(struct parser *p, uint32_t rule, int depth)
     }
     if (failed)
         return -1;
-    rules_alt(p->r, rule, p->seq + base, p->n_seq - base);
+    size_t n = p->n_seq - base;
+    rules_alt(p->r, rule, n ? p->seq + base : NULL, n);
     p->n_seq = base;
     return p->r->failed ? no_room(p, p->p) : 0;
 }
@@ -474,7 +476,8 @@ static int check_text(struct parser *p, size_t len)
 static int finish(struct parser *p)
 {
     const struct name *root = NULL, *n;
-    for (n = p->names; n < p->names + p->n_names; n++) {
+    for (size_t i = 0; i < p->n_names; i++) {
+        n = &p->names[i];
         int len = n->len < 60 ? (int)n->len : 60;
         if (!n->defined)
             return bad(p, n->text, "rule \"%.*s\" is not defined", len, n->text);

@@ -73,7 +73,7 @@ static int grow_slots(struct matcher *m)
         m->failed = no_memory;
         return -1;
     }
-    for (size_t i = 0; i < m->n_set; i++) {
+    for (size_t i = 1; i < m->n_set; i++) {            /* set 0 is not looked for */
         size_t h = set_hash(m->pair + m->set[i].at, m->set[i].n) & mask;
         while (slot[h])
             h = (h + 1) & mask;

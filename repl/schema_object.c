@@ -244,7 +244,8 @@ int schema_array(struct schema *x, const cJSON *s, const struct place *at, struc
         text_add(&x->out, "\"\"\n");
     } else {
         int64_t again = i ? least : least ? least - 1 : 0; /* the first of all has no comma */
-        text_add(&x->out, i ? "" : least ? "%s " : "(%s ", rest.s ? rest.s : "");
+        if (!i)
+            text_add(&x->out, least ? "%s " : "(%s ", rest.s ? rest.s : "");
         text_add(&x->out, "(\",\" ws %s){%lld,", rest.s ? rest.s : "", (long long)again);
         if (max != INT64_MAX)
             text_add(&x->out, "%lld", (long long)(i ? most : most - 1));

@@ -256,10 +256,10 @@ static int has_top_bar(const char *p, const char *end)
             in_class = *p != ']';
         else if (*p == '[')
             in_class = 1;
+        else if (*p == '|' && !depth)
+            return 1;
         else
             depth += (*p == '(') - (*p == ')');
-        if (*p == '|' && !depth && !in_class && p[-1] != '\\')
-            return 1;
     }
     return 0;
 }
