@@ -167,6 +167,54 @@ static void test_errors(void)
        "a NUL byte: %s", err);
 }
 
+/* ---- classes: which characters, and which bytes at all ---- */
+
+static void test_classes(void)
+{
+    static const uint32_t edges[] = { 0x7f, 0x80, 0x7ff, 0x800, 0xfff, 0x1000, 0xd7ff, 0xe000, 0xffff, 0x10000,
+                                      0x3ffff, 0x40000, 0xfffff, 0x100000, 0x10ffff };
+    int wrong = 0, tried = 0;
+    for (int i = 0; i < 400; i++) {
+        char text[200], utf8[8], err[512];
+        struct rules r;
+        struct matcher m;
+        uint32_t lo[2], hi[2];
+        int negated = (int)rng(2);
+        for (int k = 0; k < 2; k++) {
+            lo[k] = rng(2) ? edges[rng(15)] : rng(0x110000) >> rng(20);
+            hi[k] = lo[k] + (rng(0x110000) >> rng(20));
+            hi[k] = rng(2) ? edges[rng(15)] : hi[k];
+            lo[k] = lo[k] >= 0xd800 && lo[k] <= 0xdfff ? 0xd7ff : lo[k];
+            hi[k] = hi[k] > 0x10ffff ? 0x10ffff : hi[k] >= 0xd800 && hi[k] <= 0xdfff ? 0xe000 : hi[k];
+            hi[k] = hi[k] < lo[k] ? lo[k] : hi[k];
+        }
+        snprintf(text, sizeof text, "root ::= [%s\\U%08X-\\U%08X\\U%08X-\\U%08X]", negated ? "^" : "", lo[0], hi[0], lo[1], hi[1]);
+        if (parse(&r, text, strlen(text), err))
+            continue;                      /* all characters, negated */
+        matcher_init(&m, &r);
+        for (int k = 0; k < 200; k++, tried++) {
+            uint32_t c = rng(3) ? (rng(2) ? lo : hi)[rng(2)] + rng(5) - 2 : rng(2) ? edges[rng(15)] : rng(0x110000);
+            if (c > 0x10ffff)
+                continue;
+            int n = (int)(put_utf8(utf8, c) - utf8);   /* a surrogate, too: those never match */
+            int in = (c >= lo[0] && c <= hi[0]) || (c >= lo[1] && c <= hi[1]);
+            int want = in != negated && !(c >= 0xd800 && c <= 0xdfff);
+            if ((follow(&m, utf8, (size_t)n) == 1) != want && !wrong++)
+                diag("%s: U+%04X should %smatch", text, c, want ? "" : "not ");
+            utf8[rng((uint32_t)n)] ^= (char)(1 << rng(8));     /* and whatever bytes those are */
+            if (follow(&m, utf8, (size_t)n) == 1) {
+                size_t len;
+                int32_t d = char_decode(utf8, (size_t)n, &len);
+                wrong += d < 0 || len != (size_t)n ||
+                         (((uint32_t)d >= lo[0] && (uint32_t)d <= hi[0]) || ((uint32_t)d >= lo[1] && (uint32_t)d <= hi[1])) == negated;
+            }
+        }
+        matcher_free(&m);
+        rules_free(&r);
+    }
+    ok(!wrong, "classes have their characters and no others (%d tried)", tried);
+}
+
 /* ---- random grammars against a matcher that shares no code ---- */
 
 enum { LIT, CLASS, SEQ, ALT, REP, REF };
@@ -494,6 +542,7 @@ int main(void)
 {
     test_table();
     test_errors();
+    test_classes();
     test_random();
     test_hostile();
     return done();

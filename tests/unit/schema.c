@@ -631,11 +631,11 @@ static const void *nothing(const struct dbrx_host *h, const char *id) { (void)h,
 static const struct dbrx_host host = { sizeof host, NULL, be_quiet, should_stop, no_progress, nothing };
 
 static const char *const asked[] = {
-    "{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\",\"maxLength\":20},\"age\":{\"type\":\"integer\",\"minimum\":1,"
+    ("{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\",\"maxLength\":20},\"age\":{\"type\":\"integer\",\"minimum\":1,"
     "\"maximum\":120},\"pets\":{\"type\":\"array\",\"items\":{\"enum\":[\"cat\",\"dog\",\"fish\"]},\"maxItems\":4},\"born\":{\"format\":\"date\"}},"
-    "\"required\":[\"name\",\"pets\"]}",
-    "{\"type\":\"array\",\"items\":{\"$ref\":\"#/$defs/tree\"},\"minItems\":1,\"maxItems\":2,\"$defs\":{\"tree\":{\"type\":\"object\",\"properties\":{"
-    "\"leaf\":{\"type\":\"boolean\"},\"kids\":{\"type\":\"array\",\"items\":{\"$ref\":\"#/$defs/tree\"},\"maxItems\":2}},\"required\":[\"leaf\"]}}}",
+    "\"required\":[\"name\",\"pets\"]}"),
+    ("{\"type\":\"array\",\"items\":{\"$ref\":\"#/$defs/tree\"},\"minItems\":1,\"maxItems\":2,\"$defs\":{\"tree\":{\"type\":\"object\",\"properties\":{"
+    "\"leaf\":{\"type\":\"boolean\"},\"kids\":{\"type\":\"array\",\"items\":{\"$ref\":\"#/$defs/tree\"},\"maxItems\":2}},\"required\":[\"leaf\"]}}}"),
     "{\"anyOf\":[{\"type\":\"string\",\"pattern\":\"^[A-Z][a-z]{2,8}( [A-Z][a-z]{2,8})*$\"},{\"type\":\"integer\"}]}",
     "{\"properties\":{\"kind\":{\"const\":\"story\"}},\"required\":[\"kind\",\"text\"],\"additionalProperties\":{\"type\":\"string\",\"maxLength\":30}}",
 };
