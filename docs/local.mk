@@ -1,1 +1,1 @@
-EXTRA_DIST += %D%/grammar.md
+EXTRA_DIST += %D%/session-file.md %D%/grammar.md

@@ -1,8 +1,6 @@
 /* repl/charset.c -- see charset.h. */
 #include "repl/charset.h"
 
-#include "tokenizer/utf8.h"
-
 #include <stdlib.h>
 
 void charset_free(struct charset *s)
@@ -95,9 +93,19 @@ size_t char_encode(uint32_t c, unsigned char *out)
 
 int32_t char_decode(const char *s, size_t n, size_t *len)
 {
-    int span = utf8_span((const unsigned char *)s, n), l;
-    if (span <= 0)
+    const unsigned char *b = (const unsigned char *)s;
+    size_t want = *b < 0x80 ? 1 : *b < 0xc0 ? 0 : *b < 0xe0 ? 2 : *b < 0xf0 ? 3 : *b < 0xf8 ? 4 : 0;
+    static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
+    uint32_t c = want == 1 ? *b : *b & (0x7fu >> want);
+    if (!want || want > n)
         return -1;
-    *len = (size_t)span;
-    return (int32_t)utf8_char((const unsigned char *)s, &l);
+    for (size_t i = 1; i < want; i++) {
+        if ((b[i] & 0xc0) != 0x80)
+            return -1;
+        c = c << 6 | (b[i] & 63u);
+    }
+    if (c < least[want] || c > CHAR_MAX_POINT || (c >= 0xd800 && c <= 0xdfff))
+        return -1;
+    *len = want;
+    return (int32_t)c;
 }

@@ -22,9 +22,17 @@ int handle_quit(struct shell *sh, const struct args *a)
 
 int handle_new(struct shell *sh, const struct args *a)
 {
+    char was[TREE_NAME + 1];
     (void)a;
-    shell_new(sh);
-    render_event(&sh->out, "status", NULL, "new conversation");
+    snprintf(was, sizeof was, "%s", sh->tree->now->name);
+    if (shell_new(sh))
+        return -1;
+    const char *now = sh->tree->now->name;
+    if (strcmp(was, now))
+        render_event(&sh->out, "status", NULL, "new conversation \"%s\"; /switch %s goes back to the one "
+                     "before", now, was);
+    else
+        render_event(&sh->out, "status", NULL, "new conversation");
     return 0;
 }
 
@@ -160,7 +168,7 @@ static void var_row(const struct shell *sh, int var, cJSON *list)
     field_string(row, "unit", d->unit);
     field_string(row, "help", d->help);
     if (var == VAR_SEED)
-        cJSON_AddNumberToObject(row, "in_use", (double)sh->seed);
+        cJSON_AddNumberToObject(row, "in_use", (double)sh->tree->seed);
 }
 
 static char *show_value(const struct render *r, const cJSON *row)
@@ -235,7 +243,7 @@ int set_value(struct shell *sh, int var, const char *text)
         render_error(&sh->out, "%s", err);
     int constrains = var == VAR_GRAMMAR || var == VAR_SCHEMA;
     if (!failed && ((var == VAR_THREADS && strcmp(was, v->text) && apply_threads(sh)) ||
-                    (constrains && shell_constrain(sh, var)))) {
+                    (constrains && shell_set_constraint(sh, var)))) {
         vars_set(&sh->vars, var, was, from, err, sizeof err);
         failed = -1;
     }
@@ -267,12 +275,14 @@ int handle_set(struct shell *sh, const struct args *a)
 
 /* ---- the timeline ---- */
 
-int catch_up(struct shell *sh)
+int catch_up(struct shell *sh, const char *undone)
 {
     struct dbrx_error err = { 0 };
     render_busy(&sh->out, 1);
-    dbrx_status st = sess_sync(sh->sess, &err);
+    dbrx_status st = sess_retrace(sh->sess, &err);
     render_busy(&sh->out, 0);
+    if (st == DBRX_STOPPED)
+        return render_error(&sh->out, "interrupted; %s", undone);
     return st == DBRX_OK ? 0 : shell_failed(sh, st, &err);
 }
 
@@ -290,9 +300,13 @@ int handle_feed(struct shell *sh, const struct args *a)
                             disp_max_pos(sh->disp));
     if (st != DBRX_OK)
         return render_error(&sh->out, "%s; nothing was fed", err.text);
-    if (catch_up(sh)) {
+    if (catch_up(sh, "nothing was fed")) {
         sess_truncate(s, before);
         return -1;
+    }
+    if ((st = tree_settle(sh->tree, &err)) != DBRX_OK) {
+        sess_truncate(s, before);
+        return shell_failed(sh, st, &err);
     }
     cJSON *f = cJSON_CreateObject();
     cJSON_AddNumberToObject(f, "tokens", (double)a->ids.n);
@@ -300,6 +314,27 @@ int handle_feed(struct shell *sh, const struct args *a)
     render_event(&sh->out, "status", f, "fed %zu token%s; context %u/%u", a->ids.n,
                  a->ids.n == 1 ? "" : "s", s->n, disp_max_pos(sh->disp));
     return 0;
+}
+
+char *tokens_text(const struct shell *sh, const int32_t *id, uint32_t n, int special, size_t *len)
+{
+    char *text = NULL, *p = NULL;
+    for (int pass = 0; pass < 2; pass++) {
+        *len = 0;
+        for (uint32_t i = 0; sh->tok && i < n; i++) {
+            size_t size;
+            const char *bytes = tok_bytes(sh->tok, id[i], &size);
+            if (!bytes || (!special && tok_is_special(sh->tok, id[i])))
+                continue;
+            if (p)
+                memcpy(p + *len, bytes, size);
+            *len += size;
+        }
+        if (!pass && !(p = text = malloc(*len + 1)))
+            return NULL;
+    }
+    text[*len] = '\0';
+    return text;
 }
 
 char *token_text(const struct shell *sh, int32_t id)
@@ -406,12 +441,12 @@ int handle_stats(struct shell *sh, const struct args *a)
     stat_word(list, "kv", disp_kv_origin(sh->disp));
     stat_row(list, "context used", sh->sess->n, "tokens");
     stat_row(list, "context", disp_max_pos(sh->disp), "tokens");
-    stat_row(list, "seed", (double)sh->seed, "");
+    stat_row(list, "seed", (double)sh->tree->seed, "");
     speed_rows(list, "last", &sh->sess->last);
     speed_rows(list, "total", &sh->sess->total);
-    stat_row(list, "memory", resident_bytes(), "bytes");
-    if (!getrusage(RUSAGE_SELF, &use))
-        stat_row(list, "memory at most", (double)use.ru_maxrss * 1024, "bytes");
+    double now = resident_bytes(), most = getrusage(RUSAGE_SELF, &use) ? 0 : 1024.0 * (double)use.ru_maxrss;
+    stat_row(list, "memory", now, "bytes");
+    stat_row(list, "memory at most", most > now ? most : now, "bytes");    /* they are sampled apart */
     render_rows(&sh->out, &rows, NULL, NULL, list);
     return 0;
 }

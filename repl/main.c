@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "config.h"
 
+#include "repl/batch.h"
 #include "repl/help.h"
 #include "repl/shell.h"
 #include "repl/signals.h"
@@ -15,7 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { OPT_JSON = 256, OPT_THREADS, OPT_CTX, OPT_SEED, OPT_MODULE_PATH, OPT_HELP, OPT_HELP_COMMANDS,
+enum { OPT_JSON = 256, OPT_PROMPTS, OPT_OUT, OPT_THREADS, OPT_CTX, OPT_SEED, OPT_MODULE_PATH, OPT_HELP, OPT_HELP_COMMANDS,
        OPT_VERSION };
 
 static const struct {
@@ -29,6 +30,8 @@ static const struct {
     { "command", 'c', "LINE", "run one line (command or prompt) and end; repeatable" },
     { "file", 'f', "SCRIPT", "run the lines of a file (- is stdin) and end" },
     { "prompt", 'p', "FILE", "the whole file (- is stdin) is one prompt; print its completion and end" },
+    { "prompts", OPT_PROMPTS, "FILE", "a batch: one JSON object a line with \"prompt\" or \"messages\"" },
+    { "out", OPT_OUT, "FILE", "where --prompts puts its results; repeated after a kill it goes on" },
     { "json", OPT_JSON, NULL, "results as JSON Lines, one object per event" },
     { "threads", OPT_THREADS, "N", "CPU threads (default: the backend's choice)" },
     { "ctx", OPT_CTX, "N", "context to reserve, in tokens (default: the model's, at most 4096)" },
@@ -59,7 +62,7 @@ static void print_help(void)
     for (int i = 0; i < N_TOOLS; i++)
         printf("       dbrx %-10s ...   %s (--help says more)\n", tools[i].name, tools[i].help);
     printf("\nTalk to, look inside and experiment on DBRX mixture-of-experts language models.\n"
-           "Without -c, -f and -p lines are read from the terminal or from stdin.\n\n");
+           "Without -c, -f, -p and --prompts lines are read from the terminal or from stdin.\n\n");
     for (int i = 0; i < N_OPTIONS; i++) {
         char form[64];
         int letter = options[i].letter;
@@ -125,6 +128,10 @@ static int parse(int argc, char **argv, struct shell *sh, struct shell_options *
         case 'c': case 'f': case 'p':
             jobs[(*n_jobs)++] = (struct job){ c, optarg };
             break;
+        case OPT_PROMPTS:
+            jobs[(*n_jobs)++] = (struct job){ c, optarg };
+            break;
+        case OPT_OUT: o->out = optarg; break;
         case OPT_JSON: *json = 1; break;
         case OPT_THREADS: case OPT_SEED:
             snprintf(text, sizeof text, "%s=%.200s", c == OPT_SEED ? "seed" : "threads", optarg);
@@ -158,6 +165,10 @@ static int parse(int argc, char **argv, struct shell *sh, struct shell_options *
     for (int i = 0; i < *n_jobs; i++)
         if (jobs[i].letter == 'p' && *n_jobs > 1)
             return usage("%s stands alone: settings are made with -s, more prompts are -c TEXT", "-p");
+        else if (jobs[i].letter == OPT_PROMPTS && *n_jobs > 1)
+            return usage("%s stands alone: settings are made with -s, or in the file", "--prompts");
+    if (o->out && (!*n_jobs || jobs[0].letter != OPT_PROMPTS))
+        return usage("%s says where the results of --prompts go; there is no --prompts", "--out");
     return 0;
 }
 
@@ -203,8 +214,10 @@ static int run_prompt(struct shell *sh, const char *name)
     return failed;
 }
 
-static int run_job(struct shell *sh, const struct job *j, int number)
+static int run_job(struct shell *sh, const struct shell_options *o, const struct job *j, int number)
 {
+    if (j->letter == OPT_PROMPTS)
+        return batch_run(sh, j->arg, o->out);
     if (j->letter == 'p')
         return run_prompt(sh, j->arg);
     if (j->letter == 'c') {
@@ -263,7 +276,7 @@ int main(int argc, char **argv)
         int tty = !n_jobs && isatty(STDIN_FILENO) && isatty(STDERR_FILENO);
         signals_init(tty);
         code = shell_open(&sh, &o);
-        if (!code)
+        if (!code && !(n_jobs && jobs[0].letter == OPT_PROMPTS))
             say_session(&sh);
         sh.interactive = tty;
         if (!code && !n_jobs && !tty)
@@ -271,7 +284,7 @@ int main(int argc, char **argv)
         if (!code && tty)
             shell_interactive(&sh);
         for (int i = 0; i < n_jobs && !code && !sh.quit && !signals_fatal(); i++)
-            code = run_job(&sh, &jobs[i], i + 1) ? EXIT_COMMAND : 0;
+            code = run_job(&sh, &o, &jobs[i], i + 1) ? EXIT_COMMAND : 0;
     }
     int sig = signals_fatal();
     free(jobs);

@@ -49,6 +49,11 @@ void sampler_seed(struct sampler *s, uint64_t seed)
     s->state = seed;
 }
 
+uint64_t sampler_state(const struct sampler *s)
+{
+    return s->state;
+}
+
 void sampler_mask(struct sampler *s, const uint8_t *banned)
 {
     s->mask = banned;

@@ -138,17 +138,6 @@ static int open_backend(struct shell *sh, const struct shell_options *o)
     return failed ? no_backend(sh, why) : 0;
 }
 
-/* What -s asked for */
-static int open_constraint(struct shell *sh)
-{
-    int grammar = *sh->vars.v[VAR_GRAMMAR].text, schema = *sh->vars.v[VAR_SCHEMA].text;
-    if (grammar && schema) {
-        render_error(&sh->out, "grammar and schema exclude each other; set one of them");
-        return EXIT_USAGE;
-    }
-    return (grammar || schema) && shell_constrain(sh, grammar ? VAR_GRAMMAR : VAR_SCHEMA) ? EXIT_USAGE : 0;
-}
-
 int shell_open(struct shell *sh, const struct shell_options *o)
 {
     sh->host = (struct dbrx_host){ .struct_size = sizeof sh->host, .ctx = sh, .log = host_log,
@@ -170,17 +159,26 @@ int shell_open(struct shell *sh, const struct shell_options *o)
     }
     open_text(sh);
     int code = open_backend(sh, o);
+    char why[512];
+    if (!code && shell_constrain(sh, why, sizeof why)) {       /* -s grammar=FILE */
+        render_error(&sh->out, "%s", why);
+        code = EXIT_USAGE;
+    }
+    if (!code && !(sh->tree = tree_new(sh->sess))) {
+        render_error(&sh->out, "out of memory");
+        code = EXIT_INTERNAL;
+    }
     if (!code)
-        code = open_constraint(sh);
-    if (!code)
-        shell_new(sh);
+        shell_reseed(sh);
     return code;
 }
 
 void shell_close(struct shell *sh)
 {
     constraint_free(sh->constraint);
+    free(sh->constraint_from);
     trie_free(sh->trie);
+    tree_free(sh->tree);
     sess_free(sh->sess);
     disp_free(sh->disp);
     modules_free(&sh->modules);
@@ -203,7 +201,7 @@ int shell_failed(struct shell *sh, dbrx_status st, const struct dbrx_error *err)
     return render_error(&sh->out, "%s", err->text);
 }
 
-static uint64_t random_seed(void)
+uint64_t shell_random(void)
 {
     uint32_t r;
     if (getrandom(&r, sizeof r, 0) != sizeof r)
@@ -214,16 +212,18 @@ static uint64_t random_seed(void)
 void shell_reseed(struct shell *sh)
 {
     double seed = sh->vars.v[VAR_SEED].num;
-    sh->seed = seed < 0 ? random_seed() : (uint64_t)seed;
+    tree_seed(sh->tree, seed < 0 ? shell_random() : (uint64_t)seed);
     sh->seed_shown = 0;
-    sampler_seed(sh->sess->sampler, sh->seed);
 }
 
-void shell_new(struct shell *sh)
+int shell_new(struct shell *sh)
 {
-    sess_truncate(sh->sess, 0);
-    sh->reply_open = 0;
+    struct dbrx_error err;
+    dbrx_status st = tree_fresh(sh->tree, &err);
+    if (st != DBRX_OK)
+        return shell_failed(sh, st, &err);
     shell_reseed(sh);
+    return 0;
 }
 
 int shell_knows_threads(const struct shell *sh, const char *name)

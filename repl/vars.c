@@ -1,15 +1,16 @@
 /* repl/vars.c -- see vars.h. */
 #include "repl/vars.h"
 
+#include "repl/stops.h"
 #include "repl/words.h"
 
 #include <errno.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 static const char *const modes[] = { "base", "chat", NULL };
+static const char *const overflows[] = { "stop", "shift", NULL };
 
 const struct var_def var_defs[N_VARS] = {
     [VAR_TEMPERATURE] = { "temperature", VAR_REAL, 0, 100, NULL, "0.8", "",
@@ -34,6 +35,14 @@ const struct var_def var_defs[N_VARS] = {
     [VAR_SYSTEM] = { "system", VAR_TEXT, 0, 0, NULL, "", "",
         "system message that opens a conversation in chat mode; empty is none.  The default "
         "is the checkpoint's own", NULL },
+    [VAR_STOP] = { "stop", VAR_TEXT, 0, 0, NULL, "", "",
+        "a reply ends where its text contains this; several are each put in quotes, and \\n, \\t, "
+        "\\\" and \\\\ mean what they do in C.  The stop string is not shown; tokens that began "
+        "before it stay in the conversation", NULL },
+    [VAR_OVERFLOW] = { "overflow", VAR_CHOICE, 0, 0, NULL, "stop", "",
+        "when the context is full: stop ends the reply; shift drops the oldest turns (a system "
+        "message, or else the first 4 tokens, stay), says so, keeps a copy as a branch and goes "
+        "on", overflows },
     [VAR_GRAMMAR] = { "grammar", VAR_FILE, 0, 0, NULL, "", "",
         "file with a grammar (GBNF, as in llama.cpp) that replies must match; empty is none.  "
         "Turns schema off", NULL },
@@ -86,11 +95,11 @@ static int number(const struct var_def *d, const char *text, double *num)
         *num = -1;
         return 0;
     }
-    /* digits only where a count is meant; strtod alone would take "inf" and "0x1p3" */
+    /* digits only where a count is meant; strtod alone would take "nan" and "0x1p3" */
     if (!*text || text[strspn(text, d->type == VAR_COUNT ? "0123456789" : "0123456789.eE+-")])
         return -1;
     *num = strtod(text, &end);
-    return *end || !isfinite(*num) || *num < d->min || *num > d->max ? -1 : 0;
+    return *end || *num < d->min || *num > d->max ? -1 : 0;
 }
 
 int vars_set(struct vars *vars, int var, const char *text, enum var_origin from, char *err,
@@ -112,6 +121,10 @@ int vars_set(struct vars *vars, int var, const char *text, enum var_origin from,
         num = (double)i;
     } else if (d->type != VAR_TEXT && d->type != VAR_FILE) {
         bad = number(d, text, &num);
+    } else if (var == VAR_STOP) {
+        struct stops stops;
+        if (stops_parse(&stops, text, err, size))
+            return -1;
     }
     if (bad) {
         char range[128];
@@ -151,6 +164,20 @@ int vars_init(struct vars *vars)
     for (int i = 0; i < N_VARS; i++)
         if (vars_set(vars, i, "default", FROM_DEFAULT, err, sizeof err))
             return -1;
+    return 0;
+}
+
+int vars_copy(struct vars *to, const struct vars *from)
+{
+    *to = (struct vars){ 0 };
+    for (int i = 0; i < N_VARS; i++) {
+        const struct var *v = &from->v[i];
+        to->v[i] = (struct var){ strdup(v->text), v->num, v->origin, v->fallback ? strdup(v->fallback) : NULL };
+        if (!to->v[i].text || (v->fallback && !to->v[i].fallback)) {
+            vars_free(to);
+            return -1;
+        }
+    }
     return 0;
 }
 

@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 enum { VAR_TEMPERATURE, VAR_TOP_P, VAR_TOP_K, VAR_MIN_P, VAR_SEED, VAR_MAX_TOKENS,
-       VAR_THREADS, VAR_MODE, VAR_SYSTEM, VAR_GRAMMAR, VAR_SCHEMA, N_VARS };
+       VAR_THREADS, VAR_MODE, VAR_SYSTEM, VAR_STOP, VAR_OVERFLOW, VAR_GRAMMAR, VAR_SCHEMA, N_VARS };
 
 enum var_type { VAR_REAL, VAR_COUNT, VAR_CHOICE, VAR_TEXT, VAR_FILE };
 enum var_origin { FROM_DEFAULT, FROM_COMMAND_LINE, FROM_SESSION };
@@ -37,6 +37,7 @@ struct vars {
 };
 
 int  vars_init(struct vars *);             /* all defaults; -1: out of memory */
+int  vars_copy(struct vars *to, const struct vars *);  /* -1: out of memory, and *to is empty */
 void vars_free(struct vars *);
 
 /* The variable of that name, or -1; with `prefix` also of an unambiguous beginning of it. */

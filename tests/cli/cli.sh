@@ -14,6 +14,10 @@ printf '{"type": "object", "properties": {"name": {"type": "string", "maxLength"
 {"type": "array", "items": {"enum": ["cat", "dog"]}, "maxItems": 3}}, "required": ["name", "pets"]}' > "$T/pet.json"
 printf '{"properties": {"a": {"not": {}}}}' > "$T/not.json"
 printf '{"type":\n}' > "$T/bad.json"
+{ printf '{"prompt":"%s"}\n\n' "$(cat "$T/lily")"
+  printf '{"id":"two","prompt":"Once upon a time, there was a little girl named Lily. She loved","settings":{"max_tokens":2}}\n'
+} > "$T/batch"
+printf '{"prompt":"Once"}\nnonsense\n{"id":[],"prompt":"a"}\n{"prompt":"last"}' > "$T/bad"
 exec 3>&1
 n=0 bad=0
 
@@ -64,6 +68,15 @@ for name in $("$DBRX" --help-commands | sed -n 's/^- `\/\([a-z]*\).*/\1/p'); do
     status=0 got=$? want="a group in cases.test"
     report $got "/$name is exercised"
 done
+
+# the README's list is the table's
+if grep -q '^- `/help' "$srcdir/README.md"; then
+    "$DBRX" --help-commands | grep '^- ' > "$T/table"
+    grep '^- `/' "$srcdir/README.md" > "$T/readme"
+    diff "$T/table" "$T/readme" > "$T/out"
+    status=0 got=$? want="the lines of dbrx --help-commands"
+    report $got "README.md lists the commands of the table"
+fi
 
 echo "1..$n"
 exit $bad

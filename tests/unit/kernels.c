@@ -146,7 +146,7 @@ static void test_amx(size_t n, size_t d, size_t ffn, size_t rows)
     char *w = malloc(2 * rows * d);
     float *x = malloc(4 * n * d), *y = malloc(4 * (n * rows + GUARD)), *want = malloc(4 * n * rows);
     float *out = malloc(4 * (slots * d + GUARD)), *out_want = calloc(n * d, 4);
-    float *g = malloc(4 * ffn), *u = malloc(4 * ffn), *panel = malloc(4 * amx_panel(ffn));
+    float *g = malloc(4 * ffn), *u = malloc(4 * ffn), *panel = malloc(4 * AMX_PANEL);
     uint16_t *packed = malloc(2 * blocks * amx_block(d)), *h = malloc(4 * slots * ffn);
     fill(w1, K_BF16, ffn * d);
     fill(v1, K_BF16, ffn * d);
@@ -163,8 +163,12 @@ static void test_amx(size_t n, size_t d, size_t ffn, size_t rows)
     guard(y + n * rows);
     guard(out + slots * d);
     amx_linear(y, rows, packed, n, w, rows, d);
-    amx_up(h, h + slots * ffn, ffn, packed, n, w1, v1, ffn, d);
-    amx_down(out, d, h, h + slots * ffn, n, ffn, w2, d, d, panel);
+    for (size_t r = 0; r < ffn; r += 48) { /* in pieces that do not divide it */
+        size_t some = ffn - r < 48 ? ffn - r : 48;
+        amx_up(h, ffn, r, packed, n, w1 + 2 * r * d, v1 + 2 * r * d, some, d);
+    }
+    for (size_t c = 0; c < d; c += 80)
+        amx_down(out + c, d, h, n, ffn, w2 + 2 * c, d, d - c < 80 ? d - c : 80, panel);
     for (size_t t = 0; t < n; t++) {
         kernels_plain.matvec[K_BF16](want + t * rows, w, rows, d, d, x + t * d);
         kernels_plain.matvec[K_BF16](g, w1, ffn, d, d, x + t * d);
@@ -239,6 +243,7 @@ int main(void)
         test_amx(31, 64, 96, 48);
         test_amx(33, 96, 352, 80);
         test_amx(100, 192, 64, 320);
+        test_amx(8, 64, 6560, 16);         /* more rows of w2 than a panel holds */
     } else {
         skip("no AMX on this CPU");
     }
