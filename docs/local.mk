@@ -1,1 +1,1 @@
-EXTRA_DIST += %D%/session-file.md
+EXTRA_DIST += %D%/session-file.md %D%/grammar.md

@@ -137,6 +137,8 @@ static char **complete(const char *text, int start, int end)
     choices = NULL;
     if (type == ARG_VALUE) {
         int var = var_find(first, 1);
+        if (var >= 0 && var_defs[var].type == VAR_FILE)
+            type = ARG_FILE;
         choices = var >= 0 ? var_defs[var].choice : NULL;
     }
     candidate = !strncmp(text, "--", 2) ? flag : type == ARG_COMMAND ? command_or_setting
