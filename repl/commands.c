@@ -2,6 +2,7 @@
 #include "repl/commands.h"
 
 #include "repl/handlers.h"
+#include "repl/paths.h"
 #include "repl/shell.h"
 #include "repl/words.h"
 
@@ -25,6 +26,36 @@ static const struct command table[] = {
       "of a backend are shown in the list.", "/backend cpu-blas threads=2", handle_backend },
     { "quit", "shell", { { ARG_END, NULL, 0 } },
       "leave (so does Ctrl-D)", "", "/quit", handle_quit },
+
+    { "edit", "prompts", { { ARG_FLAG, "--last", 0 } },
+      "write a prompt in your editor",
+      "Opens $VISUAL or $EDITOR; what you save is sent.  --last begins with the last prompt.  An empty "
+      "or unchanged text is not sent.", "/edit --last", handle_edit },
+    { "read", "prompts", { { ARG_FILE, "FILE", 1 } },
+      "send a file as one prompt",
+      "All of it but its last newline, whatever it holds: slashes and quotes are text here.",
+      "/read question.txt", handle_read },
+    { "system", "prompts", { { ARG_VALUE, "TEXT", 0 } },
+      "show or change the system message",
+      "Short for /set system; \"\" is none, default is the checkpoint's own.",
+      "/system Answer in one word.", handle_setting },
+    { "mode", "prompts", { { ARG_VALUE, "base|chat", 0 } },
+      "continue text, or answer messages",
+      "Short for /set mode.", "/mode chat", handle_setting },
+    { "specials", "prompts", { { ARG_VALUE, "plain|parse", 0 } },
+      "whether prompts can hold control tokens",
+      "Short for /set specials.", "/specials parse", handle_setting },
+
+    { "source", "scripts", { { ARG_FILE, "FILE", 1 } },
+      "run the lines of a file",
+      "Commands and prompts as they are typed, but with names in full.  "
+      "/set on_error says what happens after a line that fails.", "/source setup.dbrx", handle_source },
+    { "output", "scripts", { { ARG_FILE, "FILE", 0 } },
+      "append results to a file, or stop that",
+      "Replies and tables go to the end of FILE, as they are made, until /output alone.  Errors and "
+      "notes stay here.", "/output log.txt", handle_output },
+    { "echo", "scripts", { { ARG_TEXT, "TEXT", 0 } },
+      "print a line among the results", "", "/echo --- second run", handle_echo },
 
     { "new", "conversation", { { ARG_END, NULL, 0 } },
       "start a new conversation",
@@ -148,7 +179,7 @@ static int parse_args(struct shell *sh, const struct command *c, char *rest, str
             a->text[at] = rest;
             return parse_ids(sh, rest, &a->ids);
         }
-        if (any && arg->type == ARG_VALUE) {
+        if (any && (arg->type == ARG_VALUE || arg->type == ARG_TEXT)) {
             a->text[at] = trimmed(rest);
             return 0;
         }
@@ -180,7 +211,10 @@ static int parse_args(struct shell *sh, const struct command *c, char *rest, str
             if (end == word || *end || errno)
                 return misused(sh, c, what);
         }
-        a->text[at++] = word;
+        if ((arg->type == ARG_DIR || arg->type == ARG_FILE) && !strncmp(word, "~/", 2))
+            a->owned[at] = path_home(word + 2);
+        a->text[at] = a->owned[at] ? a->owned[at] : word;
+        at++;
     }
     if (c->arg[at].type != ARG_END && c->arg[at].required) {
         char what[80];
@@ -207,6 +241,7 @@ int command_run(struct shell *sh, const char *line, size_t len)
     const struct command *c = command_find(rest, sh->interactive);
     if (c) {
         rest += last ? n : n + 1;
+        a.command = c;
         failed = parse_args(sh, c, rest, &a) || c->run(sh, &a);
     } else {
         const char *near = command_nearest(rest);
@@ -214,6 +249,8 @@ int command_run(struct shell *sh, const char *line, size_t len)
                               near ? "; did you mean /" : "; /help lists them", near ? near : "",
                               near ? "?" : "");
     }
+    for (int i = 0; i < MAX_ARGS; i++)
+        free(a.owned[i]);
     free(a.ids.id);
     free(copy);
     return failed ? -1 : 0;

@@ -9,17 +9,25 @@ struct args;
 
 int handle_backend(struct shell *, const struct args *);
 int handle_dump(struct shell *, const struct args *);      /* dump.c */
+int handle_echo(struct shell *, const struct args *);      /* script.c */
+int handle_edit(struct shell *, const struct args *);      /* edit.c */
 int handle_feed(struct shell *, const struct args *);
 int handle_help(struct shell *, const struct args *);      /* help.c */
 int handle_new(struct shell *, const struct args *);
+int handle_output(struct shell *, const struct args *);    /* script.c */
 int handle_quit(struct shell *, const struct args *);
+int handle_read(struct shell *, const struct args *);      /* edit.c */
 int handle_route(struct shell *, const struct args *);     /* route.c */
 int handle_set(struct shell *, const struct args *);
+int handle_setting(struct shell *, const struct args *);   /* the command's name is the setting's */
+int handle_source(struct shell *, const struct args *);    /* script.c */
 int handle_stats(struct shell *, const struct args *);
 int handle_tokens(struct shell *, const struct args *);
 
 /* Changes a setting and what depends on it.  0 or -1. */
 int set_value(struct shell *, int var, const char *text);
+/* ... by name; with `prefix` an unambiguous beginning will do.  NULL text: shows it. */
+int set_named(struct shell *, const char *name, int prefix, const char *text);
 /* The backends found, one row each. */
 void list_backends(struct shell *);
 /* The timeline evaluated to its end, so that every token's route is known.  0 or -1;

@@ -2,9 +2,13 @@
 #ifndef DBRX_REPL_HELP_H
 #define DBRX_REPL_HELP_H
 
+#include <stddef.h>
+
 struct render;
 
-void help_commands(struct render *);       /* the list of /help, rows in JSON      */
+void help_commands(struct render *);       /* the list of /help, rows in JSON; a
+                                              screenful at a terminal           */
+const char *help_topic(size_t i);          /* names that /help takes besides commands and settings */
 void help_markdown(void);                  /* the same for the README, on stdout   */
 
 #endif

@@ -6,6 +6,7 @@
 #include "repl/shell.h"
 #include "repl/signals.h"
 #include "repl/inspect.h"
+#include "repl/line.h"
 #include "repl/tokenize.h"
 
 #include <errno.h>
@@ -15,7 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { OPT_JSON = 256, OPT_THREADS, OPT_CTX, OPT_SEED, OPT_MODULE_PATH, OPT_HELP, OPT_HELP_COMMANDS,
+enum { OPT_JSON = 256, OPT_THREADS, OPT_CTX, OPT_SEED, OPT_MODULE_PATH, OPT_NO_RC, OPT_HELP, OPT_HELP_COMMANDS,
        OPT_VERSION };
 
 static const struct {
@@ -34,6 +35,7 @@ static const struct {
     { "ctx", OPT_CTX, "N", "context to reserve, in tokens (default: the model's, at most 4096)" },
     { "seed", OPT_SEED, "N", "seed of the random numbers, to repeat a run" },
     { "module-path", OPT_MODULE_PATH, "DIRS", "look for backends here first (colon-separated)" },
+    { "no-rc", OPT_NO_RC, NULL, "do not read the rc file of interactive sessions" },
     { "help", OPT_HELP, NULL, "show this" },
     { "help-commands", OPT_HELP_COMMANDS, NULL, "list the shell's commands, as Markdown" },
     { "version", OPT_VERSION, NULL, "show the version" },
@@ -100,7 +102,7 @@ static int set_option(struct vars *vars, const char *assignment)
 }
 
 /* 0, an exit code, or -1: done */
-static int parse(int argc, char **argv, struct shell *sh, struct shell_options *o, int *json,
+static int parse(int argc, char **argv, struct shell *sh, struct shell_options *o, int *json, int *rc,
                  struct job *jobs, int *n_jobs)
 {
     struct option longs[N_OPTIONS + 1] = { 0 };
@@ -126,6 +128,7 @@ static int parse(int argc, char **argv, struct shell *sh, struct shell_options *
             jobs[(*n_jobs)++] = (struct job){ c, optarg };
             break;
         case OPT_JSON: *json = 1; break;
+        case OPT_NO_RC: *rc = 0; break;
         case OPT_THREADS: case OPT_SEED:
             snprintf(text, sizeof text, "%s=%.200s", c == OPT_SEED ? "seed" : "threads", optarg);
             bad = set_option(&sh->vars, text);
@@ -172,33 +175,13 @@ static FILE *open_input(struct shell *sh, const char *name)
 /* -p: all of the file but its last newline is one prompt */
 static int run_prompt(struct shell *sh, const char *name)
 {
-    char *text = NULL;
-    size_t len = 0, cap = 0;
-    int failed = 0;
+    size_t len = 0;
     FILE *f = open_input(sh, name);
-    if (!f)
-        return -1;
-    for (size_t n = 1; n && !failed; len += n) {
-        if (cap - len < 4096) {
-            char *more = realloc(text, cap = 2 * cap + 65536);
-            if (!more) {
-                failed = render_error(&sh->out, "%s does not fit into memory", name);
-                break;
-            }
-            text = more;
-        }
-        n = fread(text + len, 1, cap - len, f);
-    }
-    if (!failed && ferror(f) && !signals_fatal())
-        failed = render_error(&sh->out, "%s cannot be read: %s", name, strerror(errno));
-    if (len && text[len - 1] == '\n')
-        len -= len > 1 && text[len - 2] == '\r' ? 2 : 1;
-    if (!failed && !len)
-        failed = render_error(&sh->out, "%s holds no text to continue", name);
-    if (!failed)
-        failed = reply_to(sh, text, len);
+    char *text = f ? read_whole(sh, f, name, &len) : NULL;
+    int failed = !text ? -1 : len ? reply_to(sh, text, len)
+               : render_error(&sh->out, "%s holds no text to continue", name);
     free(text);
-    if (f != stdin)
+    if (f && f != stdin)
         fclose(f);
     return failed;
 }
@@ -252,16 +235,18 @@ int main(int argc, char **argv)
     static struct shell sh;
     struct shell_options o = { 0 };
     struct job *jobs = calloc((size_t)argc + 1, sizeof *jobs);
-    int n_jobs = 0, json = 0;
+    int n_jobs = 0, json = 0, rc = 1, any = 0;
     if (!jobs || vars_init(&sh.vars)) {
         fprintf(stderr, "dbrx: out of memory\n");
         return EXIT_INTERNAL;
     }
-    int code = parse(argc, argv, &sh, &o, &json, jobs, &n_jobs);
+    int code = parse(argc, argv, &sh, &o, &json, &rc, jobs, &n_jobs);
     if (!code) {
         render_init(&sh.out, json);
         int tty = !n_jobs && isatty(STDIN_FILENO) && isatty(STDERR_FILENO);
         signals_init(tty);
+        if (tty)
+            line_quiet();                  /* what is typed while it loads is for the prompt */
         code = shell_open(&sh, &o);
         if (!code)
             say_session(&sh);
@@ -269,9 +254,17 @@ int main(int argc, char **argv)
         if (!code && !n_jobs && !tty)
             jobs[n_jobs++] = (struct job){ 'f', "-" };
         if (!code && tty)
-            shell_interactive(&sh);
-        for (int i = 0; i < n_jobs && !code && !sh.quit && !signals_fatal(); i++)
-            code = run_job(&sh, &jobs[i], i + 1) ? EXIT_COMMAND : 0;
+            shell_interactive(&sh, rc);
+        for (int i = 0; i < n_jobs && !code && !sh.quit && !signals_fatal(); i++) {
+            int failed = run_job(&sh, &jobs[i], i + 1) != 0;
+            any |= failed;
+            code = failed && sh.vars.v[VAR_ON_ERROR].num == ON_ERROR_STOP ? EXIT_COMMAND : 0;
+        }
+        if (!code && any)
+            code = EXIT_COMMAND;
+        if (output_end(&sh))
+            code = EXIT_INTERNAL;
+        line_give_back();
     }
     int sig = signals_fatal();
     free(jobs);

@@ -32,10 +32,21 @@ void render_init(struct render *r, int json)
     pthread_mutex_init(&r->lock, NULL);
 }
 
+void render_redirected(struct render *r)
+{
+    r->out_tty = isatty(STDOUT_FILENO);
+}
+
 unsigned render_width(const struct render *r)
 {
     struct winsize w;
     return r->out_tty && !ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) && w.ws_col >= 20 ? w.ws_col : 80;
+}
+
+unsigned render_height(const struct render *r)
+{
+    struct winsize w;
+    return r->out_tty && !ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) && w.ws_row >= 5 ? w.ws_row : 24;
 }
 
 /* ---- characters ---- */
@@ -151,6 +162,8 @@ static void emit(const char *type, const char *of, const char *text, cJSON *fiel
 
 /* ---- progress ---- */
 
+static const double PROGRESS_AFTER = 0.08, PROGRESS_EVERY = 0.1;       /* seconds */
+
 static void erase_progress(struct render *r)
 {
     if (r->shown)                          /* spaces, not an escape sequence: works everywhere */
@@ -171,7 +184,7 @@ void render_progress(struct render *r, const char *what, uint64_t done, uint64_t
 {
     double t = now();
     pthread_mutex_lock(&r->lock);
-    if (r->busy && t - r->since > 0.5 && (!r->shown || t - r->last > 0.1)) {
+    if (r->busy && t - r->since > PROGRESS_AFTER && (!r->shown || t - r->last > PROGRESS_EVERY)) {
         char line[79];
         int n = total ? snprintf(line, sizeof line, "%.50s: %3.0f%%", what,
                                  100 * (double)done / (double)total)
@@ -211,7 +224,9 @@ void render_event(struct render *r, const char *type, cJSON *fields, const char 
     if (vasprintf(&text, fmt, ap) < 0)
         text = NULL;
     va_end(ap);
-    if (r->json) {
+    if (r->hush && !strcmp(type, "status")) {
+        cJSON_Delete(fields);
+    } else if (r->json) {
         emit(type, NULL, text, fields);
     } else {
         if (text)
@@ -267,6 +282,23 @@ void render_aside(struct render *r, const char *fmt, ...)
         say(r, r->colour ? "\033[2m" : "", text, r->colour ? "\033[0m" : "");
     va_end(ap);
     free(text);
+}
+
+void render_line(struct render *r, const char *text)
+{
+    if (r->json) {
+        emit("status", NULL, text, NULL);
+        return;
+    }
+    char *clean = r->out_tty ? text_clean(text, strlen(text)) : NULL;
+    clear_line(r);
+    if (clean)
+        put(stdout, clean, strlen(clean));
+    else
+        fputs(text, stdout);
+    putchar('\n');
+    fflush(stdout);
+    free(clean);
 }
 
 /* ---- running text ---- */

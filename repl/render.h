@@ -15,6 +15,7 @@ struct render {
     int json, out_tty, err_tty, colour, utf8;
     int mid_line;                          /* reply text that has not ended its line    */
     char where[160];                       /* "script:3", put before errors; or ""      */
+    int hush;                              /* no status events: nobody asked            */
     char *quiet;                           /* [quiet_size] errors go here, or NULL: out */
     size_t quiet_size;
     pthread_mutex_t lock;                  /* progress may come from a backend's thread */
@@ -23,7 +24,9 @@ struct render {
 };
 
 void render_init(struct render *, int json);
+void render_redirected(struct render *);   /* stdout is another file now */
 unsigned render_width(const struct render *);
+unsigned render_height(const struct render *);
 
 /* ---- rows ---- */
 struct column {
@@ -59,13 +62,16 @@ int  render_error(struct render *, const char *fmt, ...);
 __attribute__((format(printf, 2, 3)))
 void render_aside(struct render *, const char *fmt, ...);
 
+/* A line among the results; as JSON a status. */
+void render_line(struct render *, const char *text);
+
 /* ---- running text ---- */
 void render_reply(struct render *, const char *text, size_t len);   /* whole UTF-8 characters */
 void render_reply_end(struct render *);    /* ends the line if it is open */
 /* A paragraph on stdout, wrapped at the terminal's width. */
 void render_paragraph(struct render *, unsigned indent, const char *text);
 
-/* ---- progress: one line that erases itself, at a terminal, after half a second ---- */
+/* ---- progress: one line that erases itself, at a terminal, of what takes over 100 ms ---- */
 void render_busy(struct render *, int on);
 void render_progress(struct render *, const char *what, uint64_t done, uint64_t total);   /* [any] */
 

@@ -73,10 +73,15 @@ static void after_reply(struct shell *sh, const struct reply *r, uint32_t from, 
     if (st->prompt_tokens)                 /* Enter alone has none */
         snprintf(prompt, sizeof prompt, " | prompt %llu, %.0f tok/s",
                  (unsigned long long)st->prompt_tokens, rate(st->prompt_tokens, st->prompt_s));
-    render_aside(&sh->out, "[%llu tokens, %.0f tok/s%s | %s | context %u/%u%s]",
-                 (unsigned long long)st->gen_tokens, rate(st->gen_tokens, st->gen_s), prompt,
-                 disp_name(sh->disp) ? disp_name(sh->disp) : "no backend", sh->sess->n,
-                 disp_max_pos(sh->disp), cut);
+    const char *origin = disp_kv_origin(sh->disp);
+    int moved = disp_name(sh->disp) && strcmp(origin, "computed");
+    if (sh->vars.v[VAR_TIMING].num == TIMING_ON)
+        render_aside(&sh->out, "[%llu tokens, %.0f tok/s%s | %s%s%s | context %u/%u%s]",
+                     (unsigned long long)st->gen_tokens, rate(st->gen_tokens, st->gen_s), prompt,
+                     disp_name(sh->disp) ? disp_name(sh->disp) : "no backend", moved ? ", kv " : "",
+                     moved ? origin : "", sh->sess->n, disp_max_pos(sh->disp), cut);
+    else if (why != SESS_EOS)
+        render_aside(&sh->out, "[%s]", cut + strlen(" | "));       /* that is no statistic */
     if (!sh->seed_shown && sh->vars.v[VAR_SEED].num < 0 && sh->vars.v[VAR_TEMPERATURE].num > 0)
         render_aside(&sh->out, "[drawn with seed %llu]", (unsigned long long)sh->seed);
     sh->seed_shown = 1;
@@ -99,9 +104,9 @@ static void after_reply(struct shell *sh, const struct reply *r, uint32_t from, 
 static int to_ids(struct shell *sh, const char *text, size_t len, int chat, struct tok_ids *ids)
 {
     const struct sess *s = sh->sess;
-    int bad;
+    int bad, how = sh->vars.v[VAR_SPECIALS].num == SPECIALS_PARSE ? TOK_SPECIAL : TOK_PLAIN;
     if (!chat) {
-        bad = tok_encode(sh->tok, text, len, TOK_PLAIN, ids);
+        bad = tok_encode(sh->tok, text, len, how, ids);
     } else {
         const char *system = sh->vars.v[VAR_SYSTEM].text;
         int32_t end = tok_special(sh->tok, "<|im_end|>");
@@ -114,7 +119,7 @@ static int to_ids(struct shell *sh, const char *text, size_t len, int chat, stru
             bad = chat_message(sh->tok, "system", system, strlen(system), 1, TOK_PLAIN, ids);
             first = 0;
         }
-        bad = bad ? bad : chat_message(sh->tok, "user", text, len, first, TOK_PLAIN, ids);
+        bad = bad ? bad : chat_message(sh->tok, "user", text, len, first, how, ids);
         bad = bad ? bad : chat_reply(sh->tok, ids);
     }
     if (bad == -2)

@@ -10,10 +10,15 @@
 #include <stdint.h>
 
 enum { VAR_TEMPERATURE, VAR_TOP_P, VAR_TOP_K, VAR_MIN_P, VAR_SEED, VAR_MAX_TOKENS,
-       VAR_THREADS, VAR_MODE, VAR_SYSTEM, N_VARS };
+       VAR_THREADS, VAR_MODE, VAR_SYSTEM, VAR_SPECIALS, VAR_SHOW, VAR_TIMING, VAR_ON_ERROR, N_VARS };
+enum { MODE_BASE, MODE_CHAT };             /* values of the choices, in order */
+enum { SPECIALS_PLAIN, SPECIALS_PARSE };
+enum { SHOW_PLAIN, SHOW_PROBS };
+enum { TIMING_OFF, TIMING_ON };
+enum { ON_ERROR_STOP, ON_ERROR_CONTINUE };
 
 enum var_type { VAR_REAL, VAR_COUNT, VAR_CHOICE, VAR_TEXT };
-enum var_origin { FROM_DEFAULT, FROM_COMMAND_LINE, FROM_SESSION };
+enum var_origin { FROM_DEFAULT, FROM_RC_FILE, FROM_COMMAND_LINE, FROM_SESSION };
 
 struct var_def {
     const char *name;
