@@ -11,9 +11,10 @@
 #include <string.h>
 
 static const struct command table[] = {
-    { "help", "shell", { { ARG_COMMAND, "NAME", 0 } },
-      "list the commands, or explain one",
-      "Without NAME lists the commands.  Names of settings work too.", "/help route", handle_help },
+    { "help", "shell", { { ARG_COMMAND, "WORD", 0 } },
+      "list the commands, or explain something",
+      "WORD is a command, a setting, a group of commands or a topic (prompts, keys, scripts, files).  Any "
+      "other word is searched for.", "/help route", handle_help },
     { "set", "shell", { { ARG_VAR, "NAME", 0 }, { ARG_VALUE, "VALUE", 0 } },
       "show or change a setting",
       "Without arguments lists all settings with their values and where those came from.  "
@@ -70,6 +71,21 @@ static const struct command table[] = {
     { "stats", "conversation", { { ARG_END, NULL, 0 } },
       "tokens, speed, backend, context and memory",
       "Speeds are those of the last reply and of all since the start.", "/stats", handle_stats },
+
+    { "logits", "probabilities", { { ARG_INT, "K", 0 }, { ARG_INT, "TOKEN", 0 } },
+      "show the likeliest tokens, and what cuts them",
+      "The K (10) likeliest candidates for the token to come, with the probability that the model "
+      "gives them, that which they are drawn with, and the filter that cuts them.  With TOKEN, a "
+      "position as in /tokens, for that one; after a reply that ended by itself, for its end.",
+      "/logits 5 -3", handle_logits },
+    { "pick", "probabilities", { { ARG_INT, "N", 1 }, { ARG_INT, "TOKEN", 0 } },
+      "go on with another candidate",
+      "Takes the N-th candidate of /logits, drops what came from that position on, and goes on from "
+      "there.  Without TOKEN where /logits looked last.", "/pick 2", handle_pick },
+    { "surprise", "probabilities", { { ARG_END, NULL, 0 } },
+      "bits of surprise of every token, perplexity",
+      "How unexpected each token was to the model: 1 bit is one of 2, 10 bits is one of 1024.  All is "
+      "computed once more.", "/surprise", handle_surprise },
 
     { "route", "experts", { { ARG_INT, "TOKEN", 0 } },
       "show which experts a token went to",

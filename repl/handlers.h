@@ -13,8 +13,10 @@ int handle_echo(struct shell *, const struct args *);      /* script.c */
 int handle_edit(struct shell *, const struct args *);      /* edit.c */
 int handle_feed(struct shell *, const struct args *);
 int handle_help(struct shell *, const struct args *);      /* help.c */
+int handle_logits(struct shell *, const struct args *);    /* probs.c */
 int handle_new(struct shell *, const struct args *);
 int handle_output(struct shell *, const struct args *);    /* script.c */
+int handle_pick(struct shell *, const struct args *);      /* probs.c */
 int handle_quit(struct shell *, const struct args *);
 int handle_read(struct shell *, const struct args *);      /* edit.c */
 int handle_route(struct shell *, const struct args *);     /* route.c */
@@ -22,6 +24,7 @@ int handle_set(struct shell *, const struct args *);
 int handle_setting(struct shell *, const struct args *);   /* the command's name is the setting's */
 int handle_source(struct shell *, const struct args *);    /* script.c */
 int handle_stats(struct shell *, const struct args *);
+int handle_surprise(struct shell *, const struct args *);  /* probs.c */
 int handle_tokens(struct shell *, const struct args *);
 
 /* Changes a setting and what depends on it.  0 or -1. */
@@ -33,6 +36,8 @@ void list_backends(struct shell *);
 /* The timeline evaluated to its end, so that every token's route is known.  0 or -1;
  * `undone` says what an interrupt left as it was. */
 int catch_up(struct shell *, const char *undone);
+/* How likely `id` is by logits[n], before any filter. */
+double prob_of(const float *logits, uint32_t n, int32_t id);
 /* A token's text on one line: quoted controls, <|id|> where it has none.  free() it. */
 char *token_text(const struct shell *, int32_t id);
 

@@ -12,7 +12,7 @@
 #include <string.h>
 
 /* A topic that has the name of a group explains it; help_topic gives the other groups too */
-static const struct topic { const char *name, *brief, *text, *example; } topics[] = {
+static const struct help_page topics[] = {
     { "prompts", "what is sent to the model, and lines that continue",
       "Every line that does not begin with / is a prompt; // begins one with a slash.  In base mode "
       "the model continues it, and Enter alone lets it go on; in chat mode it is answered.\n"
@@ -37,6 +37,11 @@ static const struct topic { const char *name, *brief, *text, *example; } topics[
       "Backends: --module-path, $DBRX_MODULE_PATH, the installed ones.", "temperature = 0.5" },
 };
 enum { N_TOPICS = sizeof topics / sizeof *topics };
+
+const struct help_page *help_page(size_t i)
+{
+    return i < N_TOPICS ? &topics[i] : NULL;
+}
 
 /* The i-th group, as the table first names it */
 static const char *group_at(size_t i)
@@ -160,7 +165,7 @@ void help_commands(struct render *r)
     else
         list_names(r);
     render_paragraph(r, 0, "Every other line is a prompt (// begins one with a slash).  "
-                     "/help NAME explains a command, a setting or a topic (prompts, keys, scripts, files), and "
+                     "/help WORD explains a command, a setting or a topic (prompts, keys, scripts, files), and "
                      "searches for any other word.");
 }
 

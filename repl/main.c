@@ -5,9 +5,8 @@
 #include "repl/help.h"
 #include "repl/shell.h"
 #include "repl/signals.h"
-#include "repl/inspect.h"
 #include "repl/line.h"
-#include "repl/tokenize.h"
+#include "repl/options.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -16,64 +15,8 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { OPT_JSON = 256, OPT_THREADS, OPT_CTX, OPT_SEED, OPT_MODULE_PATH, OPT_NO_RC, OPT_HELP, OPT_HELP_COMMANDS,
-       OPT_VERSION };
-
-static const struct {
-    const char *name;
-    int letter;                            /* below 256: its short form too */
-    const char *arg, *help;
-} options[] = {
-    { "model", 'm', "DIR", "checkpoint directory (default: the bundled nano)" },
-    { "backend", 'b', "NAME", "backend to start with (default: the best that can run here)" },
-    { "set", 's', "VAR=VALUE", "change a setting, as /set does; repeatable" },
-    { "command", 'c', "LINE", "run one line (command or prompt) and end; repeatable" },
-    { "file", 'f', "SCRIPT", "run the lines of a file (- is stdin) and end" },
-    { "prompt", 'p', "FILE", "the whole file (- is stdin) is one prompt; print its completion and end" },
-    { "json", OPT_JSON, NULL, "results as JSON Lines, one object per event" },
-    { "threads", OPT_THREADS, "N", "CPU threads (default: the backend's choice)" },
-    { "ctx", OPT_CTX, "N", "context to reserve, in tokens (default: the model's, at most 4096)" },
-    { "seed", OPT_SEED, "N", "seed of the random numbers, to repeat a run" },
-    { "module-path", OPT_MODULE_PATH, "DIRS", "look for backends here first (colon-separated)" },
-    { "no-rc", OPT_NO_RC, NULL, "do not read the rc file of interactive sessions" },
-    { "help", OPT_HELP, NULL, "show this" },
-    { "help-commands", OPT_HELP_COMMANDS, NULL, "list the shell's commands, as Markdown" },
-    { "version", OPT_VERSION, NULL, "show the version" },
-};
-enum { N_OPTIONS = sizeof options / sizeof *options };
-
-static const struct {
-    const char *name, *help;
-    int (*run)(int argc, char **argv);     /* argv[0] is the name; the exit code */
-} tools[] = {
-    { "inspect", "what is in a checkpoint", tool_inspect },
-    { "tokenize", "text to token ids, one a line", tool_tokenize },
-    { "detokenize", "token ids to text", tool_detokenize },
-};
-enum { N_TOOLS = sizeof tools / sizeof *tools };
-
 /* -c, -f and -p in the order given */
 struct job { int letter; const char *arg; };
-
-static void print_help(void)
-{
-    printf("Usage: dbrx [OPTION...]\n");
-    for (int i = 0; i < N_TOOLS; i++)
-        printf("       dbrx %-10s ...   %s (--help says more)\n", tools[i].name, tools[i].help);
-    printf("\nTalk to, look inside and experiment on DBRX mixture-of-experts language models.\n"
-           "Without -c, -f and -p lines are read from the terminal or from stdin.\n\n");
-    for (int i = 0; i < N_OPTIONS; i++) {
-        char form[64];
-        int letter = options[i].letter;
-        snprintf(form, sizeof form, "%c%c%s--%s%s%s", letter < 256 ? '-' : ' ', letter < 256 ? letter : ' ',
-                 letter < 256 ? ", " : "  ", options[i].name, options[i].arg ? " " : "",
-                 options[i].arg ? options[i].arg : "");
-        printf("  %-24s %s\n", form, options[i].help);
-    }
-    printf("\nLines beginning with / are commands: dbrx -c /help lists them, dbrx -c /set the settings.\n"
-           "Exit codes: 0 ok, 1 internal, 2 usage, 3 a command failed, 4 checkpoint, 5 no usable\n"
-           "backend, 130/143/141 ended by SIGINT/SIGTERM/SIGPIPE.\n");
-}
 
 static int usage(const char *fmt, const char *what)
 {
@@ -105,13 +48,14 @@ static int set_option(struct vars *vars, const char *assignment)
 static int parse(int argc, char **argv, struct shell *sh, struct shell_options *o, int *json, int *rc,
                  struct job *jobs, int *n_jobs)
 {
-    struct option longs[N_OPTIONS + 1] = { 0 };
-    char shorts[2 * N_OPTIONS + 2] = ":", *s = shorts + 1, text[300];
-    for (int i = 0; i < N_OPTIONS; i++) {
-        longs[i] = (struct option){ options[i].name, options[i].arg ? required_argument : no_argument,
-                                    NULL, options[i].letter };
-        if (options[i].letter < 256) {
-            *s++ = (char)options[i].letter;
+    enum { MAX = 64 };
+    struct option longs[MAX + 1] = { 0 };
+    char shorts[2 * MAX + 2] = ":", *s = shorts + 1, text[300];
+    for (int i = 0; i < MAX && option_rows[i].name; i++) {
+        const struct option_row *row = &option_rows[i];
+        longs[i] = (struct option){ row->name, row->arg ? required_argument : no_argument, NULL, row->letter };
+        if (row->letter < 256) {
+            *s++ = (char)row->letter;
             *s++ = ':';
         }
     }
@@ -144,6 +88,9 @@ static int parse(int argc, char **argv, struct shell *sh, struct shell_options *
         case OPT_MODULE_PATH: o->module_path = optarg; break;
         case OPT_HELP: print_help(); return -1;
         case OPT_HELP_COMMANDS: help_markdown(); return -1;
+        case OPT_HELP_MAN: print_man(); return -1;
+        case OPT_HELP_COMPLETION:
+            return print_completion(optarg) ? usage("completions are made for bash and zsh, not \"%.40s\"", optarg) : -1;
         case OPT_VERSION: printf("dbrx " PACKAGE_VERSION "\n"); return -1;
         case ':': return usage("%s needs an argument", argv[optind - 1]);
         default:
@@ -228,9 +175,9 @@ static void say_session(struct shell *sh)
 int main(int argc, char **argv)
 {
     setlocale(LC_CTYPE, "");               /* numbers stay as in C */
-    for (int i = 0; argc > 1 && i < N_TOOLS; i++)
-        if (!strcmp(argv[1], tools[i].name))
-            return tools[i].run(argc - 1, argv + 1);
+    for (const struct tool_row *t = tool_rows; argc > 1 && t->name; t++)
+        if (!strcmp(argv[1], t->name))
+            return t->run(argc - 1, argv + 1);
 
     static struct shell sh;
     struct shell_options o = { 0 };

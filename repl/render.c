@@ -133,6 +133,21 @@ void field_string(cJSON *obj, const char *key, const char *text)
     field_text(obj, key, text, strlen(text));
 }
 
+/* Nine digits are all that a float has; a double made of them prints as short */
+cJSON *json_real(double number)
+{
+    char text[32];
+    if (!(number - number == 0))
+        return cJSON_CreateNull();
+    snprintf(text, sizeof text, "%.9g", number);
+    return cJSON_CreateNumber(strtod(text, NULL));
+}
+
+void field_real(cJSON *obj, const char *key, double number)
+{
+    cJSON_AddItemToObject(obj, key, json_real(number));
+}
+
 /* Puts type (and text) first, then the fields; takes them */
 static void emit(const char *type, const char *of, const char *text, cJSON *fields)
 {
@@ -303,22 +318,51 @@ void render_line(struct render *r, const char *text)
 
 /* ---- running text ---- */
 
+/* Middle tones, to be read on black and on white */
+static const struct { double below; int colour; const char *text; } shades[] = {
+    { 0.01, 196, "under 1%" }, { 0.1, 208, "under 10%" }, { 0.33, 178, "under 33%" }, { 0.67, 71, "under 67%" } };
+enum { N_SHADES = sizeof shades / sizeof *shades };
+
+int render_shade(struct render *r, double p)
+{
+    int can = r->colour && r->out_tty && !r->json, i = 0;
+    while (i < N_SHADES && p >= shades[i].below)
+        i++;
+    r->shade = can && p >= 0 && i < N_SHADES ? shades[i].colour : 0;
+    return can;
+}
+
+void render_shades(struct render *r)
+{
+    if (!render_shade(r, -1))
+        return;
+    clear_line(r);
+    for (int i = 0; i < N_SHADES; i++)
+        fprintf(stderr, "%s\033[38;5;%dm%s\033[0m", i ? "  " : "[probability: ", shades[i].colour, shades[i].text);
+    fputs("  else plain]\n", stderr);
+}
+
 void render_reply(struct render *r, const char *text, size_t len)
 {
     if (r->json || !len)
         return;
     if (!r->mid_line)
         clear_line(r);
+    if (r->shade)
+        printf("\033[38;5;%dm", r->shade);
     if (r->out_tty)
         put(stdout, text, len);
     else
         fwrite(text, 1, len, stdout);
+    if (r->shade)
+        fputs("\033[0m", stdout);
     fflush(stdout);
     r->mid_line = text[len - 1] != '\n';
 }
 
 void render_reply_end(struct render *r)
 {
+    r->shade = 0;
     if (r->mid_line)
         putchar('\n');
     fflush(stdout);

@@ -13,6 +13,7 @@
 
 struct render {
     int json, out_tty, err_tty, colour, utf8;
+    int shade;                             /* of 256 colours, for reply text; 0: plain  */
     int mid_line;                          /* reply text that has not ended its line    */
     char where[160];                       /* "script:3", put before errors; or ""      */
     int hush;                              /* no status events: nobody asked            */
@@ -48,6 +49,9 @@ void render_rows(struct render *, const struct rows *, const char *title, cJSON 
 /* A string member whatever the bytes are (repaired to UTF-8, NUL replaced). */
 void field_text(cJSON *obj, const char *key, const char *text, size_t len);
 void field_string(cJSON *obj, const char *key, const char *text);
+/* A number that is no more exact than a float; null if it is none (infinite, NaN). */
+void field_real(cJSON *obj, const char *key, double number);
+cJSON *json_real(double number);
 
 /* ---- events ---- */
 /* A sentence for stderr; as JSON {"type":type,"text":sentence,fields...}.  Takes fields. */
@@ -67,6 +71,9 @@ void render_line(struct render *, const char *text);
 
 /* ---- running text ---- */
 void render_reply(struct render *, const char *text, size_t len);   /* whole UTF-8 characters */
+/* Colours the reply text that follows by its probability, < 0: plain.  0 where there is no colour. */
+int  render_shade(struct render *, double probability);
+void render_shades(struct render *);       /* says what the colours mean */
 void render_reply_end(struct render *);    /* ends the line if it is open */
 /* A paragraph on stdout, wrapped at the terminal's width. */
 void render_paragraph(struct render *, unsigned indent, const char *text);

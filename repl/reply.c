@@ -2,6 +2,7 @@
  * the renderer as they come.  Knows no terminal and no backend. */
 #include "repl/shell.h"
 
+#include "repl/handlers.h"
 #include "repl/signals.h"
 
 #include <stdlib.h>
@@ -46,6 +47,11 @@ static int on_token(void *ctx, int32_t id, uint32_t pos)
     if (bytes && out)
         n = tok_stream_push(&r->stream, bytes, len, out);
     render_busy(&sh->out, 0);
+    double p = -1;                         /* the logits are still those it was drawn from */
+    if (sh->vars.v[VAR_SHOW].num == SHOW_PROBS) {
+        p = prob_of(sh->sess->logits, sh->sess->n_vocab, id);
+        render_shade(&sh->out, p);
+    }
     if (n)
         render_reply(&sh->out, out, n);
     if (sh->out.json) {
@@ -53,6 +59,8 @@ static int on_token(void *ctx, int32_t id, uint32_t pos)
         cJSON_AddNumberToObject(f, "pos", pos);
         cJSON_AddNumberToObject(f, "id", id);
         field_text(f, "text", out ? out : "", n);
+        if (p >= 0)
+            field_real(f, "prob", p);
         render_object(&sh->out, "token", f);
     }
     r->len += n;
@@ -95,8 +103,10 @@ static void after_reply(struct shell *sh, const struct reply *r, uint32_t from, 
     cJSON_AddNumberToObject(f, "pos", from);
     cJSON_AddNumberToObject(f, "seed", (double)sh->seed);
     cJSON_AddNumberToObject(f, "prompt_tokens", (double)st->prompt_tokens);
-    cJSON_AddNumberToObject(f, "prompt_seconds", st->prompt_s);
-    cJSON_AddNumberToObject(f, "seconds", st->gen_s);
+    field_real(f, "prompt_seconds", st->prompt_s);
+    field_real(f, "seconds", st->gen_s);
+    field_string(f, "backend", disp_name(sh->disp) ? disp_name(sh->disp) : "none");
+    field_string(f, "kv", disp_kv_origin(sh->disp));
     render_object(&sh->out, "reply", f);
 }
 
@@ -155,41 +165,55 @@ static int prefill(struct shell *sh, uint32_t before)
     return shell_failed(sh, st, &err);
 }
 
-int reply_to(struct shell *sh, const char *text, size_t len)
+int reply_prompt(struct shell *sh, const struct tok_ids *ids, int chat)
 {
     struct sess *s = sh->sess;
-    int chat = sh->vars.v[VAR_MODE].num == 1;
     uint32_t before = s->n;
-    if (!len && (chat || !s->n))
-        return 0;
-    if (!sh->tok)
-        return render_error(&sh->out, "prompts need a tokenizer: %s.  /feed IDS works without", sh->tok_why);
-    if (!disp_name(sh->disp))
-        return render_error(&sh->out, "no backend is open; /backend NAME opens one");
-
-    struct tok_ids ids = { 0 };
-    int failed = (len && to_ids(sh, text, len, chat, &ids)) || append(sh, &ids);
-    free(ids.id);
-    if (failed)
+    if (append(sh, ids))
         return -1;
     if (s->n == disp_max_pos(sh->disp)) {
         sess_truncate(s, before);
         return render_error(&sh->out, "the context of %u tokens is full%s; start afresh with /new",
-                            disp_max_pos(sh->disp), len ? " with this prompt, which was not added" : "");
+                            disp_max_pos(sh->disp), ids->n ? " with this prompt, which was not added" : "");
     }
     s->last = (struct sess_stats){ 0 };
     if (prefill(sh, before))
         return -1;
     sh->reply_open = chat;
+    return 0;
+}
 
+struct sess_gen reply_gen(const struct shell *sh)
+{
     const struct var *v = sh->vars.v;
-    struct reply r = { .sh = sh };
-    struct sess_gen g = {
+    return (struct sess_gen){
         .sampling = { (float)v[VAR_TEMPERATURE].num, (uint32_t)v[VAR_TOP_K].num,
                       (float)v[VAR_TOP_P].num, (float)v[VAR_MIN_P].num },
         .max_tokens = (uint32_t)v[VAR_MAX_TOKENS].num, .eos = sh->eos, .n_eos = sh->n_eos,
-        .on_token = on_token, .ctx = &r,
     };
+}
+
+/* What the colours of a reply mean, or that there are none; once */
+static void explain_show(struct shell *sh)
+{
+    if (sh->vars.v[VAR_SHOW].num != SHOW_PROBS || sh->show_explained || sh->out.json)
+        return;
+    sh->show_explained = 1;
+    if (render_shade(&sh->out, -1))
+        render_shades(&sh->out);
+    else
+        render_event(&sh->out, "status", NULL, "show probs: there are no colours here, replies stay plain; "
+                     "/surprise gives the numbers");
+}
+
+int reply_draw(struct shell *sh)
+{
+    struct sess *s = sh->sess;
+    struct reply r = { .sh = sh };
+    struct sess_gen g = reply_gen(sh);
+    g.on_token = on_token;
+    g.ctx = &r;
+    explain_show(sh);
     enum sess_finish why;
     struct dbrx_error err = { 0 };
     uint32_t from = s->n;
@@ -204,4 +228,19 @@ int reply_to(struct shell *sh, const char *text, size_t len)
     after_reply(sh, &r, from, why);
     free(r.text);
     return st < 0 ? shell_failed(sh, st, &err) : 0;
+}
+
+int reply_to(struct shell *sh, const char *text, size_t len)
+{
+    int chat = sh->vars.v[VAR_MODE].num == MODE_CHAT;
+    if (!len && (chat || !sh->sess->n))
+        return 0;
+    if (!sh->tok)
+        return render_error(&sh->out, "prompts need a tokenizer: %s.  /feed IDS works without", sh->tok_why);
+    if (!disp_name(sh->disp))
+        return render_error(&sh->out, "no backend is open; /backend NAME opens one");
+    struct tok_ids ids = { 0 };
+    int failed = (len && to_ids(sh, text, len, chat, &ids)) || reply_prompt(sh, &ids, chat) || reply_draw(sh);
+    free(ids.id);
+    return failed ? -1 : 0;
 }

@@ -47,6 +47,8 @@ struct shell {
 
     uint64_t seed;                         /* of this conversation                      */
     int seed_shown;
+    int show_explained;                    /* what /set show does, here                 */
+    uint32_t looked_at, looked_n;          /* /logits: position (0: none), tokens then  */
     int reply_open;                        /* chat: the model's turn is not yet closed  */
 };
 
@@ -92,5 +94,10 @@ int shell_failed(struct shell *, dbrx_status, const struct dbrx_error *);
 /* repl/reply.c: text to the model, its reply to the renderer.  0 or -1. */
 int reply_to(struct shell *, const char *text, size_t len);
 int reply_is_eos(const struct shell *, int32_t id);
+/* Its two halves: these ids as a prompt, evaluated, or nothing is added; and the reply. */
+int reply_prompt(struct shell *, const struct tok_ids *, int chat);
+int reply_draw(struct shell *);
+/* The settings that draw, for sess_generate. */
+struct sess_gen reply_gen(const struct shell *);
 
 #endif
