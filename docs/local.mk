@@ -1,0 +1,1 @@
+dist_doc_DATA = %D%/json.md %D%/events.schema.json

@@ -352,7 +352,10 @@ static void stat_row(cJSON *list, const char *name, double value, const char *un
     cJSON *row = cJSON_CreateObject();
     cJSON_AddItemToArray(list, row);
     field_string(row, "name", name);
-    cJSON_AddNumberToObject(row, "value", value);
+    if (*unit == 't')                      /* a speed; counts and seeds have more digits */
+        field_real(row, "value", value);
+    else
+        cJSON_AddNumberToObject(row, "value", value);
     field_string(row, "unit", unit);
 }
 

@@ -13,6 +13,8 @@
 
 /* ---- dbrx.1 ---- */
 
+#define MAN_DATE "2026-11-23"          /* of the last change of what is fixed below */
+
 /* Text as roff: nothing in it is a request or an escape; a newline begins a paragraph */
 static void roff(const char *text)
 {
@@ -120,7 +122,7 @@ static void man_settings(void)
 
 void print_man(void)
 {
-    puts(".\\\" made by dbrx --help-man\n.TH DBRX 1 \"\" \"dbrx " PACKAGE_VERSION "\" \"User Commands\"\n"
+    puts(".\\\" made by dbrx --help-man\n.TH DBRX 1 " MAN_DATE " \"dbrx " PACKAGE_VERSION "\" \"User Commands\"\n"
          ".SH NAME\ndbrx \\- shell for DBRX mixture\\-of\\-experts language models\n"
          ".SH SYNOPSIS\n.B dbrx\n.RI [ OPTION ...]");
     for (const struct tool_row *t = tool_rows; t->name; t++)
