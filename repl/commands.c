@@ -60,8 +60,34 @@ static const struct command table[] = {
 
     { "new", "conversation", { { ARG_END, NULL, 0 } },
       "start a new conversation",
-      "Settings and the backend stay.  A random seed is drawn anew, a set one starts again.",
+      "Settings and the backend stay.  A random seed is drawn anew, a set one starts again.  "
+      "The conversation so far is kept: /branch lists it, /switch goes back to it.",
       "/new", handle_new },
+    { "continue", "conversation", { { ARG_END, NULL, 0 } },
+      "let the last reply go on where it stopped",
+      "After an interrupt, a stop string, or a cut at max_tokens; in chat mode without a new "
+      "message.", "/continue", handle_continue },
+    { "retry", "conversation", { { ARG_INT, "N", 0 } },
+      "draw other replies to the last prompt",
+      "One, or N of them (at most 16), each with a seed of its own and kept as a branch; the "
+      "conversation goes on with the first.  /switch NAME picks another, or the reply there was.",
+      "/retry 3", handle_retry },
+    { "undo", "conversation", { { ARG_INT, "N", 0 } },
+      "take back the last turn, or the last N",
+      "A turn is a prompt with its reply, a /continue or a /feed.  /redo brings them back.",
+      "/undo 2", handle_undo },
+    { "redo", "conversation", { { ARG_END, NULL, 0 } },
+      "bring back what the last /undo took",
+      "Until something new is said.", "/redo", handle_redo },
+    { "branch", "conversation", { { ARG_BRANCH, "NAME", 0 }, { ARG_FLAG, "--drop", 0 } },
+      "fork the conversation here, or list branches",
+      "Without NAME lists the branches.  With it a copy of the conversation gets that name and goes "
+      "on; what is there stays as it is under its own.  --drop forgets a branch.  The shell itself "
+      "keeps at most 64 branches, of /new, /retry and a full context; the oldest of them make room.",
+      "/branch other-ending", handle_branch },
+    { "switch", "conversation", { { ARG_BRANCH, "NAME", 1 } },
+      "go to another branch",
+      "Only what differs from the branch before is computed again.", "/switch main", handle_switch },
     { "feed", "conversation", { { ARG_IDS, "IDS", 1 } },
       "append token ids to the conversation",
       "Ids are separated by blanks or commas.  They are evaluated, nothing is generated.  "
@@ -71,6 +97,31 @@ static const struct command table[] = {
     { "stats", "conversation", { { ARG_END, NULL, 0 } },
       "tokens, speed, backend, context and memory",
       "Speeds are those of the last reply and of all since the start.", "/stats", handle_stats },
+
+    { "transcript", "files", { { ARG_FLAG, "--tokens", 0 } },
+      "print the conversation",
+      "By role in chat mode, as plain text otherwise; --tokens with positions and ids.",
+      "/transcript --tokens", handle_transcript },
+    { "prompt", "files", { { ARG_END, NULL, 0 } },
+      "show exactly what was sent for the last reply",
+      "The text with its special tokens, an injected system message included, and the ids.",
+      "/prompt", handle_prompt },
+    { "replay", "files", { { ARG_END, NULL, 0 } },
+      "draw all replies again and compare",
+      "With the settings and random numbers they were drawn with, on the current backend.  Says "
+      "whether each is the same, and where it first differs.  The conversation stays as it is.",
+      "/replay", handle_replay },
+    { "save", "files", { { ARG_FILE, "FILE", 1 }, { ARG_FLAG, "--kv", 0 } },
+      "save all branches and settings to a file",
+      "With --kv also the KV cache, so that nothing is computed again when it is loaded.  A crash "
+      "or a full disk leaves an older file as it was.", "/save story.dbrx --kv", handle_save },
+    { "load", "files", { { ARG_FILE, "FILE", 1 }, { ARG_FLAG, "--tokens-only", 0 } },
+      "go on with a saved conversation",
+      "Branches and settings become those of the file; a conversation that is open is kept as a "
+      "branch.  A file from another checkpoint is refused, unless --tokens-only insists.",
+      "/load story.dbrx", handle_load },
+    { "export", "files", { { ARG_FORMAT, "md|json|txt", 1 }, { ARG_FILE, "FILE", 1 } },
+      "write the transcript for people or programs", "", "/export md story.md", handle_export },
 
     { "logits", "probabilities", { { ARG_INT, "K", 0 }, { ARG_INT, "TOKEN", 0 } },
       "show the likeliest tokens, and what cuts them",
@@ -163,7 +214,7 @@ static char *trimmed(char *rest)
     size_t n = strlen(rest);
     while (n && strchr(" \t", rest[n - 1]))
         n--;
-    if (n > 1 && (*rest == '"' || *rest == '\'') && rest[n - 1] == *rest) {
+    if (n > 1 && (*rest == '"' || *rest == '\'') && strchr(rest + 1, *rest) == rest + n - 1) {
         rest++;
         n -= 2;
     }
@@ -227,8 +278,8 @@ static int parse_args(struct shell *sh, const struct command *c, char *rest, str
             if (end == word || *end || errno)
                 return misused(sh, c, what);
         }
-        if ((arg->type == ARG_DIR || arg->type == ARG_FILE) && !strncmp(word, "~/", 2))
-            a->owned[at] = path_home(word + 2);
+        if (arg->type == ARG_DIR || arg->type == ARG_FILE)
+            a->owned[at] = path_typed(word);
         a->text[at] = a->owned[at] ? a->owned[at] : word;
         at++;
     }

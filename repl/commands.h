@@ -11,7 +11,8 @@ struct shell;
 
 enum arg_type {
     ARG_END, ARG_INT,                      /* whole number; args.num                    */
-    ARG_COMMAND, ARG_BACKEND, ARG_VAR,     /* a word, completed from what there is      */
+    ARG_COMMAND, ARG_BACKEND, ARG_VAR, ARG_BRANCH,     /* a word, completed from what there is */
+    ARG_FORMAT,                            /* md, json or txt                           */
     ARG_DIR, ARG_FILE,                     /* a word; quotes keep blanks, ~/ is home    */
     ARG_FLAG,                              /* "--name", anywhere; args.text is non-NULL */
     ARG_OPTIONS,                           /* the remaining words, each k=v; args.list  */

@@ -96,6 +96,17 @@ static const char *flag(size_t i)
     return NULL;
 }
 
+static const char *branch(size_t i)
+{
+    return i < shell->tree->n ? shell->tree->branch[i]->name : NULL;
+}
+
+static const char *format(size_t i)
+{
+    static const char *const all[] = { "md", "json", "txt", NULL };
+    return all[i];
+}
+
 static const char *nothing(size_t i)
 {
     (void)i;
@@ -165,6 +176,7 @@ static char **complete(const char *text, int start, int end)
     setting_at = var_find(typed ? command->name : first, 1);
     candidate = !strncmp(text, "--", 2) ? flag : type == ARG_COMMAND ? anything
               : type == ARG_VAR ? setting : type == ARG_BACKEND ? backend
+              : type == ARG_BRANCH ? branch : type == ARG_FORMAT ? format
               : type == ARG_VALUE && index == !typed ? value : type == ARG_OPTIONS ? option : nothing;
     if (type == ARG_DIR || type == ARG_FILE)
         return rl_completion_matches(text, rl_filename_completion_function);

@@ -22,9 +22,17 @@ int handle_quit(struct shell *sh, const struct args *a)
 
 int handle_new(struct shell *sh, const struct args *a)
 {
+    char was[TREE_NAME + 1];
     (void)a;
-    shell_new(sh);
-    render_event(&sh->out, "status", NULL, "new conversation");
+    snprintf(was, sizeof was, "%s", sh->tree->now->name);
+    if (shell_new(sh))
+        return -1;
+    const char *now = sh->tree->now->name;
+    if (strcmp(was, now))
+        render_event(&sh->out, "status", NULL, "new conversation \"%s\"; /switch %s goes back to the one "
+                     "before", now, was);
+    else
+        render_event(&sh->out, "status", NULL, "new conversation");
     return 0;
 }
 
@@ -98,7 +106,7 @@ static void backend_row(struct shell *sh, size_t i, const struct module *m, cJSO
     }
 }
 
-void list_backends(struct shell *sh)
+static void list_backends(struct shell *sh)
 {
     static const struct column col[] = {
         { NULL, "", 0, 0, show_current }, { "name", "backend", 0, 0, NULL },
@@ -124,11 +132,12 @@ static void say_backend(struct shell *sh)
 int handle_backend(struct shell *sh, const struct args *a)
 {
     const char *name = a->text[0];
-    if (!name) {
+    int replay = a->text[1] != NULL;
+    if (!name && !replay) {
         list_backends(sh);
         return 0;
     }
-    if (shell_use(sh, name, a->list, a->text[1] != NULL))
+    if (shell_use(sh, name ? name : disp_name(sh->disp), a->list, replay))
         return -1;
     for (int i = 0; a->list[i]; i++) {     /* what was asked for here is the setting from now on */
         char err[256];
@@ -160,7 +169,7 @@ static void var_row(const struct shell *sh, int var, cJSON *list)
     field_string(row, "unit", d->unit);
     field_string(row, "help", d->help);
     if (var == VAR_SEED)
-        cJSON_AddNumberToObject(row, "in_use", (double)sh->seed);
+        cJSON_AddNumberToObject(row, "in_use", (double)sh->tree->seed);
 }
 
 static char *show_value(const struct render *r, const cJSON *row)
@@ -222,7 +231,8 @@ static int apply_threads(struct shell *sh)
     return 0;
 }
 
-int set_value(struct shell *sh, int var, const char *text)
+/* Changes a setting and what depends on it.  0 or -1. */
+static int set_value(struct shell *sh, int var, const char *text)
 {
     char err[256];
     struct var *v = &sh->vars.v[var];
@@ -278,7 +288,7 @@ int catch_up(struct shell *sh, const char *undone)
 {
     struct dbrx_error err = { 0 };
     render_busy(&sh->out, 1);
-    dbrx_status st = sess_sync(sh->sess, &err);
+    dbrx_status st = sess_retrace(sh->sess, &err);
     render_busy(&sh->out, 0);
     if (st == DBRX_STOPPED)
         return render_error(&sh->out, "interrupted; %s", undone);
@@ -292,6 +302,8 @@ int handle_feed(struct shell *sh, const struct args *a)
     uint32_t before = s->n;
     if (!disp_name(sh->disp))
         return render_error(&sh->out, "no backend is open; /backend NAME opens one");
+    if (!a->ids.n)
+        return render_error(&sh->out, "there is no token id in that; nothing was fed");
     dbrx_status st = sess_append(s, a->ids.id, a->ids.n, &err);
     if (st == DBRX_E_FULL)
         return render_error(&sh->out, "%zu tokens do not fit: %u of the context's %u are taken; nothing "
@@ -303,12 +315,37 @@ int handle_feed(struct shell *sh, const struct args *a)
         sess_truncate(s, before);
         return -1;
     }
+    if ((st = tree_settle(sh->tree, &err)) != DBRX_OK) {
+        sess_truncate(s, before);
+        return shell_failed(sh, st, &err);
+    }
     cJSON *f = cJSON_CreateObject();
     cJSON_AddNumberToObject(f, "tokens", (double)a->ids.n);
     cJSON_AddNumberToObject(f, "position", s->n);
     render_event(&sh->out, "status", f, "fed %zu token%s; context %u/%u", a->ids.n,
                  a->ids.n == 1 ? "" : "s", s->n, disp_max_pos(sh->disp));
     return 0;
+}
+
+char *tokens_text(const struct shell *sh, const int32_t *id, uint32_t n, int special, size_t *len)
+{
+    char *text = NULL, *p = NULL;
+    for (int pass = 0; pass < 2; pass++) {
+        *len = 0;
+        for (uint32_t i = 0; sh->tok && i < n; i++) {
+            size_t size;
+            const char *bytes = tok_bytes(sh->tok, id[i], &size);
+            if (!bytes || (!special && tok_is_special(sh->tok, id[i])))
+                continue;
+            if (p)
+                memcpy(p + *len, bytes, size);
+            *len += size;
+        }
+        if (!pass && !(p = text = malloc(*len + 1)))
+            return NULL;
+    }
+    text[*len] = '\0';
+    return text;
 }
 
 char *token_text(const struct shell *sh, int32_t id)
@@ -418,7 +455,7 @@ int handle_stats(struct shell *sh, const struct args *a)
     stat_word(list, "kv", disp_kv_origin(sh->disp));
     stat_row(list, "context used", sh->sess->n, "tokens");
     stat_row(list, "context", disp_max_pos(sh->disp), "tokens");
-    stat_row(list, "seed", (double)sh->seed, "");
+    stat_row(list, "seed", (double)sh->tree->seed, "");
     speed_rows(list, "last", &sh->sess->last);
     speed_rows(list, "total", &sh->sess->total);
     double now = resident_bytes(), most = getrusage(RUSAGE_SELF, &use) ? 0 : 1024.0 * (double)use.ru_maxrss;

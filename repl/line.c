@@ -75,14 +75,14 @@ int line_give_back(void)
     return was;
 }
 
-#ifndef USE_LIBEDIT
 /* Over a silent terminal the editor would be silent too */
 static void prepare(int meta)
 {
     rl_prep_terminal(meta);
+#ifndef USE_LIBEDIT
     rl_tty_set_echoing(1);
-}
 #endif
+}
 
 static void begin_edit(const char *prompt, rl_vcpfunc_t *taken)
 {
@@ -174,6 +174,11 @@ enum line_result line_read(const char *prompt, char **line)
             break;
         case WAIT_RESIZE:
             rl_resize_terminal();
+            break;
+        case WAIT_RESUME:                  /* fg: the parent shell has set its own mode */
+            rl_deprep_terminal();
+            prepare(1);
+            rl_forced_update_display();
             break;
         case WAIT_INTERRUPT:
             signals_clear();

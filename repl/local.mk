@@ -1,12 +1,15 @@
 # The core: no terminal, no printf.  Tests link it without the shell.
 noinst_LTLIBRARIES += librepl.la
 librepl_la_SOURCES = %D%/dispatch.h %D%/dispatch.c %D%/session.h %D%/session.c \
-  %D%/sampler.h %D%/sampler.c %D%/trace.h %D%/trace.c
+  %D%/sampler.h %D%/sampler.c %D%/trace.h %D%/trace.c \
+  %D%/timeline.h %D%/timeline.c %D%/stops.h %D%/stops.c
 
 # The shell over it, all but main: tests link this too.
 noinst_LTLIBRARIES += libshell.la
 libshell_la_SOURCES = \
-  %D%/shell.h %D%/shell.c %D%/reply.c %D%/script.c %D%/edit.c %D%/input.h %D%/input.c %D%/commands.h %D%/commands.c %D%/handlers.h %D%/handlers.c \
+  %D%/shell.h %D%/shell.c %D%/input.h %D%/input.c %D%/reply.c %D%/script.c %D%/edit.c \
+  %D%/commands.h %D%/commands.c %D%/handlers.h %D%/handlers.c %D%/turns.c %D%/transcript.c %D%/replay.c \
+  %D%/atomic.h %D%/atomic.c %D%/save.h %D%/save.c %D%/load.c %D%/store.c %D%/batch.h %D%/batch.c \
   %D%/route.c %D%/probs.c %D%/dump.c %D%/npy.h %D%/npy.c %D%/help.h %D%/help.c %D%/vars.h %D%/vars.c \
   %D%/words.h %D%/words.c %D%/render.h %D%/render.c %D%/line.h %D%/line.c %D%/complete.h %D%/complete.c \
   %D%/signals.h %D%/signals.c %D%/paths.h %D%/paths.c

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "config.h"
 
+#include "repl/batch.h"
 #include "repl/help.h"
 #include "repl/shell.h"
 #include "repl/signals.h"
@@ -71,6 +72,10 @@ static int parse(int argc, char **argv, struct shell *sh, struct shell_options *
         case 'c': case 'f': case 'p':
             jobs[(*n_jobs)++] = (struct job){ c, optarg };
             break;
+        case OPT_PROMPTS:
+            jobs[(*n_jobs)++] = (struct job){ c, optarg };
+            break;
+        case OPT_OUT: o->out = optarg; break;
         case OPT_JSON: *json = 1; break;
         case OPT_NO_RC: *rc = 0; break;
         case OPT_THREADS: case OPT_SEED:
@@ -108,6 +113,10 @@ static int parse(int argc, char **argv, struct shell *sh, struct shell_options *
     for (int i = 0; i < *n_jobs; i++)
         if (jobs[i].letter == 'p' && *n_jobs > 1)
             return usage("%s stands alone: settings are made with -s, more prompts are -c TEXT", "-p");
+        else if (jobs[i].letter == OPT_PROMPTS && *n_jobs > 1)
+            return usage("%s stands alone: settings are made with -s, or in the file", "--prompts");
+    if (o->out && (!*n_jobs || jobs[0].letter != OPT_PROMPTS))
+        return usage("%s says where the results of --prompts go; there is no --prompts", "--out");
     return 0;
 }
 
@@ -133,8 +142,10 @@ static int run_prompt(struct shell *sh, const char *name)
     return failed;
 }
 
-static int run_job(struct shell *sh, const struct job *j, int number)
+static int run_job(struct shell *sh, const struct shell_options *o, const struct job *j, int number)
 {
+    if (j->letter == OPT_PROMPTS)
+        return batch_run(sh, j->arg, o->out);
     if (j->letter == 'p')
         return run_prompt(sh, j->arg);
     if (j->letter == 'c') {
@@ -195,7 +206,7 @@ int main(int argc, char **argv)
         if (tty)
             line_quiet();                  /* what is typed while it loads is for the prompt */
         code = shell_open(&sh, &o);
-        if (!code)
+        if (!code && !(n_jobs && jobs[0].letter == OPT_PROMPTS))
             say_session(&sh);
         sh.interactive = tty;
         if (!code && !n_jobs && !tty)
@@ -203,7 +214,7 @@ int main(int argc, char **argv)
         if (!code && tty)
             shell_interactive(&sh, rc);
         for (int i = 0; i < n_jobs && !code && !sh.quit && !signals_fatal(); i++) {
-            int failed = run_job(&sh, &jobs[i], i + 1) != 0;
+            int failed = run_job(&sh, &o, &jobs[i], i + 1) != 0;
             any |= failed;
             code = failed && sh.vars.v[VAR_ON_ERROR].num == ON_ERROR_STOP ? EXIT_COMMAND : 0;
         }

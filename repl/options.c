@@ -14,6 +14,8 @@ const struct option_row option_rows[] = {
     { "command", 'c', "LINE", "run a line (command or prompt), end; repeatable" },
     { "file", 'f', "SCRIPT", "run the lines of a file (- is stdin), end" },
     { "prompt", 'p', "FILE", "all of the file (- is stdin) is one prompt; end" },
+    { "prompts", OPT_PROMPTS, "FILE", "a batch: JSON Lines with \"prompt\" or \"messages\"" },
+    { "out", OPT_OUT, "FILE", "results of --prompts; goes on where a kill ended it" },
     { "json", OPT_JSON, NULL, "results as JSON Lines, one object per event" },
     { "threads", OPT_THREADS, "N", "CPU threads (default: the backend's choice)" },
     { "ctx", OPT_CTX, "N", "tokens of context (default: the model's, up to 4096)" },
@@ -50,7 +52,7 @@ void print_help(void)
                  o->arg ? " " : "", o->arg ? o->arg : "");
         printf("  %-24s %s\n", form, o->help);
     }
-    printf("\nWithout -c, -f and -p lines come from the terminal or stdin.  Those that begin\n"
+    printf("\nWithout -c, -f, -p and --prompts lines come from the terminal or stdin.  Those that begin\n"
            "with / are commands: dbrx -c /help lists them, man dbrx explains them.\n"
            "Exit codes: 0 ok, 1 internal, 2 usage, 3 a command failed, 4 checkpoint,\n"
            "5 no usable backend, 130/143/141 ended by SIGINT/SIGTERM/SIGPIPE.\n");

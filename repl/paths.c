@@ -84,6 +84,15 @@ static char *xdg(const char *env, const char *below_home, const char *file)
     return n < 0 ? NULL : path;
 }
 
+char *path_typed(const char *path)
+{
+    const char *home = path[0] == '~' && (path[1] == '/' || !path[1]) ? getenv("HOME") : NULL;
+    char *full;
+    if (!home || home[0] != '/')
+        return strdup(path);
+    return asprintf(&full, "%s%s", home, path + 1) < 0 ? NULL : full;
+}
+
 char *path_history(void)
 {
     char *path = xdg("XDG_STATE_HOME", ".local/state", "history");
@@ -98,13 +107,6 @@ char *path_history(void)
 char *path_rc(void)
 {
     return xdg("XDG_CONFIG_HOME", ".config", "rc");
-}
-
-char *path_home(const char *name)
-{
-    const char *home = getenv("HOME");
-    char *path = NULL;
-    return home && *home && asprintf(&path, "%s/%s", home, name) >= 0 ? path : NULL;
 }
 
 const char *path_editor(void)

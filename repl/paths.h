@@ -13,14 +13,14 @@ char *path_modules(const char *option);
 /* models/nano beside the executable, else the installed one.  free() it. */
 char *path_default_model(void);
 
+/* What a user typed: "~" or "~/..." in $HOME, anything else as it is.  free() it. */
+char *path_typed(const char *path);
+
 /* The history file, its folder created; NULL when there can be none.  free() it. */
 char *path_history(void);
 
 /* The rc file in the XDG config folder, whether it exists or not.  free() it; NULL: none. */
 char *path_rc(void);
-
-/* "~/name".  free() it; NULL when there is no home. */
-char *path_home(const char *name);
 
 /* $VISUAL or $EDITOR, or NULL; where a file for it can be put. */
 const char *path_editor(void);

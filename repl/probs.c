@@ -227,27 +227,36 @@ static void show_picked(struct shell *sh, uint32_t pos, int32_t id)
     free(clean);
 }
 
-/* The conversation up to `pos`, then `id`, then whatever the model says.  What was there from
- * pos on is given up, unless this fails. */
+/* The conversation up to `pos`, then `id`, then whatever the model says, as a branch: what was
+ * there from pos on stays where it is. */
 static int go_on_with(struct shell *sh, uint32_t pos, int32_t id)
 {
     struct sess *s = sh->sess;
+    struct dbrx_error err = { 0 };
     struct tok_ids ids = { .id = &id, .n = 1, .cap = 1 };
-    uint32_t n_tail = s->n - pos;
-    int32_t *tail = malloc((n_tail + 1) * sizeof *tail);
-    if (!tail)
-        return render_error(&sh->out, "out of memory");
-    memcpy(tail, s->token + pos, n_tail * sizeof *tail);
-    sess_truncate(s, pos);
-    int failed = reply_prompt(sh, &ids, sh->reply_open);
-    if (failed)
-        sess_append(s, tail, n_tail, NULL);            /* it fitted before */
-    free(tail);
-    if (failed)
+    const struct turn *last = tree_last(sh->tree);
+    int chat = last && last->chat, forked = pos < s->n;
+    struct branch *was = sh->tree->now;
+    if (forked) {
+        dbrx_status st = tree_fork(sh->tree, NULL, "pick", sh->tree->now->n_turns, &err);
+        if (st != DBRX_OK)
+            return shell_failed(sh, st, &err);
+        sess_truncate(s, pos);
+        st = tree_settle(sh->tree, &err);
+        if (st != DBRX_OK)
+            return shell_failed(sh, st, &err);
+    }
+    if (reply_prompt(sh, &ids, chat)) {
+        struct branch *failed = sh->tree->now;
+        if (forked && tree_switch(sh->tree, was, NULL) == DBRX_OK)
+            tree_drop(sh->tree, failed, NULL);
         return -1;
+    }
+    if (forked)
+        render_event(&sh->out, "status", NULL, "on branch %s; /switch %s goes back", sh->tree->now->name, was->name);
     show_picked(sh, pos, id);
     if (!reply_is_eos(sh, id))
-        return reply_draw(sh);
+        return reply_draw(sh, 0, NULL);
     render_reply_end(&sh->out);
     return 0;
 }

@@ -212,6 +212,31 @@ void render_progress(struct render *r, const char *what, uint64_t done, uint64_t
     pthread_mutex_unlock(&r->lock);
 }
 
+void render_bar(struct render *r, unsigned long done, unsigned long total, unsigned long failed)
+{
+    enum { WIDTH = 30 };
+    char line[79], bar[WIDTH + 1];
+    if (!r->err_tty)
+        return;
+    pthread_mutex_lock(&r->lock);
+    erase_progress(r);
+    if (done) {
+        size_t full = total ? (size_t)((double)WIDTH * (double)done / (double)total) : 0;
+        memset(bar, '.', WIDTH);
+        memset(bar, '#', full < WIDTH ? full : WIDTH);
+        bar[WIDTH] = '\0';
+        char left[32] = "";
+        if (total)
+            snprintf(left, sizeof left, "/%lu", total);
+        r->shown = snprintf(line, sizeof line, "%s%s%s%lu%s%s%.0lu%s", total ? "[" : "", total ? bar : "",
+                            total ? "] " : "", done, left, failed ? ", " : "", failed, failed ? " failed" : "");
+        r->shown = r->shown < (int)sizeof line ? r->shown : (int)sizeof line - 1;
+        fputs(line, stderr);
+        fflush(stderr);
+    }
+    pthread_mutex_unlock(&r->lock);
+}
+
 /* Before anything else is printed: no progress line, no half line of a reply in the way */
 static void clear_line(struct render *r)
 {
@@ -373,6 +398,76 @@ void render_paragraph(struct render *r, unsigned indent, const char *text)
 {
     printf("%*s", (int)indent, "");
     wrap(stdout, text, indent, indent, render_width(r));
+}
+
+void render_heading(struct render *r, const char *fmt, ...)
+{
+    char *text = NULL;
+    va_list ap;
+    va_start(ap, fmt);
+    if (vasprintf(&text, fmt, ap) < 0)
+        text = NULL;
+    va_end(ap);
+    int bold = r->colour && r->out_tty;
+    clear_line(r);
+    fputs(bold ? "\033[1m" : "", stdout);
+    put_string(stdout, text ? text : "");
+    puts(bold ? "\033[0m" : "");
+    fflush(stdout);
+    free(text);
+}
+
+/* How many bytes of text fit into `width` columns, cut between words where there are some;
+ * *next is where the following line begins */
+static size_t fitting(const char *text, unsigned width, size_t *next)
+{
+    size_t line = strcspn(text, "\n"), best = 0, i = 0;
+    while (i < line) {
+        size_t one = 1;
+        while (i + one < line && ((unsigned char)text[i + one] & 0xc0) == 0x80)
+            one++;
+        if (columns(text, i + one) > width && i)
+            break;
+        if (text[i] == ' ')
+            best = i;
+        i += one;
+    }
+    if (i == line) {
+        *next = line + (text[line] == '\n');
+        return line;
+    }
+    *next = best ? best + 1 : i;
+    return best ? best : i;
+}
+
+void render_columns(struct render *r, size_t n, const char (*title)[64], const char *const *text)
+{
+    enum { GAP = 2 };
+    unsigned width = (render_width(r) - (unsigned)(n - 1) * GAP) / (unsigned)n;
+    size_t *at = calloc(n, sizeof *at);
+    char **clean = calloc(n, sizeof *clean);
+    int left = at && clean;
+    for (size_t i = 0; left && i < n; i++)
+        left = (clean[i] = text_clean(text[i], strlen(text[i]))) != NULL;
+    clear_line(r);
+    for (long line = -1; left; line++) {
+        left = line < 0;
+        for (size_t i = 0; i < n; i++) {
+            const char *from = line < 0 ? title[i] : clean[i] + at[i];
+            size_t next, len = fitting(from, width, &next);
+            put(stdout, from, len);
+            at[i] += line < 0 ? 0 : next;
+            left |= clean[i][at[i]] != '\0';
+            if (i + 1 < n)
+                printf("%*s", (int)(width + GAP - columns(from, len)), "");
+        }
+        putchar('\n');
+    }
+    fflush(stdout);
+    for (size_t i = 0; clean && i < n; i++)
+        free(clean[i]);
+    free(clean);
+    free(at);
 }
 
 int render_failed(struct render *r)

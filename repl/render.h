@@ -78,7 +78,15 @@ void render_reply_end(struct render *);    /* ends the line if it is open */
 /* A paragraph on stdout, wrapped at the terminal's width. */
 void render_paragraph(struct render *, unsigned indent, const char *text);
 
+/* A line on stdout that announces what follows. */
+__attribute__((format(printf, 2, 3)))
+void render_heading(struct render *, const char *fmt, ...);
+/* n texts side by side, each under its title. */
+void render_columns(struct render *, size_t n, const char (*title)[64], const char *const *text);
+
 /* ---- progress: one line that erases itself, at a terminal, of what takes over 100 ms ---- */
+/* A bar for something long that goes on between them; total 0: not known; done 0: gone. */
+void render_bar(struct render *, unsigned long done, unsigned long total, unsigned long failed);
 void render_busy(struct render *, int on);
 void render_progress(struct render *, const char *what, uint64_t done, uint64_t total);   /* [any] */
 

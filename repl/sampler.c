@@ -48,6 +48,11 @@ void sampler_seed(struct sampler *s, uint64_t seed)
     s->state = seed;
 }
 
+uint64_t sampler_state(const struct sampler *s)
+{
+    return s->state;
+}
+
 static double draw(struct sampler *s)
 {
     uint64_t z = s->state += 0x9e3779b97f4a7c15u;

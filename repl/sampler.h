@@ -36,6 +36,8 @@ struct sampler;
 struct sampler *sampler_new(uint32_t n_vocab, const uint8_t *banned);   /* NULL: out of memory */
 void sampler_free(struct sampler *);
 void sampler_seed(struct sampler *, uint64_t seed);    /* restarts the stream */
+/* Where the stream is; sampler_seed(that) goes on from there. */
+uint64_t sampler_state(const struct sampler *);
 
 /* logits[n_vocab] is left as it is.  Returns an id, or -1 when no logit is finite
  * (NaN never wins). */

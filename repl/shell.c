@@ -158,13 +158,18 @@ int shell_open(struct shell *sh, const struct shell_options *o)
     }
     open_text(sh);
     int code = open_backend(sh, o);
+    if (!code && !(sh->tree = tree_new(sh->sess))) {
+        render_error(&sh->out, "out of memory");
+        code = EXIT_INTERNAL;
+    }
     if (!code)
-        shell_new(sh);
+        shell_reseed(sh);
     return code;
 }
 
 void shell_close(struct shell *sh)
 {
+    tree_free(sh->tree);
     sess_free(sh->sess);
     disp_free(sh->disp);
     modules_free(&sh->modules);
@@ -189,7 +194,7 @@ int shell_failed(struct shell *sh, dbrx_status st, const struct dbrx_error *err)
     return render_error(&sh->out, "%s", err->text);
 }
 
-static uint64_t random_seed(void)
+uint64_t shell_random(void)
 {
     uint32_t r;
     if (getrandom(&r, sizeof r, 0) != sizeof r)
@@ -200,16 +205,18 @@ static uint64_t random_seed(void)
 void shell_reseed(struct shell *sh)
 {
     double seed = sh->vars.v[VAR_SEED].num;
-    sh->seed = seed < 0 ? random_seed() : (uint64_t)seed;
+    tree_seed(sh->tree, seed < 0 ? shell_random() : (uint64_t)seed);
     sh->seed_shown = 0;
-    sampler_seed(sh->sess->sampler, sh->seed);
 }
 
-void shell_new(struct shell *sh)
+int shell_new(struct shell *sh)
 {
-    sess_truncate(sh->sess, 0);
-    sh->reply_open = 0;
+    struct dbrx_error err;
+    dbrx_status st = tree_fresh(sh->tree, &err);
+    if (st != DBRX_OK)
+        return shell_failed(sh, st, &err);
     shell_reseed(sh);
+    return 0;
 }
 
 int shell_knows_threads(const struct shell *sh, const char *name)

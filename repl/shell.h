@@ -8,7 +8,7 @@
 #include "backends/model/checkpoint.h"
 #include "repl/input.h"
 #include "repl/render.h"
-#include "repl/session.h"
+#include "repl/timeline.h"
 #include "repl/vars.h"
 #include "tokenizer/chat.h"
 
@@ -18,6 +18,7 @@ enum { EXIT_OK, EXIT_INTERNAL, EXIT_USAGE, EXIT_COMMAND, EXIT_CHECKPOINT, EXIT_N
 
 struct shell_options {
     const char *model, *backend, *module_path;     /* NULL: the default ones            */
+    const char *out;                       /* of a batch, or NULL: stdout               */
     uint32_t ctx;                          /* 0: the checkpoint's, at most DEFAULT_CTX  */
 };
 enum { DEFAULT_CTX = 4096 };               /* a full context can cost gigabytes         */
@@ -45,11 +46,10 @@ struct shell {
     struct disp *disp;
     struct sess *sess;
 
-    uint64_t seed;                         /* of this conversation                      */
+    struct tree *tree;                     /* the conversation's branches and turns     */
     int seed_shown;
     int show_explained;                    /* what /set show does, here                 */
     uint32_t looked_at, looked_n;          /* /logits: position (0: none), tokens then  */
-    int reply_open;                        /* chat: the model's turn is not yet closed  */
 };
 
 /* Opens checkpoint, tokenizer and backend; vars are set already.  0, or the exit code
@@ -80,10 +80,12 @@ int output_end(struct shell *);
  * why not; free() it. */
 char *read_whole(struct shell *, FILE *, const char *name, size_t *len);
 
-/* Forgets the conversation; a random seed is drawn anew. */
-void shell_new(struct shell *);
+/* An empty conversation, the one before is kept as a branch; a random seed is drawn anew.
+ * 0 or -1. */
+int shell_new(struct shell *);
 /* Starts the random numbers again after the setting changed. */
 void shell_reseed(struct shell *);
+uint64_t shell_random(void);               /* 32 bits, for a seed */
 int shell_knows_threads(const struct shell *, const char *backend);
 /* Another backend for this conversation.  opt: NULL-ended "k=v"; threads is added from its
  * variable when the backend knows the option.  0, or -1: nothing changed, and said so. */
@@ -91,13 +93,28 @@ int shell_use(struct shell *, const char *name, const char *const *opt, int repl
 /* A dbrx_status other than OK, as an error; -1. */
 int shell_failed(struct shell *, dbrx_status, const struct dbrx_error *);
 
-/* repl/reply.c: text to the model, its reply to the renderer.  0 or -1. */
+/* repl/reply.c: text to the model, its reply to the renderer.  0 or -1; empty text goes on
+ * without a new prompt. */
 int reply_to(struct shell *, const char *text, size_t len);
 int reply_is_eos(const struct shell *, int32_t id);
-/* Its two halves: these ids as a prompt, evaluated, or nothing is added; and the reply. */
+
+/* What came of a reply; free(text). */
+struct said {
+    char    *text;                         /* [len] valid UTF-8, as it was shown         */
+    size_t   len;
+    enum sess_finish why;
+};
+/* Draws the reply of the last turn, which has none yet; shows it unless `quiet`.  said may
+ * be NULL. */
+int reply_draw(struct shell *, int quiet, struct said *);
+/* These ids as a prompt: on the timeline, evaluated, a turn of their own.  Makes room if
+ * /set overflow says so.  On failure nothing was added. */
 int reply_prompt(struct shell *, const struct tok_ids *, int chat);
-int reply_draw(struct shell *);
-/* The settings that draw, for sess_generate. */
+/* The ids that a message adds after what is there; NULL text: only closes an open reply. */
+int reply_message(struct shell *, const char *role, const char *text, size_t len, struct tok_ids *);
+/* The settings that draw, for sess_generate: as they are now. */
 struct sess_gen reply_gen(const struct shell *);
+/* ... and as JSON text, for a turn; NULL: no memory. */
+char *reply_settings(const struct shell *);
 
 #endif

@@ -11,7 +11,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t presses, terminated, resized, have_modes;
+static volatile sig_atomic_t presses, terminated, resized, resumed, have_modes;
 static struct termios modes;
 static int is_interactive;
 
@@ -21,6 +21,8 @@ static void on_signal(int sig)
         terminated = sig;
     else if (sig == SIGWINCH)
         resized = 1;
+    else if (sig == SIGCONT)
+        resumed = 1;
     else if (++presses == 2) {
         signal(SIGINT, SIG_DFL);
         if (have_modes)
@@ -53,6 +55,7 @@ void signals_init(int interactive)
     if (interactive) {
         catch_signal(SIGHUP, flags);
         catch_signal(SIGWINCH, flags);
+        catch_signal(SIGCONT, flags);
     }
 }
 
@@ -97,6 +100,7 @@ enum wait_result signals_wait(int fd)
     sigaddset(&mine, SIGTERM);
     sigaddset(&mine, SIGHUP);
     sigaddset(&mine, SIGWINCH);
+    sigaddset(&mine, SIGCONT);
     sigprocmask(SIG_BLOCK, &mine, &old);
     enum wait_result what = WAIT_INPUT;
     for (;;) {
@@ -104,13 +108,18 @@ enum wait_result signals_wait(int fd)
             what = WAIT_TERMINATE;
         else if (presses)
             what = WAIT_INTERRUPT;
+        else if (resumed)
+            what = WAIT_RESUME;
         else if (resized)
             what = WAIT_RESIZE;
         else if (ppoll(&p, 1, &limit, &old) <= 0)
             continue;
         break;
     }
-    resized = 0;
+    if (what == WAIT_RESUME)
+        resumed = 0;
+    else
+        resized = 0;
     sigprocmask(SIG_SETMASK, &old, NULL);
     return what;
 }

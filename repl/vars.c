@@ -1,6 +1,7 @@
 /* repl/vars.c -- see vars.h. */
 #include "repl/vars.h"
 
+#include "repl/stops.h"
 #include "repl/words.h"
 
 #include <errno.h>
@@ -13,6 +14,7 @@ static const char *const specials[] = { "plain", "parse", NULL };
 static const char *const shows[] = { "plain", "probs", NULL };
 static const char *const off_on[] = { "off", "on", NULL };
 static const char *const on_errors[] = { "stop", "continue", NULL };
+static const char *const overflows[] = { "stop", "shift", NULL };
 
 const struct var_def var_defs[N_VARS] = {
     [VAR_TEMPERATURE] = { "temperature", VAR_REAL, 0, 100, NULL, "0.8", "",
@@ -37,6 +39,14 @@ const struct var_def var_defs[N_VARS] = {
     [VAR_SYSTEM] = { "system", VAR_TEXT, 0, 0, NULL, "", "",
         "system message that opens a conversation in chat mode; empty is none.  The default "
         "is the checkpoint's own", NULL },
+    [VAR_STOP] = { "stop", VAR_TEXT, 0, 0, NULL, "", "",
+        "a reply ends where its text contains this; several are each put in quotes, and \\n, \\t, "
+        "\\\" and \\\\ mean what they do in C.  The stop string is not shown; tokens that began "
+        "before it stay in the conversation", NULL },
+    [VAR_OVERFLOW] = { "overflow", VAR_CHOICE, 0, 0, NULL, "stop", "",
+        "when the context is full: stop ends the reply; shift drops the oldest turns (a system "
+        "message, or else the first 4 tokens, stay), says so, keeps a copy as a branch and goes "
+        "on", overflows },
     [VAR_SPECIALS] = { "specials", VAR_CHOICE, 0, 0, NULL, "plain", "",
         "what <|im_end|> and the like mean in a prompt: plain is text like any other, so that "
         "nothing pasted can end a message; parse makes control tokens of them", specials },
@@ -120,6 +130,10 @@ int vars_set(struct vars *vars, int var, const char *text, enum var_origin from,
         num = (double)i;
     } else if (d->type != VAR_TEXT) {
         bad = number(d, text, &num);
+    } else if (var == VAR_STOP) {
+        struct stops stops;
+        if (stops_parse(&stops, text, err, size))
+            return -1;
     }
     if (bad) {
         char range[128];
@@ -159,6 +173,20 @@ int vars_init(struct vars *vars)
     for (int i = 0; i < N_VARS; i++)
         if (vars_set(vars, i, "default", FROM_DEFAULT, err, sizeof err))
             return -1;
+    return 0;
+}
+
+int vars_copy(struct vars *to, const struct vars *from)
+{
+    *to = (struct vars){ 0 };
+    for (int i = 0; i < N_VARS; i++) {
+        const struct var *v = &from->v[i];
+        to->v[i] = (struct var){ strdup(v->text), v->num, v->origin, v->fallback ? strdup(v->fallback) : NULL };
+        if (!to->v[i].text || (v->fallback && !to->v[i].fallback)) {
+            vars_free(to);
+            return -1;
+        }
+    }
     return 0;
 }
 

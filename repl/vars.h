@@ -10,7 +10,8 @@
 #include <stdint.h>
 
 enum { VAR_TEMPERATURE, VAR_TOP_P, VAR_TOP_K, VAR_MIN_P, VAR_SEED, VAR_MAX_TOKENS,
-       VAR_THREADS, VAR_MODE, VAR_SYSTEM, VAR_SPECIALS, VAR_SHOW, VAR_TIMING, VAR_ON_ERROR, N_VARS };
+       VAR_THREADS, VAR_MODE, VAR_SYSTEM, VAR_STOP, VAR_OVERFLOW, VAR_SPECIALS,
+       VAR_SHOW, VAR_TIMING, VAR_ON_ERROR, N_VARS };
 enum { MODE_BASE, MODE_CHAT };             /* values of the choices, in order */
 enum { SPECIALS_PLAIN, SPECIALS_PARSE };
 enum { SHOW_PLAIN, SHOW_PROBS };
@@ -42,6 +43,7 @@ struct vars {
 };
 
 int  vars_init(struct vars *);             /* all defaults; -1: out of memory */
+int  vars_copy(struct vars *to, const struct vars *);  /* -1: out of memory, and *to is empty */
 void vars_free(struct vars *);
 
 /* The variable of that name, or -1; with `prefix` also of an unambiguous beginning of it. */

@@ -4,6 +4,7 @@
 cases=$srcdir/tests/cli/cases.test
 T=$(mktemp -d) || exit 99
 trap 'rm -rf "$T"' EXIT
+HOME=$T; export HOME
 printf 'Once upon a time, there was a little girl named Lily.\n' > "$T/lily"
 printf '/feed 930 739\n\n/feed 259\r\n/route' > "$T/script"
 printf '/feed 930\n/set temprature 1\n/quit\n' > "$T/failing"
@@ -21,6 +22,10 @@ chmod +x "$T/editor"
 unset VISUAL
 EDITOR=$T/editor
 export EDITOR
+{ printf '{"prompt":"%s"}\n\n' "$(cat "$T/lily")"
+  printf '{"id":"two","prompt":"Once upon a time, there was a little girl named Lily. She loved","settings":{"max_tokens":2}}\n'
+} > "$T/batch"
+printf '{"prompt":"Once"}\nnonsense\n{"id":[],"prompt":"a"}\n{"prompt":"last"}' > "$T/bad"
 exec 3>&1
 n=0 bad=0
 

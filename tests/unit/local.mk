@@ -40,3 +40,8 @@ tests_unit_tok_chat_CFLAGS    = $(TOK_TEST_CFLAGS)
 tests_unit_tok_chat_LDADD     = $(TOK_TEST_LIBS)
 tests_unit_tokenize_tool_SOURCES = %D%/tokenize-tool.c repl/tokenize.c repl/tokenize.h
 tests_unit_tokenize_tool_LDADD   = libtokenizer.la
+
+# --- branches and saved sessions
+check_PROGRAMS += %D%/tree
+TESTS += %D%/tree
+%C%_tree_LDADD = libshell.la -lm
