@@ -174,6 +174,8 @@ static char **complete(const char *text, int start, int end)
     enum arg_type type = type_at(command, index);
     int typed = command->arg[0].type == ARG_VALUE;     /* "/mode chat": the command is the setting */
     setting_at = var_find(typed ? command->name : first, 1);
+    if (type == ARG_VALUE && index == !typed && setting_at >= 0 && var_defs[setting_at].type == VAR_FILE)
+        type = ARG_FILE;
     candidate = !strncmp(text, "--", 2) ? flag : type == ARG_COMMAND ? anything
               : type == ARG_VAR ? setting : type == ARG_BACKEND ? backend
               : type == ARG_BRANCH ? branch : type == ARG_FORMAT ? format

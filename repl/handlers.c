@@ -208,7 +208,7 @@ static int show_settings(struct shell *sh, int var)
     render_rows(&sh->out, &rows, NULL, NULL, list);
     if (var >= 0 && !sh->out.json) {
         const char *text = sh->vars.v[var].text;
-        if (var_defs[var].type == VAR_TEXT && *text)
+        if ((var_defs[var].type == VAR_TEXT || var_defs[var].type == VAR_FILE) && *text)
             render_paragraph(&sh->out, 2, text);
         render_paragraph(&sh->out, 2, var_defs[var].help);
     }
@@ -245,12 +245,15 @@ static int set_value(struct shell *sh, int var, const char *text)
     int failed = vars_set(&sh->vars, var, text, sh->in_rc ? FROM_RC_FILE : FROM_SESSION, err, sizeof err);
     if (failed)
         render_error(&sh->out, "%s", err);
-    if (!failed && var == VAR_THREADS && strcmp(was, v->text) && apply_threads(sh)) {
+    int constrains = var == VAR_GRAMMAR || var == VAR_SCHEMA;
+    if (!failed && ((var == VAR_THREADS && strcmp(was, v->text) && apply_threads(sh)) ||
+                    (constrains && shell_set_constraint(sh, var)))) {
         vars_set(&sh->vars, var, was, from, err, sizeof err);
         failed = -1;
     }
     if (!failed) {
-        const char *when = var == VAR_SYSTEM && sh->sess->n ? "; it counts from the next /new" : "";
+        const char *when = var == VAR_SYSTEM && sh->sess->n ? "; it counts from the next /new"
+                         : constrains && *v->text ? "; replies match it from now on" : "";
         if (var == VAR_SEED)
             shell_reseed(sh);
         render_event(&sh->out, "status", NULL, "%s = %s%s", var_defs[var].name,

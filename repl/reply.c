@@ -106,6 +106,7 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
         [SESS_STOPPED] = " | interrupted", [SESS_STOP_STRING] = " | stop string" };
     const struct sess_stats *st = &sh->sess->last;
     uint32_t from = tree_last(sh->tree)->reply;
+    const char *by = sh->constraint ? var_defs[sh->constraint_var].name : NULL;
     char prompt[80] = "";
     if (st->prompt_tokens)                 /* Enter alone has none */
         snprintf(prompt, sizeof prompt, " | prompt %llu, %.0f tok/s",
@@ -116,10 +117,11 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
     const char *origin = disp_kv_origin(sh->disp);
     int moved = disp_name(sh->disp) && strcmp(origin, "computed");
     if (sh->vars.v[VAR_TIMING].num == TIMING_ON)
-        render_aside(&sh->out, "[%llu tokens, %.0f tok/s%s | %s%s%s | context %u/%u%s]",
+        render_aside(&sh->out, "[%llu tokens, %.0f tok/s%s | %s%s%s | context %u/%u%s%s%s]",
                      (unsigned long long)st->gen_tokens, rate(st->gen_tokens, st->gen_s), prompt,
                      disp_name(sh->disp) ? disp_name(sh->disp) : "no backend", moved ? ", kv " : "",
-                     moved ? origin : "", sh->sess->n, disp_max_pos(sh->disp), notes[why] ? notes[why] : "");
+                     moved ? origin : "", sh->sess->n, disp_max_pos(sh->disp),
+                     by ? " | by " : "", by ? by : "", notes[why] ? notes[why] : "");
     else if (notes[why])
         render_aside(&sh->out, "[%s]", notes[why] + strlen(" | "));    /* that is no statistic */
     if (!sh->seed_shown && sh->vars.v[VAR_SEED].num < 0 && sh->vars.v[VAR_TEMPERATURE].num > 0)
@@ -133,6 +135,8 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
         cJSON_AddItemToArray(ids, cJSON_CreateNumber(sh->sess->token[i]));
     cJSON_AddStringToObject(f, "finish_reason", sess_finish_name(why));
     cJSON_AddNumberToObject(f, "pos", from);
+    if (by)
+        cJSON_AddStringToObject(f, "constraint", by);
     cJSON_AddStringToObject(f, "branch", sh->tree->now->name);
     cJSON_AddNumberToObject(f, "seed", (double)sh->tree->seed);
     cJSON_AddNumberToObject(f, "prompt_tokens", (double)st->prompt_tokens);
@@ -294,6 +298,7 @@ struct sess_gen reply_gen(const struct shell *sh)
         .sampling = { (float)v[VAR_TEMPERATURE].num, (uint32_t)v[VAR_TOP_K].num,
                       (float)v[VAR_TOP_P].num, (float)v[VAR_MIN_P].num },
         .max_tokens = (uint32_t)v[VAR_MAX_TOKENS].num, .eos = sh->eos, .n_eos = sh->n_eos,
+        .constraint = sh->constraint,
     };
 }
 
@@ -357,6 +362,7 @@ int reply_draw(struct shell *sh, int quiet, struct said *said)
     g.ctx = &r;
     if (!quiet)
         explain_show(sh);
+    shell_constrain_turn(sh, sh->tree->now->n_turns - 1);
     for (;;) {
         st = sess_generate(s, &g, &why, &err);
         sum.gen_tokens += s->last.gen_tokens;
@@ -399,6 +405,9 @@ int reply_to(struct shell *sh, const char *text, size_t len)
         return render_error(&sh->out, "prompts need a tokenizer: %s.  /feed IDS works without", sh->tok_why);
     if (!disp_name(sh->disp))
         return render_error(&sh->out, "no backend is open; /backend NAME opens one");
+    char err[512];
+    if (shell_constrain(sh, err, sizeof err))
+        return render_error(&sh->out, "%s", err);
     struct tok_ids ids = { 0 };
     int failed = (len && to_ids(sh, text, len, chat, &ids)) || reply_prompt(sh, &ids, chat) ||
                  reply_draw(sh, 0, NULL);

@@ -11,6 +11,7 @@ struct sampler {
     uint32_t n_vocab;
     uint64_t state;
     uint8_t *banned;                       /* [n_vocab] or NULL  */
+    const uint8_t *mask;                   /* [n_vocab] or NULL; not owned */
     struct cand *cand;                     /* [n_vocab]          */
     double *p;                             /* [n_vocab]          */
 };
@@ -51,6 +52,11 @@ void sampler_seed(struct sampler *s, uint64_t seed)
 uint64_t sampler_state(const struct sampler *s)
 {
     return s->state;
+}
+
+void sampler_mask(struct sampler *s, const uint8_t *banned)
+{
+    s->mask = banned;
 }
 
 static double draw(struct sampler *s)
@@ -95,7 +101,8 @@ static size_t best(struct sampler *s, const float *logits, size_t k)
         struct cand c = { logits[i], (int32_t)i };
         if (n == k && !(c.logit > h[0].logit))         /* the common case first; NaN fails too */
             continue;
-        if ((s->banned && s->banned[i]) || isnan(c.logit) || c.logit == -INFINITY)
+        if ((s->banned && s->banned[i]) || (s->mask && s->mask[i]) || isnan(c.logit) ||
+            c.logit == -INFINITY)
             continue;
         if (n < k) {
             h[n++] = c;

@@ -7,6 +7,7 @@
 #ifndef DBRX_REPL_SESSION_H
 #define DBRX_REPL_SESSION_H
 
+#include "repl/constraint.h"
 #include "repl/dispatch.h"
 #include "repl/sampler.h"
 #include "repl/trace.h"
@@ -41,6 +42,8 @@ struct sess_gen {
     uint32_t max_tokens;                   /* 0: until eos or the context is full         */
     const int32_t *eos;
     uint32_t n_eos;
+    struct constraint *constraint;         /* what may be said, or NULL; told of every token.
+                                              Nothing else is possible: SESS_EOS, without an eos */
     /* After each token is on the timeline, an eos included.  SESS_GO_ON, SESS_INTERRUPT: stop
      * here, SESS_ENOUGH: stop here, the reply is complete (SESS_STOP_STRING). */
     int (*on_token)(void *ctx, int32_t id, uint32_t pos);

@@ -158,6 +158,11 @@ int shell_open(struct shell *sh, const struct shell_options *o)
     }
     open_text(sh);
     int code = open_backend(sh, o);
+    char why[512];
+    if (!code && shell_constrain(sh, why, sizeof why)) {       /* -s grammar=FILE */
+        render_error(&sh->out, "%s", why);
+        code = EXIT_USAGE;
+    }
     if (!code && !(sh->tree = tree_new(sh->sess))) {
         render_error(&sh->out, "out of memory");
         code = EXIT_INTERNAL;
@@ -169,6 +174,9 @@ int shell_open(struct shell *sh, const struct shell_options *o)
 
 void shell_close(struct shell *sh)
 {
+    constraint_free(sh->constraint);
+    free(sh->constraint_from);
+    trie_free(sh->trie);
     tree_free(sh->tree);
     sess_free(sh->sess);
     disp_free(sh->disp);

@@ -45,6 +45,10 @@ struct shell {
     struct dbrx_host host;
     struct disp *disp;
     struct sess *sess;
+    struct trie *trie;                     /* of tok, when it was needed                */
+    struct constraint *constraint;         /* on replies, or NULL                       */
+    char *constraint_from;                 /* the file it was read from                 */
+    int constraint_var;                    /* VAR_GRAMMAR or VAR_SCHEMA                 */
 
     struct tree *tree;                     /* the conversation's branches and turns     */
     int seed_shown;
@@ -92,6 +96,16 @@ int shell_knows_threads(const struct shell *, const char *backend);
 int shell_use(struct shell *, const char *name, const char *const *opt, int replay);
 /* A dbrx_status other than OK, as an error; -1. */
 int shell_failed(struct shell *, dbrx_status, const struct dbrx_error *);
+
+/* repl/constrain.c: makes the constraint what the settings say, which may have come from
+ * anywhere; call before drawing.  0, or -1 with a sentence in err, and it is what it was. */
+int shell_constrain(struct shell *, char *err, size_t size);
+/* `var` was set: turns the other one off and reads the file, also if it is the same name.
+ * 0, or -1: said why not; all but `var` is as it was. */
+int shell_set_constraint(struct shell *, int var);
+/* Before the first token of the last turn's reply, or, when that goes on with one that was
+ * cut, after it. */
+void shell_constrain_turn(struct shell *, uint32_t turn);
 
 /* repl/reply.c: text to the model, its reply to the renderer.  0 or -1; empty text goes on
  * without a new prompt. */

@@ -47,6 +47,12 @@ const struct var_def var_defs[N_VARS] = {
         "when the context is full: stop ends the reply; shift drops the oldest turns (a system "
         "message, or else the first 4 tokens, stay), says so, keeps a copy as a branch and goes "
         "on", overflows },
+    [VAR_GRAMMAR] = { "grammar", VAR_FILE, 0, 0, NULL, "", "",
+        "file with a grammar (GBNF, as in llama.cpp) that replies must match; empty is none.  "
+        "Turns schema off", NULL },
+    [VAR_SCHEMA] = { "schema", VAR_FILE, 0, 0, NULL, "", "",
+        "file with a JSON Schema: replies are JSON that is valid under it; empty is none.  "
+        "Turns grammar off", NULL },
     [VAR_SPECIALS] = { "specials", VAR_CHOICE, 0, 0, NULL, "plain", "",
         "what <|im_end|> and the like mean in a prompt: plain is text like any other, so that "
         "nothing pasted can end a message; parse makes control tokens of them", specials },
@@ -83,8 +89,8 @@ const char *var_nearest(const char *name)
 void var_range(int var, char *out, size_t size)
 {
     const struct var_def *d = &var_defs[var];
-    if (d->type == VAR_TEXT) {
-        snprintf(out, size, "text");
+    if (d->type == VAR_TEXT || d->type == VAR_FILE) {
+        snprintf(out, size, d->type == VAR_TEXT ? "text" : "a file");
     } else if (d->type == VAR_CHOICE) {
         out[0] = '\0';
         for (size_t i = 0, n = 0; d->choice[i] && n < size; i++)
@@ -128,7 +134,7 @@ int vars_set(struct vars *vars, int var, const char *text, enum var_origin from,
             i++;
         bad = !d->choice[i];
         num = (double)i;
-    } else if (d->type != VAR_TEXT) {
+    } else if (d->type != VAR_TEXT && d->type != VAR_FILE) {
         bad = number(d, text, &num);
     } else if (var == VAR_STOP) {
         struct stops stops;

@@ -22,6 +22,12 @@ chmod +x "$T/editor"
 unset VISUAL
 EDITOR=$T/editor
 export EDITOR
+printf 'root ::= ("yes" | "no") ", " [a-z ]{5,30} "."' > "$T/yes.gbnf"
+printf 'root ::= "a" |\n  [b' > "$T/bad.gbnf"
+printf '{"type": "object", "properties": {"name": {"type": "string", "maxLength": 12}, "pets":
+{"type": "array", "items": {"enum": ["cat", "dog"]}, "maxItems": 3}}, "required": ["name", "pets"]}' > "$T/pet.json"
+printf '{"properties": {"a": {"not": {}}}}' > "$T/not.json"
+printf '{"type":\n}' > "$T/bad.json"
 { printf '{"prompt":"%s"}\n\n' "$(cat "$T/lily")"
   printf '{"id":"two","prompt":"Once upon a time, there was a little girl named Lily. She loved","settings":{"max_tokens":2}}\n'
 } > "$T/batch"

@@ -173,4 +173,24 @@ for cols in 40, 200:
     ok(max(map(len, lines)) <= cols, "nothing is wider than %d columns" % cols, max(lines, key=len))
     s.quit("... and quits")
 
+# ---- a grammar
+good, wrong = os.path.join(tmp.name, "good.gbnf"), os.path.join(tmp.name, "wrong.gbnf")
+with open(good, "w") as f:
+    f.write('root ::= "abc" | "abd"\n')
+with open(wrong, "w") as f:
+    f.write('root ::= "abc" |)\n')
+s = Shell("-b", "ref", cols=200)
+s.read("dbrx> ")
+s.send("/set grammar %s/goo\t\r" % tmp.name)
+s.expect("replies match it from now on", "Tab completes the name of a grammar's file")
+s.send("/set grammar %s\r" % wrong)
+s.expect(r"wrong.gbnf:1:17: ", "a malformed one is refused with its place")
+s.send("/set grammar\r")
+s.expect(r"good.gbnf", "... and the one before stays")
+s.send("Lily\r")
+s.expect(r"ab[cd]\r?\n.*\| by grammar\]", "the status line says that it is on")
+s.send("/set grammar default\r")
+s.expect(r"grammar = \(empty\)", "... and off")
+s.quit("then the end")
+
 finish()
