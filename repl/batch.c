@@ -154,7 +154,7 @@ static int bad_line(struct batch *b, const char *fmt, ...)
 static int apply(struct batch *b, const cJSON *settings)
 {
     const cJSON *v;
-    char text[64], err[200];
+    char text[64], err[512];
     if (settings && !cJSON_IsObject(settings))
         return bad_line(b, "\"settings\" is no object");
     cJSON_ArrayForEach(v, settings) {
@@ -168,7 +168,7 @@ static int apply(struct batch *b, const cJSON *settings)
         if (vars_set(&b->sh->vars, var, cJSON_IsNumber(v) ? text : v->valuestring, FROM_SESSION, err, sizeof err))
             return bad_line(b, "%s", err);
     }
-    return 0;
+    return shell_constrain(b->sh, err, sizeof err) ? bad_line(b, "%s", err) : 0;
 }
 
 static int chat_ids(struct batch *b, const cJSON *messages, struct tok_ids *ids)

@@ -106,7 +106,7 @@ static void backend_row(struct shell *sh, size_t i, const struct module *m, cJSO
     }
 }
 
-void list_backends(struct shell *sh)
+static void list_backends(struct shell *sh)
 {
     static const struct column col[] = {
         { NULL, "", 0, 0, show_current }, { "name", "backend", 0, 0, NULL },
@@ -132,11 +132,12 @@ static void say_backend(struct shell *sh)
 int handle_backend(struct shell *sh, const struct args *a)
 {
     const char *name = a->text[0];
-    if (!name) {
+    int replay = a->text[1] != NULL;
+    if (!name && !replay) {
         list_backends(sh);
         return 0;
     }
-    if (shell_use(sh, name, a->list, a->text[1] != NULL))
+    if (shell_use(sh, name ? name : disp_name(sh->disp), a->list, replay))
         return -1;
     for (int i = 0; a->list[i]; i++) {     /* what was asked for here is the setting from now on */
         char err[256];
@@ -207,7 +208,7 @@ static int show_settings(struct shell *sh, int var)
     render_rows(&sh->out, &rows, NULL, NULL, list);
     if (var >= 0 && !sh->out.json) {
         const char *text = sh->vars.v[var].text;
-        if (var_defs[var].type == VAR_TEXT && *text)
+        if ((var_defs[var].type == VAR_TEXT || var_defs[var].type == VAR_FILE) && *text)
             render_paragraph(&sh->out, 2, text);
         render_paragraph(&sh->out, 2, var_defs[var].help);
     }
@@ -230,23 +231,29 @@ static int apply_threads(struct shell *sh)
     return 0;
 }
 
-int set_value(struct shell *sh, int var, const char *text)
+/* Changes a setting and what depends on it.  0 or -1. */
+static int set_value(struct shell *sh, int var, const char *text)
 {
     char err[256];
     struct var *v = &sh->vars.v[var];
+    if (sh->in_rc && v->origin == FROM_COMMAND_LINE)
+        return 0;                          /* what was typed for this run outranks the file */
     char *was = strdup(v->text);
     enum var_origin from = v->origin;
     if (!was)
         return render_error(&sh->out, "out of memory");
-    int failed = vars_set(&sh->vars, var, text, FROM_SESSION, err, sizeof err);
+    int failed = vars_set(&sh->vars, var, text, sh->in_rc ? FROM_RC_FILE : FROM_SESSION, err, sizeof err);
     if (failed)
         render_error(&sh->out, "%s", err);
-    if (!failed && var == VAR_THREADS && strcmp(was, v->text) && apply_threads(sh)) {
+    int constrains = var == VAR_GRAMMAR || var == VAR_SCHEMA;
+    if (!failed && ((var == VAR_THREADS && strcmp(was, v->text) && apply_threads(sh)) ||
+                    (constrains && shell_set_constraint(sh, var)))) {
         vars_set(&sh->vars, var, was, from, err, sizeof err);
         failed = -1;
     }
     if (!failed) {
-        const char *when = var == VAR_SYSTEM && sh->sess->n ? "; it counts from the next /new" : "";
+        const char *when = var == VAR_SYSTEM && sh->sess->n ? "; it counts from the next /new"
+                         : constrains && *v->text ? "; replies match it from now on" : "";
         if (var == VAR_SEED)
             shell_reseed(sh);
         render_event(&sh->out, "status", NULL, "%s = %s%s", var_defs[var].name,
@@ -256,18 +263,26 @@ int set_value(struct shell *sh, int var, const char *text)
     return failed;
 }
 
-int handle_set(struct shell *sh, const struct args *a)
+int set_named(struct shell *sh, const char *name, int prefix, const char *text)
 {
-    if (!a->text[0])
-        return show_settings(sh, -1);
-    int var = var_find(a->text[0], sh->interactive);
+    int var = var_find(name, prefix);
     if (var < 0) {
-        const char *near = var_nearest(a->text[0]);
-        return render_error(&sh->out, "there is no setting \"%.60s\"%s%s%s", a->text[0],
+        const char *near = var_nearest(name);
+        return render_error(&sh->out, "there is no setting \"%.60s\"%s%s%s", name,
                             near ? "; did you mean " : "; /set lists them", near ? near : "",
                             near ? "?" : "");
     }
-    return a->text[1] ? set_value(sh, var, a->text[1]) : show_settings(sh, var);
+    return text ? set_value(sh, var, text) : show_settings(sh, var);
+}
+
+int handle_set(struct shell *sh, const struct args *a)
+{
+    return a->text[0] ? set_named(sh, a->text[0], sh->interactive, a->text[1]) : show_settings(sh, -1);
+}
+
+int handle_setting(struct shell *sh, const struct args *a)
+{
+    return set_named(sh, a->command->name, 0, a->text[0]);
 }
 
 /* ---- the timeline ---- */
@@ -290,6 +305,8 @@ int handle_feed(struct shell *sh, const struct args *a)
     uint32_t before = s->n;
     if (!disp_name(sh->disp))
         return render_error(&sh->out, "no backend is open; /backend NAME opens one");
+    if (!a->ids.n)
+        return render_error(&sh->out, "there is no token id in that; nothing was fed");
     dbrx_status st = sess_append(s, a->ids.id, a->ids.n, &err);
     if (st == DBRX_E_FULL)
         return render_error(&sh->out, "%zu tokens do not fit: %u of the context's %u are taken; nothing "
@@ -375,7 +392,10 @@ static void stat_row(cJSON *list, const char *name, double value, const char *un
     cJSON *row = cJSON_CreateObject();
     cJSON_AddItemToArray(list, row);
     field_string(row, "name", name);
-    cJSON_AddNumberToObject(row, "value", value);
+    if (*unit == 't')                      /* a speed; counts and seeds have more digits */
+        field_real(row, "value", value);
+    else
+        cJSON_AddNumberToObject(row, "value", value);
     field_string(row, "unit", unit);
 }
 

@@ -50,7 +50,7 @@ static int replay_turn(struct shell *sh, const struct turn *t, uint32_t k, const
     cJSON_AddNumberToObject(row, "seed", (double)t->seed);
     if (t->moved || !n || t->finish == SESS_NO_REPLY) {
         result = t->moved ? "skipped: drawn in a context that has been cut off since" : "skipped: no reply";
-    } else if (set_as(&sh->vars, t, why, sizeof why)) {
+    } else if (set_as(&sh->vars, t, why, sizeof why) || shell_constrain(sh, why, sizeof why)) {
         result = why;
         *differ = 1;
     } else {
@@ -58,6 +58,7 @@ static int replay_turn(struct shell *sh, const struct turn *t, uint32_t k, const
         g.max_tokens = n;
         sampler_seed(s->sampler, t->state);
         dbrx_status st = sess_replace(s, all, t->reply, &err);
+        shell_constrain_turn(sh, k);
         if (st == DBRX_OK)
             st = sess_generate(s, &g, &finish, &err);
         if (st != DBRX_OK)

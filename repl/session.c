@@ -177,12 +177,48 @@ dbrx_status sess_sync(struct sess *s, struct dbrx_error *err)
     return st;
 }
 
+dbrx_status sess_logits_at(struct sess *s, uint32_t n, float *logits, struct dbrx_error *err)
+{
+    dbrx_status st;
+    if (n == s->n) {
+        if ((st = sess_sync(s, err)) == DBRX_OK)
+            memcpy(logits, s->logits, s->n_vocab * sizeof *logits);
+        return st;
+    }
+    if ((st = rewind_to(s, n - 1, err)) != DBRX_OK)
+        return st;
+    uint32_t pos = disp_position(s->disp);
+    struct dbrx_batch b = {
+        .struct_size = sizeof b, .n_tokens = n - pos, .token = s->token + pos,
+        .want_logits = DBRX_LOGITS_LAST, .logits = logits, .logits_len = s->n_vocab,
+        .route = trace_sink(s->trace),
+    };
+    return disp_eval(s->disp, &b, err);
+}
+
 static int is_eos(const struct sess_gen *g, int32_t id)
 {
     for (uint32_t i = 0; i < g->n_eos; i++)
         if (g->eos[i] == id)
             return 1;
     return 0;
+}
+
+/* The next token, as far as the constraint allows */
+static dbrx_status choose(struct sess *s, const struct sess_gen *g, int32_t *id, struct dbrx_error *err)
+{
+    const uint8_t *banned = NULL;
+    dbrx_status st = g->constraint ? constraint_mask(g->constraint, &banned, err) : DBRX_OK;
+    if (st != DBRX_OK)
+        return st;
+    sampler_mask(s->sampler, banned);
+    *id = sampler_draw(s->sampler, &g->sampling, s->logits);
+    sampler_mask(s->sampler, NULL);
+    if (*id < 0)
+        return fail(err, DBRX_E_UNSUPPORTED, banned ?
+                    "none of the tokens that the grammar allows here can be drawn" :
+                    "the logits are no numbers: the weights or the backend are damaged");
+    return g->constraint ? constraint_accept(g->constraint, *id, err) : DBRX_OK;
 }
 
 dbrx_status sess_generate(struct sess *s, const struct sess_gen *g, enum sess_finish *why,
@@ -196,6 +232,10 @@ dbrx_status sess_generate(struct sess *s, const struct sess_gen *g, enum sess_fi
     uint32_t made = 0;
     double t0 = now();
     while (st == DBRX_OK) {
+        if (g->constraint && constraint_complete(g->constraint)) {
+            *why = SESS_EOS;
+            break;
+        }
         if (g->max_tokens && made == g->max_tokens) {
             *why = SESS_MAX_TOKENS;
             break;
@@ -204,13 +244,8 @@ dbrx_status sess_generate(struct sess *s, const struct sess_gen *g, enum sess_fi
             *why = SESS_CONTEXT_FULL;
             break;
         }
-        int32_t id = sampler_draw(s->sampler, &g->sampling, s->logits);
-        if (id < 0) {
-            st = fail(err, DBRX_E_UNSUPPORTED, "the logits are no numbers: the weights or the "
-                      "backend are damaged");
-            break;
-        }
-        if ((st = sess_append(s, &id, 1, err)) != DBRX_OK)
+        int32_t id;
+        if ((st = choose(s, g, &id, err)) != DBRX_OK || (st = sess_append(s, &id, 1, err)) != DBRX_OK)
             break;
         made++;
         int stop = g->on_token ? g->on_token(g->ctx, id, s->n - 1) : SESS_GO_ON;

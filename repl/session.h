@@ -7,6 +7,7 @@
 #ifndef DBRX_REPL_SESSION_H
 #define DBRX_REPL_SESSION_H
 
+#include "repl/constraint.h"
 #include "repl/dispatch.h"
 #include "repl/sampler.h"
 #include "repl/trace.h"
@@ -41,6 +42,8 @@ struct sess_gen {
     uint32_t max_tokens;                   /* 0: until eos or the context is full         */
     const int32_t *eos;
     uint32_t n_eos;
+    struct constraint *constraint;         /* what may be said, or NULL; told of every token.
+                                              Nothing else is possible: SESS_EOS, without an eos */
     /* After each token is on the timeline, an eos included.  SESS_GO_ON, SESS_INTERRUPT: stop
      * here, SESS_ENOUGH: stop here, the reply is complete (SESS_STOP_STRING). */
     int (*on_token)(void *ctx, int32_t id, uint32_t pos);
@@ -66,6 +69,10 @@ uint32_t sess_routed(const struct sess *);
 /* Makes the backend hold the whole timeline, routes traced; afterwards `logits` are the
  * last token's.  DBRX_STOPPED leaves the timeline as it is; a later sync goes on. */
 dbrx_status sess_sync(struct sess *, struct dbrx_error *);
+
+/* The logits[n_vocab] that the first n tokens lead to, 0 < n <= s->n: those of the token at
+ * position n.  The timeline stays; a later sync computes what follows again. */
+dbrx_status sess_logits_at(struct sess *, uint32_t n, float *logits, struct dbrx_error *);
 
 /* Samples, appends, syncs, until something ends it.  An empty timeline is
  * DBRX_E_INVALID.  The status is an error only for SESS_FAILED; what was generated

@@ -210,7 +210,8 @@ static int can_draw(struct shell *sh)
 {
     if (!disp_name(sh->disp))
         return render_error(&sh->out, "no backend is open; /backend NAME opens one");
-    return 0;
+    char err[512];
+    return shell_constrain(sh, err, sizeof err) ? render_error(&sh->out, "%s", err) : 0;
 }
 
 int handle_continue(struct shell *sh, const struct args *a)

@@ -10,6 +10,10 @@
 #include <string.h>
 
 static const char *const modes[] = { "base", "chat", NULL };
+static const char *const specials[] = { "plain", "parse", NULL };
+static const char *const shows[] = { "plain", "probs", NULL };
+static const char *const off_on[] = { "off", "on", NULL };
+static const char *const on_errors[] = { "stop", "continue", NULL };
 static const char *const overflows[] = { "stop", "shift", NULL };
 
 const struct var_def var_defs[N_VARS] = {
@@ -43,11 +47,28 @@ const struct var_def var_defs[N_VARS] = {
         "when the context is full: stop ends the reply; shift drops the oldest turns (a system "
         "message, or else the first 4 tokens, stay), says so, keeps a copy as a branch and goes "
         "on", overflows },
+    [VAR_GRAMMAR] = { "grammar", VAR_FILE, 0, 0, NULL, "", "",
+        "file with a grammar (GBNF, as in llama.cpp) that replies must match; empty is none.  "
+        "Turns schema off", NULL },
+    [VAR_SCHEMA] = { "schema", VAR_FILE, 0, 0, NULL, "", "",
+        "file with a JSON Schema: replies are JSON that is valid under it; empty is none.  "
+        "Turns grammar off", NULL },
+    [VAR_SPECIALS] = { "specials", VAR_CHOICE, 0, 0, NULL, "plain", "",
+        "what <|im_end|> and the like mean in a prompt: plain is text like any other, so that "
+        "nothing pasted can end a message; parse makes control tokens of them", specials },
+    [VAR_SHOW] = { "show", VAR_CHOICE, 0, 0, NULL, "plain", "",
+        "probs colours a reply by how likely the model thought each token, from red (under "
+        "1 in 100) to plain (over 2 in 3)", shows },
+    [VAR_TIMING] = { "timing", VAR_CHOICE, 0, 0, NULL, "on", "",
+        "the status line after each reply: tokens, speeds, backend, context", off_on },
+    [VAR_ON_ERROR] = { "on_error", VAR_CHOICE, 0, 0, NULL, "stop", "",
+        "what a script does after a line that failed; the exit code is 3 either way", on_errors },
 };
 
 const char *var_origin_name(enum var_origin from)
 {
-    return from == FROM_DEFAULT ? "default" : from == FROM_COMMAND_LINE ? "command line" : "session";
+    static const char *const name[] = { "default", "rc file", "command line", "session" };
+    return name[from];
 }
 
 static const char *var_name(size_t i)
@@ -68,8 +89,8 @@ const char *var_nearest(const char *name)
 void var_range(int var, char *out, size_t size)
 {
     const struct var_def *d = &var_defs[var];
-    if (d->type == VAR_TEXT) {
-        snprintf(out, size, "text");
+    if (d->type == VAR_TEXT || d->type == VAR_FILE) {
+        snprintf(out, size, d->type == VAR_TEXT ? "text" : "a file");
     } else if (d->type == VAR_CHOICE) {
         out[0] = '\0';
         for (size_t i = 0, n = 0; d->choice[i] && n < size; i++)
@@ -113,7 +134,7 @@ int vars_set(struct vars *vars, int var, const char *text, enum var_origin from,
             i++;
         bad = !d->choice[i];
         num = (double)i;
-    } else if (d->type != VAR_TEXT) {
+    } else if (d->type != VAR_TEXT && d->type != VAR_FILE) {
         bad = number(d, text, &num);
     } else if (var == VAR_STOP) {
         struct stops stops;

@@ -10,10 +10,16 @@
 #include <stdint.h>
 
 enum { VAR_TEMPERATURE, VAR_TOP_P, VAR_TOP_K, VAR_MIN_P, VAR_SEED, VAR_MAX_TOKENS,
-       VAR_THREADS, VAR_MODE, VAR_SYSTEM, VAR_STOP, VAR_OVERFLOW, N_VARS };
+       VAR_THREADS, VAR_MODE, VAR_SYSTEM, VAR_STOP, VAR_OVERFLOW, VAR_GRAMMAR,
+       VAR_SCHEMA, VAR_SPECIALS, VAR_SHOW, VAR_TIMING, VAR_ON_ERROR, N_VARS };
+enum { MODE_BASE, MODE_CHAT };             /* values of the choices, in order */
+enum { SPECIALS_PLAIN, SPECIALS_PARSE };
+enum { SHOW_PLAIN, SHOW_PROBS };
+enum { TIMING_OFF, TIMING_ON };
+enum { ON_ERROR_STOP, ON_ERROR_CONTINUE };
 
-enum var_type { VAR_REAL, VAR_COUNT, VAR_CHOICE, VAR_TEXT };
-enum var_origin { FROM_DEFAULT, FROM_COMMAND_LINE, FROM_SESSION };
+enum var_type { VAR_REAL, VAR_COUNT, VAR_CHOICE, VAR_TEXT, VAR_FILE };
+enum var_origin { FROM_DEFAULT, FROM_RC_FILE, FROM_COMMAND_LINE, FROM_SESSION };
 
 struct var_def {
     const char *name;
@@ -51,7 +57,7 @@ int vars_set(struct vars *, int var, const char *text, enum var_origin, char *er
 int vars_default(struct vars *, int var, const char *text);
 
 const char *var_origin_name(enum var_origin);
-/* "0 .. 1", "base or chat", "text": what it accepts. */
+/* "0 .. 1", "base or chat", "text", "a file": what it accepts. */
 void var_range(int var, char *out, size_t size);
 
 #endif
