@@ -189,7 +189,7 @@ static const struct { const char *schema, *yes[10], *no[10]; } table[] = {
     { "{\"pattern\":\"b\"}", { "\"b\"", "\"abc\"", "\"\\n b\"" }, { "\"a\"", "\"\"" } },
     { "{\"pattern\":\"^b|c\"}", { 0 }, { 0 } },
     { "{\"pattern\":\"^(?:x|\\\\.|\\\\$|\\\"|\\\\\\\\|\\\\n)$\"}", { "\"x\"", "\".\"", "\"$\"", "\"\\\"\"", "\"\\\\\"", "\"\\n\"" }, { "\"y\"", "\"\"\"" } },
-    { "{\"pattern\":\"^[^a-z\\\"]{2,}?$\"}", { "\"AB\"", "\"É\\\\\"", "\"\\u0001\\t\"" }, { "\"ab\"", "\"A\\\"\"", "\"A\"" } },
+    { "{\"pattern\":\"^[^a-z\\\"]{2,}?$\"}", { "\"AB\"", "\"É\\\\\"", "\"\\u0001\\t\"" }, { "\"ab\"", "\"A\\\"\"", "\"A\"", "\"A\x01\"", "\"A\t\"" } },
     { "{\"pattern\":\"^\\\\w\\\\s\\\\D.$\"}", { "\"a  é\"", "\"_\\tx\\\"\"" }, { "\"a 1x\"", "\"- xy\"", "\"a x\\n\"" } },
     { "{\"format\":\"date\"}", { "\"2024-02-29\"", "\"2000-02-29\"", "\"1999-12-31\"", "\"2023-04-30\"" },
       { "\"2023-02-29\"", "\"1900-02-29\"", "\"2023-04-31\"", "\"2023-13-01\"", "\"2023-00-10\"", "\"2023-1-1\"" } },
@@ -263,6 +263,7 @@ static const struct { const char *schema, *error; } errors[] = {
     { "{\"pattern\":1}", "s: /pattern: expected a regular" }, { "{\"pattern\":\"a(?=b)\"}", "s: /pattern: (? other than (?: is not supported" },
     { "{\"pattern\":\"\\\\bx\"}", "s: /pattern: \\b is not supported" }, { "{\"pattern\":\"(a)\\\\1\"}", "s: /pattern: \\1 is not supported" },
     { "{\"pattern\":\"a^b\"}", "s: /pattern: ^ here is not supported" }, { "{\"pattern\":\"^a|b$\"}", "s: /pattern: ^ or $ beside |" },
+    { "{\"pattern\":\"|\\\\|x$\"}", "s: /pattern: ^ or $ beside |" },     /* read one byte in front of it once */
     { "{\"pattern\":\"(a\"}", "s: /pattern: ( without )" }, { "{\"pattern\":\"a)\"}", "s: /pattern: ) without (" },
     { "{\"pattern\":\"[a\"}", "s: /pattern: a class without ]" }, { "{\"pattern\":\"[]\"}", "s: /pattern: a class without characters" },
     { "{\"pattern\":\"[z-a]\"}", "s: /pattern: a range that ends" }, { "{\"pattern\":\"*a\"}", "s: /pattern: * here is not supported" },
