@@ -106,7 +106,7 @@ static void backend_row(struct shell *sh, size_t i, const struct module *m, cJSO
     }
 }
 
-void list_backends(struct shell *sh)
+static void list_backends(struct shell *sh)
 {
     static const struct column col[] = {
         { NULL, "", 0, 0, show_current }, { "name", "backend", 0, 0, NULL },
@@ -132,11 +132,12 @@ static void say_backend(struct shell *sh)
 int handle_backend(struct shell *sh, const struct args *a)
 {
     const char *name = a->text[0];
-    if (!name) {
+    int replay = a->text[1] != NULL;
+    if (!name && !replay) {
         list_backends(sh);
         return 0;
     }
-    if (shell_use(sh, name, a->list, a->text[1] != NULL))
+    if (shell_use(sh, name ? name : disp_name(sh->disp), a->list, replay))
         return -1;
     for (int i = 0; a->list[i]; i++) {     /* what was asked for here is the setting from now on */
         char err[256];
@@ -230,7 +231,8 @@ static int apply_threads(struct shell *sh)
     return 0;
 }
 
-int set_value(struct shell *sh, int var, const char *text)
+/* Changes a setting and what depends on it.  0 or -1. */
+static int set_value(struct shell *sh, int var, const char *text)
 {
     char err[256];
     struct var *v = &sh->vars.v[var];
@@ -293,6 +295,8 @@ int handle_feed(struct shell *sh, const struct args *a)
     uint32_t before = s->n;
     if (!disp_name(sh->disp))
         return render_error(&sh->out, "no backend is open; /backend NAME opens one");
+    if (!a->ids.n)
+        return render_error(&sh->out, "there is no token id in that; nothing was fed");
     dbrx_status st = sess_append(s, a->ids.id, a->ids.n, &err);
     if (st == DBRX_E_FULL)
         return render_error(&sh->out, "%zu tokens do not fit: %u of the context's %u are taken; nothing "

@@ -31,10 +31,6 @@ int handle_tokens(struct shell *, const struct args *);
 int handle_transcript(struct shell *, const struct args *); /* transcript.c */
 int handle_undo(struct shell *, const struct args *);      /* turns.c */
 
-/* Changes a setting and what depends on it.  0 or -1. */
-int set_value(struct shell *, int var, const char *text);
-/* The backends found, one row each. */
-void list_backends(struct shell *);
 /* The timeline evaluated to its end, so that every token's route is known.  0 or -1;
  * `undone` says what an interrupt left as it was. */
 int catch_up(struct shell *, const char *undone);

@@ -98,6 +98,11 @@ enum line_result line_read(const char *prompt, char **line)
         case WAIT_RESIZE:
             rl_resize_terminal();
             break;
+        case WAIT_RESUME:                  /* fg: the parent shell has set its own mode */
+            rl_deprep_terminal();
+            rl_prep_terminal(1);
+            rl_forced_update_display();
+            break;
         case WAIT_INTERRUPT:
             signals_clear();
             fputs("^C", stderr);           /* before the cursor goes home */

@@ -74,6 +74,15 @@ char *path_default_model(void)
     return built ? built : strdup(PKGDATADIR "/models/nano");
 }
 
+char *path_typed(const char *path)
+{
+    const char *home = path[0] == '~' && (path[1] == '/' || !path[1]) ? getenv("HOME") : NULL;
+    char *full;
+    if (!home || home[0] != '/')
+        return strdup(path);
+    return asprintf(&full, "%s%s", home, path + 1) < 0 ? NULL : full;
+}
+
 char *path_history(void)
 {
     const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");

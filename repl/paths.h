@@ -13,6 +13,9 @@ char *path_modules(const char *option);
 /* models/nano beside the executable, else the installed one.  free() it. */
 char *path_default_model(void);
 
+/* What a user typed: "~" or "~/..." in $HOME, anything else as it is.  free() it. */
+char *path_typed(const char *path);
+
 /* The history file, its folder created; NULL when there can be none.  free() it. */
 char *path_history(void);
 

@@ -86,8 +86,7 @@ int handle_route(struct shell *sh, const struct args *a)
     if (sess_routed(sh->sess) <= (unsigned long)pos && catch_up(sh, "the route is not known yet"))
         return -1;
     if (sess_routed(sh->sess) <= (unsigned long)pos)
-        return render_error(&sh->out, "the routing of token %ld was not recorded (out of memory); "
-                            "/backend NAME --replay computes it again", pos);
+        return render_error(&sh->out, "the routing of token %ld was not recorded: memory ran out", pos);
     int32_t id = sh->sess->token[pos];
     cJSON *head = cJSON_CreateObject(), *list = cJSON_CreateArray();
     char *text = token_text(sh, id), *title = NULL;

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t presses, terminated, resized;
+static volatile sig_atomic_t presses, terminated, resized, resumed;
 static int is_interactive;
 
 static void on_signal(int sig)
@@ -18,6 +18,8 @@ static void on_signal(int sig)
         terminated = sig;
     else if (sig == SIGWINCH)
         resized = 1;
+    else if (sig == SIGCONT)
+        resumed = 1;
     else if (++presses == 2)
         signal(SIGINT, SIG_DFL);
 }
@@ -38,6 +40,7 @@ void signals_init(int interactive)
     if (interactive) {
         catch_signal(SIGHUP, flags);
         catch_signal(SIGWINCH, flags);
+        catch_signal(SIGCONT, flags);
     }
 }
 
@@ -82,6 +85,7 @@ enum wait_result signals_wait(int fd)
     sigaddset(&mine, SIGTERM);
     sigaddset(&mine, SIGHUP);
     sigaddset(&mine, SIGWINCH);
+    sigaddset(&mine, SIGCONT);
     sigprocmask(SIG_BLOCK, &mine, &old);
     enum wait_result what = WAIT_INPUT;
     for (;;) {
@@ -89,13 +93,18 @@ enum wait_result signals_wait(int fd)
             what = WAIT_TERMINATE;
         else if (presses)
             what = WAIT_INTERRUPT;
+        else if (resumed)
+            what = WAIT_RESUME;
         else if (resized)
             what = WAIT_RESIZE;
         else if (ppoll(&p, 1, &limit, &old) <= 0)
             continue;
         break;
     }
-    resized = 0;
+    if (what == WAIT_RESUME)
+        resumed = 0;
+    else
+        resized = 0;
     sigprocmask(SIG_SETMASK, &old, NULL);
     return what;
 }

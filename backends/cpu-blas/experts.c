@@ -151,7 +151,7 @@ static void experts_some(const struct cpu *c, struct work *wk, const struct moe 
     j.step = cpu_share(m->d_ffn, items, cpu_panel_rows(d));
     j.parts = ceil_div(m->d_ffn, j.step);
     pool_run(c->pool, (uint32_t)(j.n_active * j.parts), up_item, &j);
-    j.step = cpu_share(d, items, most <= CPU_FEW ? d : CPU_WIDE);
+    j.step = cpu_share(d, items, !j.tiles && most <= CPU_FEW ? d : CPU_WIDE);
     j.parts = ceil_div(d, j.step);
     pool_run(c->pool, (uint32_t)(j.n_active * j.parts), down_item, &j);
 

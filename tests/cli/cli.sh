@@ -4,6 +4,7 @@
 cases=$srcdir/tests/cli/cases.test
 T=$(mktemp -d) || exit 99
 trap 'rm -rf "$T"' EXIT
+HOME=$T; export HOME
 printf 'Once upon a time, there was a little girl named Lily.\n' > "$T/lily"
 printf '/feed 930 739\n\n/feed 259\r\n/route' > "$T/script"
 printf '/feed 930\n/set temprature 1\n/quit\n' > "$T/failing"

@@ -151,6 +151,11 @@ with tempfile.TemporaryDirectory() as tmp:
     ok(r.returncode == 0 and same and kills, "killed %d times and torn %d times, it ends with the same results" % (kills, lost), r)
     r = run(*cmd, out)
     ok(b"0 drawn, 60 there already" in r.stderr and r.returncode == 0, "... and then there is nothing left to do", r)
+    with open(out, "a") as f:
+        f.write('{"id":"gone","text":"' + "a" * 300)
+    before = os.path.getsize(out)
+    r = run(*cmd, out)
+    ok(r.returncode == 0 and before - os.path.getsize(out) == 321 and len(results(out)) == 60, "a torn last line is cut off, whatever it was", r)
     open(src, "w").write('{"messages":[{"role":"system","content":"Be brief."},{"role":"user","content":"Hi"}],"id":1}\n'
                          '{"id":1,"prompt":"again"}\n{"prompt":"a\\u0000b"}\n{"prompt":"x","settings":{"heat":1}}\n'
                          '{"prompt":"x","settings":{"top_p":7}}\n{"messages":[{"role":"dog","content":"woof"}]}\n[]\n'

@@ -186,6 +186,23 @@ os.kill(s.pid, signal.SIGTERM)
 ok(s.wait() == 143, "SIGTERM ends with 143")
 ok(not old[3] & termios.ICANON, "the editor had the terminal")
 
+# ---- Ctrl-Z and fg: a shell sets the terminal's mode to its own meanwhile
+s = Shell("-b", "ref")
+cooked = termios.tcgetattr(s.fd)
+s.prompt()
+s.send("/nonse")
+s.read("/nonse")
+os.kill(s.pid, signal.SIGSTOP)
+os.waitpid(s.pid, os.WUNTRACED)
+termios.tcsetattr(s.fd, termios.TCSANOW, cooked)
+os.kill(s.pid, signal.SIGCONT)
+s.expect("dbrx> /nonse", "after Ctrl-Z and fg the line is back")
+ok(not termios.tcgetattr(s.fd)[3] & termios.ICANON, "... and the editor has the terminal")
+s.send("nse\r")
+s.expect("no command /nonsense", "... and goes on")
+s.prompt()
+s.quit("... and quits")
+
 # ---- the terminal is given back
 s = Shell("-b", "ref")
 before = termios.tcgetattr(s.fd)[3]

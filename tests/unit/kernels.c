@@ -1,10 +1,8 @@
 /* tests/unit/kernels.c -- every SIMD kernel against its plain-C twin, on sizes around
  * the vector widths, unaligned, with guarded outputs; and the thread pool. */
 #include "backends/backend.h"
-#include "backends/cpu-blas/amx.h"
+#include "backends/cpu-blas/cpu_blas.h"
 #include "backends/cpu-blas/isa.h"
-#include "backends/cpu-blas/kernels.h"
-#include "backends/cpu-blas/pool.h"
 #include "tests/tap.h"
 
 #include <math.h>
@@ -12,6 +10,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MAX = 300, GUARD = 16 };
 static const size_t sizes[] = { 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 96, 131, 256 };
@@ -185,6 +184,47 @@ static void test_amx(size_t n, size_t d, size_t ffn, size_t rows)
         free(all[i]);
 }
 
+/* A few tokens at a width like DBRX's, spread thinly over the experts, against the plain op */
+static void test_experts(void)
+{
+    enum { N = 5, D = 4096, FFN = 32, E = 16, K = 4 };
+    const struct dbrx_config cfg = { .d_model = D, .d_ffn = FFN, .n_experts = E, .top_k = K,
+                                     .n_heads = 32, .n_kv_heads = 8 };
+    void *w[3];
+    for (int i = 0; i < 3; i++) {
+        w[i] = malloc(2 * (size_t)E * FFN * D);
+        fill(w[i], K_BF16, (size_t)E * FFN * D);
+    }
+    const struct dbrx_layer l = { .w1 = { .data = w[0], .dtype = DBRX_BF16 },
+                                  .v1 = { .data = w[1], .dtype = DBRX_BF16 },
+                                  .w2 = { .data = w[2], .dtype = DBRX_BF16 } };
+    float *h = malloc(N * D * sizeof *h), *row = malloc(D * sizeof *row), weight[N * K];
+    float *x = calloc(N * D, sizeof *x), *want = calloc(N * D, sizeof *x);
+    uint16_t expert[N * K];
+    fill(h, K_F32, N * D);
+    for (int i = 0; i < N * K; i++)
+        expert[i] = (uint16_t)(i % E), weight[i] = 0.25f;
+    struct cpu c = { .k = kernels_get(NULL), .pool = pool_open(1), .amx = isa_amx() };
+    if (blas_open(&c.blas, NULL) != DBRX_OK || cpu_reserve(&c, &cfg))
+        bail("no OpenBLAS, or no memory");
+    struct work wk = { .ctx = &c, .row = row,
+                       .scratch = aligned_alloc(64, (cpu_scratch(&c, &cfg) + 63) / 64 * 64) };
+    struct work plain = { .row = row, .scratch = malloc(2 * D * sizeof(double)) };
+    struct moe m = { .layer = &l, .h = h, .x = x, .expert = expert, .weight = weight, .n = N, .k = K,
+                     .d_model = D, .d_ffn = FFN, .n_experts = E, .act_fn = DBRX_SILU };
+    alarm(60);                             /* the tiles' panel once held no row: for ever */
+    cpu_experts(&wk, &m);
+    alarm(0);
+    m.x = want;
+    ops_plain.experts(&plain, &m);
+    double a = apart(x, want, N * D);
+    ok(a < 1e-4, "%d tokens through %d experts of %d x %d are plain's (%.1e)", N, E, FFN, D, a);
+    pool_close(c.pool);
+    void *const all[] = { w[0], w[1], w[2], h, row, x, want, c.panel, wk.scratch, plain.scratch };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i]);
+}
+
 struct seen { struct pool *pool; _Atomic uint32_t count[257]; _Atomic int busy[8], clash; };
 
 static void see(void *arg, unsigned worker, uint32_t item)
@@ -247,6 +287,7 @@ int main(void)
     } else {
         skip("no AMX on this CPU");
     }
+    test_experts();
     ok(kernels_get("plain") == &kernels_plain && !kernels_get("mmx"), "kernels by name");
     test_pool(1);
     test_pool(2);

@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <dirent.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { MAX_POS = 48 };
@@ -67,8 +68,10 @@ static int say(struct world *w, uint32_t n)
     if (sess_append(w->s, id, n, &err) != DBRX_OK)
         return -1;
     sampler_seed(w->s->sampler, roll(1000));
-    return tree_add(w->t, (struct turn){ .reply = w->s->n - n / 2, .finish = SESS_MAX_TOKENS,
-                    .settings = strdup("{\"temperature\":\"0.5\"}") }, &err);
+    dbrx_status st = tree_add(w->t, (struct turn){ .reply = w->s->n - n / 2, .finish = SESS_MAX_TOKENS,
+                              .settings = strdup("{\"temperature\":\"0.5\"}") }, &err);
+    sampler_seed(w->s->sampler, 1000 + roll(1000));    /* as drawing would */
+    return st;
 }
 
 /* ---- the naive model: every branch a list of tokens and turn ends ---- */
@@ -226,6 +229,11 @@ static void test_cost(void)
     sess_sync(w.s, &err);
     ok(w.s->last.prompt_tokens == 1, "undo and redo recompute one token, not %llu",
        (unsigned long long)w.s->last.prompt_tokens);
+    uint64_t end = sampler_state(w.s->sampler), first = w.t->now->turn[1].state;
+    tree_undo(w.t, 1, &n, &err);
+    int rewound = sampler_state(w.s->sampler) == first;
+    tree_redo(w.t, &n, &err);
+    ok(rewound && sampler_state(w.s->sampler) == end && end != first, "the random numbers go back and forth with it");
     tree_fork(w.t, "side", NULL, 1, &err);
     ok(w.s->n == 10 && sess_in_step(w.s) == 10, "a fork shares the KV of its beginning");
     int32_t other[] = { 7, 7, 7 };
@@ -248,6 +256,15 @@ static void test_cost(void)
     }
     ok(w.t->n <= 2 * TREE_MAX && tree_find(w.t, "side") && !tree_find(w.t, "main") && tree_find(w.t, "new-300"),
        "300 conversations: %u branches, the named one is there", w.t->n);
+    struct branch *home = NULL;
+    for (uint32_t i = 0; i < w.t->n && !home; i++)
+        home = w.t->branch[i]->automatic ? w.t->branch[i] : NULL;
+    tree_switch(w.t, home, &err);
+    int there = 1;
+    for (int i = 0; i < 100 && there; i++)
+        there = tree_fork(w.t, NULL, "retry", 1, &err) == DBRX_OK && tree_find(w.t, w.t->now->from) == home &&
+                tree_switch(w.t, home, &err) == DBRX_OK;
+    ok(there && tree_find(w.t, home->name) == home, "the branch one is on never makes room");
     world_free(&w);
 }
 
@@ -493,6 +510,122 @@ static void test_damage(const char *backend)
     world_free(&untouched);
 }
 
+/* The good file with one thing changed in its description, whole otherwise; is it refused? */
+static int refused(const char *good, size_t n, const char *what, const char *instead, struct world *w)
+{
+    uint64_t json;
+    char err[300] = "", *p = malloc(n + 400);
+    struct saved s;
+    memcpy(&json, good + 16, 8);
+    char *text = strndup(good + SAVE_HEAD, json), *at = strstr(text, what);
+    if (!at)
+        bail("the description has no %s", what);
+    size_t ahead = (size_t)(at - text), cut = strlen(what), add = strlen(instead), len = n - cut + add;
+    memcpy(p, good, SAVE_HEAD + ahead);
+    memcpy(p + SAVE_HEAD + ahead, instead, add);
+    memcpy(p + SAVE_HEAD + ahead + add, good + SAVE_HEAD + ahead + cut, n - SAVE_HEAD - ahead - cut);
+    json = json - cut + add;
+    memcpy(p + 16, &json, 8);
+    uint32_t crc = crc32c(0, p, len - SAVE_TAIL);
+    memcpy(p + len - SAVE_TAIL, &crc, SAVE_TAIL);
+    spill(p, len);
+    int no = save_read(file, &ck->desc, MAX_POS, &w->vars, 0, &s, err, sizeof err);
+    if (no)
+        diag("%s", strrchr(err, ':'));
+    saved_free(&s);
+    free(text);
+    free(p);
+    return no != 0;
+}
+
+/* The good file with a number changed at `at` from the beginning of its tokens; the KV's verdict too */
+static int refused_at(const char *good, size_t n, size_t at, uint32_t value, struct world *w)
+{
+    uint64_t json;
+    char err[300] = "", *p = malloc(n);
+    struct saved s;
+    struct dbrx_kv_block b;
+    struct dbrx_error e;
+    dbrx_status st = DBRX_OK;
+    memcpy(p, good, n);
+    memcpy(&json, p + 16, 8);
+    memcpy(p + SAVE_HEAD + json + at, &value, 4);
+    uint32_t crc = crc32c(0, p, n - SAVE_TAIL);
+    memcpy(p + n - SAVE_TAIL, &crc, SAVE_TAIL);
+    spill(p, n);
+    int no = save_read(file, &ck->desc, MAX_POS, &w->vars, 0, &s, err, sizeof err) != 0;
+    while (!no && (st = save_next_kv(&s, &b, &e)) == DBRX_OK)
+        ;
+    saved_free(&s);
+    free(p);
+    return no || st < 0;
+}
+
+static void test_hostile(void)
+{
+    static const char *const edit[][2] = {
+        { "\"begin\":0", "\"begin\":1" }, { "\"reply\":5", "\"reply\":10" }, { "\"end\":9", "\"end\":8" },
+        { "\"end\":9", "\"end\":4000000000" }, { "\"end\":9", "\"end\":-9" }, { "\"end\":9", "\"end\":9.5" },
+        { "\"end\":9", "\"end\":1e999" }, { "\"end\":9", "\"end\":\"9\"" }, { "\"end\":9", "\"e\":9" },
+        { "\"finish\":\"length\"", "\"finish\":\"why\"" }, { "\"finish\":\"length\"", "\"finish\":7" },
+        { "\"seed\":1", "\"seed\":1e17" }, { "\"state\":\"0", "\"state\":\"x" }, { "\"state\":\"0", "\"state\":\"00" },
+        { "\"chat\":false", "\"chat\":0" }, { "\"moved\":false", "\"moved\":null" },
+        { "\"settings\":{\"temperature\":\"0.5\"}", "\"settings\":[]" }, { "\"temperature\":\"0.5\"", "\"temperature\":5" },
+        { "\"name\":\"one\"", "\"name\":\"main\"" }, { "\"name\":\"one\"", "\"name\":\"../x\"" },
+        { "\"name\":\"one\"", "\"name\":\"\"" }, { "\"from\":\"main\"", "\"from\":\"\\u001b[2J\"" },
+        { "\"from\":\"main\"", "\"from\":7" }, { "\"automatic\":true", "\"automatic\":1" },
+        { "\"tokens\":17", "\"tokens\":18" }, { "\"tokens\":17", "\"tokens\":16" }, { "\"tokens\":17", "\"tokens\":4294967296" },
+        { "\"current\":1", "\"current\":4" }, { "\"current\":1", "\"current\":-1" }, { "\"branches\":", "\"twigs\":" },
+        { "\"turns\":[", "\"turns\":7,\"x\":[" }, { "\"fingerprint\":\"", "\"fingerprint\":\"0" },
+        { "\"settings\":{\"top_p\":\"0.5\"}", "\"settings\":{\"top_p\":\"5\"}" },
+        { "\"settings\":{\"top_p\":\"0.5\"}", "\"settings\":{\"top_p\":0.5}" },
+        { "\"settings\":{\"top_p\":\"0.5\"}", "\"x\":0" }, { "\"positions\":14", "\"positions\":15" },
+        { "\"layers\":", "\"layers\":1" }, { "\"kv_heads\":", "\"kv_heads\":1" }, { "\"kv\":", "\"vk\":" } };
+    enum { N = sizeof edit / sizeof *edit };
+    struct world w = world_new("ref"), old = world_new("ref");
+    char err[300];
+    size_t n;
+    struct dbrx_error e;
+    grow(&w);
+    vars_set(&w.vars, VAR_TOP_P, "0.5", FROM_SESSION, err, sizeof err);
+    write_file(&w, 1, err);
+    char *good = slurp(&n);
+    for (size_t i = 0; i < N; i++)
+        ok(refused(good, n, edit[i][0], edit[i][1], &w), "%s instead of %s is refused", edit[i][1], edit[i][0]);
+    ok(!refused(good, n, "\"top_p\":", "\"of_tomorrow\":", &w), "a setting that is not known here is no obstacle");
+    uint64_t tokens;
+    memcpy(&tokens, good + 24, 8);
+    ok(refused_at(good, n, 4, ck->desc.config.n_vocab, &w) && refused_at(good, n, 4 * tokens - 4, UINT32_MAX, &w) &&
+       !refused_at(good, n, 4, ck->desc.config.n_vocab - 1, &w), "token ids outside the vocabulary are refused");
+    size_t kv = 4 * tokens;
+    ok(refused_at(good, n, kv, 99, &w) && refused_at(good, n, kv, 1, &w) && refused_at(good, n, kv + 4, 1, &w) &&
+       refused_at(good, n, kv + 8, 13, &w) && refused_at(good, n, kv + 8, 15, &w) && refused_at(good, n, kv + 8, 0, &w) &&
+       refused_at(good, n, kv + 8, SAVE_KV_STEP + 1, &w) && refused_at(good, n, kv + 12, 2, &w) && !refused_at(good, n, kv, 0, &w),
+       "KV of another layer, place, length or type is refused");
+    size_t row = ck->desc.config.d_model / ck->desc.config.n_heads * ck->desc.config.n_kv_heads;
+    size_t last = SAVE_KV_HEAD + 2 * 14 * row * sizeof(float), less = n - SAVE_TAIL - last;
+    char *gap = malloc(n);
+    memcpy(gap, good, less);
+    uint32_t crc = crc32c(0, gap, less);
+    memcpy(gap + less, &crc, SAVE_TAIL);
+    spill(gap, less + SAVE_TAIL);
+    say(&old, 20);
+    sess_sync(old.s, &e);
+    ok(!read_here(&old, 0, err) && strstr(err, "gaps") && !strcmp(disp_kv_origin(old.d), "computed") &&
+       sess_sync(old.s, &e) == DBRX_OK && old.s->n == 14, "KV with a layer missing is computed instead: %s", err);
+    free(gap);
+    spill(good, n);
+    world_free(&old);
+    old = world_new("ref");
+    say(&old, 20);
+    sess_sync(old.s, &e);
+    ok(!read_here(&old, 0, err) && sess_in_step(old.s) == 14 && sess_routed(old.s) == 0 && sess_retrace(old.s, &e) == DBRX_OK &&
+       sess_routed(old.s) == 14, "routes of what was here before are not taken for those of what was loaded");
+    free(good);
+    world_free(&w);
+    world_free(&old);
+}
+
 static unsigned files_in_dir(void)
 {
     unsigned n = 0;
@@ -526,16 +659,20 @@ static void test_crash(void)
     struct stat st;
     stat(file, &st);
     ok((st.st_mode & 0777) == 0600, "the file is its owner's alone");
+    struct timespec t0, t1;
+    clock_gettime(CLOCK_MONOTONIC, &t0);
+    for (int i = 0; i < 4; i++)
+        write_file(i % 2 ? &b : &a, i % 2, err);
+    clock_gettime(CLOCK_MONOTONIC, &t1);
+    double us = 1e6 * (double)(t1.tv_sec - t0.tv_sec) + 1e-3 * (double)(t1.tv_nsec - t0.tv_nsec);
     for (int i = 0; i < 150 && whole; i++) {
         int status;
         pid_t pid = fork();
         if (!pid) {
-            for (;;) {                     /* old, new, old, new */
-                write_file(&a, 0, err);
-                write_file(&b, 1, err);
-            }
+            for (int k = i; ; k++)         /* old, new, old, new, or new, old */
+                write_file(k % 2 ? &b : &a, k % 2, err);
         }
-        usleep(200 + roll(4000));
+        usleep(500 + roll((uint32_t)us));
         kill(pid, SIGKILL);
         waitpid(pid, &status, 0);
         killed += WIFSIGNALED(status);
@@ -543,7 +680,7 @@ static void test_crash(void)
         news += whole && s.n > 1;
         saved_free(&s);
     }
-    ok(whole && killed == 150 && news > 5 && news < 145, "killed %d times while saving: the file is always whole (%d new)", killed, news);
+    ok(whole && killed == 150 && news > 0 && news < 150, "killed %d times while saving: the file is always whole (%d new)", killed, news);
     world_free(&a);
     world_free(&b);
 }
@@ -565,6 +702,7 @@ int main(void)
     test_round_trip("ref", "cpu-blas");
     test_round_trip("cpu-blas", "ref");
     test_damage("ref");
+    test_hostile();
     test_crash();
     char command[80];
     snprintf(command, sizeof command, "rm -rf %s", dir);
