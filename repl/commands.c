@@ -2,6 +2,7 @@
 #include "repl/commands.h"
 
 #include "repl/handlers.h"
+#include "repl/paths.h"
 #include "repl/shell.h"
 #include "repl/words.h"
 
@@ -10,9 +11,10 @@
 #include <string.h>
 
 static const struct command table[] = {
-    { "help", "shell", { { ARG_COMMAND, "NAME", 0 } },
-      "list the commands, or explain one",
-      "Without NAME lists the commands.  Names of settings work too.", "/help route", handle_help },
+    { "help", "shell", { { ARG_COMMAND, "WORD", 0 } },
+      "list the commands, or explain something",
+      "WORD is a command, a setting, a group of commands or a topic (prompts, keys, scripts, files).  Any "
+      "other word is searched for.", "/help route", handle_help },
     { "set", "shell", { { ARG_VAR, "NAME", 0 }, { ARG_VALUE, "VALUE", 0 } },
       "show or change a setting",
       "Without arguments lists all settings with their values and where those came from.  "
@@ -25,6 +27,36 @@ static const struct command table[] = {
       "of a backend are shown in the list.", "/backend cpu-blas threads=2", handle_backend },
     { "quit", "shell", { { ARG_END, NULL, 0 } },
       "leave (so does Ctrl-D)", "", "/quit", handle_quit },
+
+    { "edit", "prompts", { { ARG_FLAG, "--last", 0 } },
+      "write a prompt in your editor",
+      "Opens $VISUAL or $EDITOR; what you save is sent.  --last begins with the last prompt.  An empty "
+      "or unchanged text is not sent.", "/edit --last", handle_edit },
+    { "read", "prompts", { { ARG_FILE, "FILE", 1 } },
+      "send a file as one prompt",
+      "All of it but its last newline, whatever it holds: slashes and quotes are text here.",
+      "/read question.txt", handle_read },
+    { "system", "prompts", { { ARG_VALUE, "TEXT", 0 } },
+      "show or change the system message",
+      "Short for /set system; \"\" is none, default is the checkpoint's own.",
+      "/system Answer in one word.", handle_setting },
+    { "mode", "prompts", { { ARG_VALUE, "base|chat", 0 } },
+      "continue text, or answer messages",
+      "Short for /set mode.", "/mode chat", handle_setting },
+    { "specials", "prompts", { { ARG_VALUE, "plain|parse", 0 } },
+      "whether prompts can hold control tokens",
+      "Short for /set specials.", "/specials parse", handle_setting },
+
+    { "source", "scripts", { { ARG_FILE, "FILE", 1 } },
+      "run the lines of a file",
+      "Commands and prompts as they are typed, but with names in full.  "
+      "/set on_error says what happens after a line that fails.", "/source setup.dbrx", handle_source },
+    { "output", "scripts", { { ARG_FILE, "FILE", 0 } },
+      "append results to a file, or stop that",
+      "Replies and tables go to the end of FILE, as they are made, until /output alone.  Errors and "
+      "notes stay here.", "/output log.txt", handle_output },
+    { "echo", "scripts", { { ARG_TEXT, "TEXT", 0 } },
+      "print a line among the results", "", "/echo --- second run", handle_echo },
 
     { "new", "conversation", { { ARG_END, NULL, 0 } },
       "start a new conversation",
@@ -90,6 +122,21 @@ static const struct command table[] = {
       "/load story.dbrx", handle_load },
     { "export", "files", { { ARG_FORMAT, "md|json|txt", 1 }, { ARG_FILE, "FILE", 1 } },
       "write the transcript for people or programs", "", "/export md story.md", handle_export },
+
+    { "logits", "probabilities", { { ARG_INT, "K", 0 }, { ARG_INT, "TOKEN", 0 } },
+      "show the likeliest tokens, and what cuts them",
+      "The K (10) likeliest candidates for the token to come, with the probability that the model "
+      "gives them, that which they are drawn with, and the filter that cuts them.  With TOKEN, a "
+      "position as in /tokens, for that one; after a reply that ended by itself, for its end.",
+      "/logits 5 -3", handle_logits },
+    { "pick", "probabilities", { { ARG_INT, "N", 1 }, { ARG_INT, "TOKEN", 0 } },
+      "go on with another candidate",
+      "Takes the N-th candidate of /logits, drops what came from that position on, and goes on from "
+      "there.  Without TOKEN where /logits looked last.", "/pick 2", handle_pick },
+    { "surprise", "probabilities", { { ARG_END, NULL, 0 } },
+      "bits of surprise of every token, perplexity",
+      "How unexpected each token was to the model: 1 bit is one of 2, 10 bits is one of 1024.  All is "
+      "computed once more.", "/surprise", handle_surprise },
 
     { "route", "experts", { { ARG_INT, "TOKEN", 0 } },
       "show which experts a token went to",
@@ -199,7 +246,7 @@ static int parse_args(struct shell *sh, const struct command *c, char *rest, str
             a->text[at] = rest;
             return parse_ids(sh, rest, &a->ids);
         }
-        if (any && arg->type == ARG_VALUE) {
+        if (any && (arg->type == ARG_VALUE || arg->type == ARG_TEXT)) {
             a->text[at] = trimmed(rest);
             return 0;
         }
@@ -231,7 +278,10 @@ static int parse_args(struct shell *sh, const struct command *c, char *rest, str
             if (end == word || *end || errno)
                 return misused(sh, c, what);
         }
-        a->text[at++] = word;
+        if (arg->type == ARG_DIR || arg->type == ARG_FILE)
+            a->owned[at] = path_typed(word);
+        a->text[at] = a->owned[at] ? a->owned[at] : word;
+        at++;
     }
     if (c->arg[at].type != ARG_END && c->arg[at].required) {
         char what[80];
@@ -258,6 +308,7 @@ int command_run(struct shell *sh, const char *line, size_t len)
     const struct command *c = command_find(rest, sh->interactive);
     if (c) {
         rest += last ? n : n + 1;
+        a.command = c;
         failed = parse_args(sh, c, rest, &a) || c->run(sh, &a);
     } else {
         const char *near = command_nearest(rest);
@@ -265,6 +316,8 @@ int command_run(struct shell *sh, const char *line, size_t len)
                               near ? "; did you mean /" : "; /help lists them", near ? near : "",
                               near ? "?" : "");
     }
+    for (int i = 0; i < MAX_ARGS; i++)
+        free(a.owned[i]);
     free(a.ids.id);
     free(copy);
     return failed ? -1 : 0;

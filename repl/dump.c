@@ -7,7 +7,6 @@
 #include "plugins/fail.h"
 #include "repl/commands.h"
 #include "repl/npy.h"
-#include "repl/paths.h"
 #include "repl/shell.h"
 
 #include <errno.h>
@@ -130,9 +129,9 @@ int handle_dump(struct shell *sh, const struct args *a)
     if (!disp_name(sh->disp))
         return render_error(&sh->out, "no backend is open; /backend NAME opens one");
     struct dump d = { .sh = sh, .T = sh->sess->n, .V = c->n_vocab, .E = c->n_experts, .k = c->top_k };
-    char *dir = path_typed(a->text[0]);
+    const char *dir = a->text[0];
     d.wide = malloc((size_t)MAX_PIECE * d.k * sizeof *d.wide);
-    int failed = !dir || !d.wide ? render_error(&sh->out, "out of memory")
+    int failed = !d.wide ? render_error(&sh->out, "out of memory")
                                  : make_dir(sh, dir, &made) || fill(&d, dir);
     for (int i = 0; i < N_FILES; i++)
         npy_abort(&d.file[i]);
@@ -140,7 +139,6 @@ int handle_dump(struct shell *sh, const struct args *a)
     if (failed) {
         if (made)
             rmdir(dir);
-        free(dir);
         return -1;
     }
     cJSON *f = cJSON_CreateObject();
@@ -148,6 +146,5 @@ int handle_dump(struct shell *sh, const struct args *a)
     cJSON_AddNumberToObject(f, "tokens", d.T);
     render_event(&sh->out, "status", f, "wrote tokens, logits, router_prob, expert and weight (.npy) of "
                  "%u tokens to %s", d.T, dir);
-    free(dir);
     return 0;
 }

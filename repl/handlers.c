@@ -236,11 +236,13 @@ static int set_value(struct shell *sh, int var, const char *text)
 {
     char err[256];
     struct var *v = &sh->vars.v[var];
+    if (sh->in_rc && v->origin == FROM_COMMAND_LINE)
+        return 0;                          /* what was typed for this run outranks the file */
     char *was = strdup(v->text);
     enum var_origin from = v->origin;
     if (!was)
         return render_error(&sh->out, "out of memory");
-    int failed = vars_set(&sh->vars, var, text, FROM_SESSION, err, sizeof err);
+    int failed = vars_set(&sh->vars, var, text, sh->in_rc ? FROM_RC_FILE : FROM_SESSION, err, sizeof err);
     if (failed)
         render_error(&sh->out, "%s", err);
     int constrains = var == VAR_GRAMMAR || var == VAR_SCHEMA;
@@ -261,18 +263,26 @@ static int set_value(struct shell *sh, int var, const char *text)
     return failed;
 }
 
-int handle_set(struct shell *sh, const struct args *a)
+int set_named(struct shell *sh, const char *name, int prefix, const char *text)
 {
-    if (!a->text[0])
-        return show_settings(sh, -1);
-    int var = var_find(a->text[0], sh->interactive);
+    int var = var_find(name, prefix);
     if (var < 0) {
-        const char *near = var_nearest(a->text[0]);
-        return render_error(&sh->out, "there is no setting \"%.60s\"%s%s%s", a->text[0],
+        const char *near = var_nearest(name);
+        return render_error(&sh->out, "there is no setting \"%.60s\"%s%s%s", name,
                             near ? "; did you mean " : "; /set lists them", near ? near : "",
                             near ? "?" : "");
     }
-    return a->text[1] ? set_value(sh, var, a->text[1]) : show_settings(sh, var);
+    return text ? set_value(sh, var, text) : show_settings(sh, var);
+}
+
+int handle_set(struct shell *sh, const struct args *a)
+{
+    return a->text[0] ? set_named(sh, a->text[0], sh->interactive, a->text[1]) : show_settings(sh, -1);
+}
+
+int handle_setting(struct shell *sh, const struct args *a)
+{
+    return set_named(sh, a->command->name, 0, a->text[0]);
 }
 
 /* ---- the timeline ---- */
@@ -382,7 +392,10 @@ static void stat_row(cJSON *list, const char *name, double value, const char *un
     cJSON *row = cJSON_CreateObject();
     cJSON_AddItemToArray(list, row);
     field_string(row, "name", name);
-    cJSON_AddNumberToObject(row, "value", value);
+    if (*unit == 't')                      /* a speed; counts and seeds have more digits */
+        field_real(row, "value", value);
+    else
+        cJSON_AddNumberToObject(row, "value", value);
     field_string(row, "unit", unit);
 }
 

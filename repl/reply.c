@@ -2,6 +2,7 @@
  * the renderer as they come.  Knows no terminal and no backend. */
 #include "repl/shell.h"
 
+#include "repl/handlers.h"
 #include "repl/signals.h"
 #include "repl/stops.h"
 
@@ -69,6 +70,11 @@ static int on_token(void *ctx, int32_t id, uint32_t pos)
     char *to = bytes ? room(&r->raw, r->n_raw, &r->cap_raw, len) : NULL;
     if (!r->quiet)
         render_busy(&sh->out, 0);
+    double p = -1;                         /* the logits are still those it was drawn from */
+    if (sh->vars.v[VAR_SHOW].num == SHOW_PROBS && !r->quiet) {
+        p = prob_of(sh->sess->logits, sh->sess->n_vocab, id);
+        render_shade(&sh->out, p);
+    }
     if (to) {
         memcpy(to, bytes, len);
         r->n_raw += len;
@@ -81,6 +87,8 @@ static int on_token(void *ctx, int32_t id, uint32_t pos)
         cJSON_AddNumberToObject(f, "pos", pos);
         cJSON_AddNumberToObject(f, "id", id);
         field_text(f, "text", r->text ? r->text + from : "", r->len - from);
+        if (p >= 0)
+            field_real(f, "prob", p);
         render_object(&sh->out, "token", f);
     }
     return r->stopped ? SESS_ENOUGH : SESS_GO_ON;
@@ -106,10 +114,16 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
     if (r->shifts)
         render_event(&sh->out, "status", NULL, "the context was full: the oldest %u tokens were dropped in "
                      "mid-reply and the rest was read again; /branch lists what was kept of them", r->dropped);
-    render_aside(&sh->out, "[%llu tokens, %.0f tok/s%s | %s | context %u/%u%s%s%s]",
-                 (unsigned long long)st->gen_tokens, rate(st->gen_tokens, st->gen_s), prompt,
-                 disp_name(sh->disp) ? disp_name(sh->disp) : "no backend", sh->sess->n,
-                 disp_max_pos(sh->disp), by ? " | by " : "", by ? by : "", notes[why] ? notes[why] : "");
+    const char *origin = disp_kv_origin(sh->disp);
+    int moved = disp_name(sh->disp) && strcmp(origin, "computed");
+    if (sh->vars.v[VAR_TIMING].num == TIMING_ON)
+        render_aside(&sh->out, "[%llu tokens, %.0f tok/s%s | %s%s%s | context %u/%u%s%s%s]",
+                     (unsigned long long)st->gen_tokens, rate(st->gen_tokens, st->gen_s), prompt,
+                     disp_name(sh->disp) ? disp_name(sh->disp) : "no backend", moved ? ", kv " : "",
+                     moved ? origin : "", sh->sess->n, disp_max_pos(sh->disp),
+                     by ? " | by " : "", by ? by : "", notes[why] ? notes[why] : "");
+    else if (notes[why])
+        render_aside(&sh->out, "[%s]", notes[why] + strlen(" | "));    /* that is no statistic */
     if (!sh->seed_shown && sh->vars.v[VAR_SEED].num < 0 && sh->vars.v[VAR_TEMPERATURE].num > 0)
         render_aside(&sh->out, "[drawn with seed %llu]", (unsigned long long)sh->tree->seed);
     sh->seed_shown = 1;
@@ -126,24 +140,31 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
     cJSON_AddStringToObject(f, "branch", sh->tree->now->name);
     cJSON_AddNumberToObject(f, "seed", (double)sh->tree->seed);
     cJSON_AddNumberToObject(f, "prompt_tokens", (double)st->prompt_tokens);
-    cJSON_AddNumberToObject(f, "prompt_seconds", st->prompt_s);
-    cJSON_AddNumberToObject(f, "seconds", st->gen_s);
+    field_real(f, "prompt_seconds", st->prompt_s);
+    field_real(f, "seconds", st->gen_s);
+    field_string(f, "backend", disp_name(sh->disp) ? disp_name(sh->disp) : "none");
+    field_string(f, "kv", disp_kv_origin(sh->disp));
     render_object(&sh->out, "reply", f);
 }
 
 /* ---- text to ids ---- */
+
+static int encoding(const struct shell *sh)
+{
+    return sh->vars.v[VAR_SPECIALS].num == SPECIALS_PARSE ? TOK_SPECIAL : TOK_PLAIN;
+}
 
 int reply_message(struct shell *sh, const char *role, const char *text, size_t len, struct tok_ids *ids)
 {
     const struct sess *s = sh->sess;
     const struct turn *last = tree_last(sh->tree);
     int32_t end = tok_special(sh->tok, "<|im_end|>");
-    int first = !s->n && !ids->n, bad = 0;
+    int first = !s->n && !ids->n, bad = 0, how = strcmp(role, "system") ? encoding(sh) : TOK_PLAIN;
     /* a reply that was cut or interrupted still has to end before the next message */
     if (!ids->n && last && last->chat && s->token[s->n - 1] != end && end >= 0)
         bad = tok_ids_push(ids, end);
     if (!bad && text)
-        bad = chat_message(sh->tok, role, text, len, first, TOK_PLAIN, ids);
+        bad = chat_message(sh->tok, role, text, len, first, how, ids);
     if (bad == -2)
         return render_error(&sh->out, "this checkpoint's tokenizer has no <|im_start|> and <|im_end|>, "
                             "which chat mode needs; use /set mode base");
@@ -155,7 +176,7 @@ static int to_ids(struct shell *sh, const char *text, size_t len, int chat, stru
 {
     const char *system = sh->vars.v[VAR_SYSTEM].text;
     if (!chat)
-        return tok_encode(sh->tok, text, len, TOK_PLAIN, ids) ? render_error(&sh->out, "out of memory") : 0;
+        return tok_encode(sh->tok, text, len, encoding(sh), ids) ? render_error(&sh->out, "out of memory") : 0;
     if (!sh->sess->n && *system && reply_message(sh, "system", system, strlen(system), ids))
         return -1;
     if (reply_message(sh, "user", text, len, ids))
@@ -309,6 +330,19 @@ static void trim(struct reply *r, uint32_t from)
     sess_truncate(r->sh->sess, n);
 }
 
+/* What the colours of a reply mean, or that there are none; once */
+static void explain_show(struct shell *sh)
+{
+    if (sh->vars.v[VAR_SHOW].num != SHOW_PROBS || sh->show_explained || sh->out.json)
+        return;
+    sh->show_explained = 1;
+    if (render_shade(&sh->out, -1))
+        render_shades(&sh->out);
+    else
+        render_event(&sh->out, "status", NULL, "show probs: there are no colours here, replies stay plain; "
+                     "/surprise gives the numbers");
+}
+
 int reply_draw(struct shell *sh, int quiet, struct said *said)
 {
     struct sess *s = sh->sess;
@@ -326,6 +360,8 @@ int reply_draw(struct shell *sh, int quiet, struct said *said)
         g.max_tokens = disp_max_pos(sh->disp);
     g.on_token = on_token;
     g.ctx = &r;
+    if (!quiet)
+        explain_show(sh);
     shell_constrain_turn(sh, sh->tree->now->n_turns - 1);
     for (;;) {
         st = sess_generate(s, &g, &why, &err);

@@ -59,7 +59,7 @@ static cJSON *layer_row(const struct shell *sh, uint32_t pos, uint32_t layer)
     cJSON *e = cJSON_AddArrayToObject(row, "expert"), *w = cJSON_AddArrayToObject(row, "weight");
     for (uint32_t i = 0; i < k; i++) {
         cJSON_AddItemToArray(e, cJSON_CreateNumber(expert[i]));
-        cJSON_AddItemToArray(w, cJSON_CreateNumber((double)weight[i]));
+        cJSON_AddItemToArray(w, json_real((double)weight[i]));
     }
     return row;
 }

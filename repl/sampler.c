@@ -150,3 +150,63 @@ int32_t sampler_draw(struct sampler *s, const struct sampler_params *p, const fl
         u -= s->p[i];
     return s->cand[i].id;
 }
+
+const char *sampler_stage_name(enum sampler_stage stage)
+{
+    static const char *const name[] = { "vocabulary", "greedy", "top_k", "top_p", "min_p" };
+    return name[stage];
+}
+
+void sampler_explain(struct sampler *s, const struct sampler_params *p, const struct sampler_history *h,
+                     const float *logits, struct sampler_report *r)
+{
+    uint8_t *banned = s->banned;
+    (void)h;                               /* no filter here looks back */
+    s->banned = NULL;
+    size_t n = best(s, logits, s->n_vocab), at[SAMPLER_STAGES], i;
+    s->banned = banned;
+    double sum = 0, kept = 0, mass = 0, scale = p->temperature > 0 ? (double)p->temperature : 1;
+    double top = n ? (double)s->cand[0].logit : 0;
+    for (i = 0; i < n; i++)
+        sum += exp((double)s->cand[i].logit - top);
+    /* s->p: what it is drawn with, not yet normalised; 0 for what cannot be drawn */
+    for (i = 0; i < n; i++) {
+        s->p[i] = banned && banned[s->cand[i].id] ? 0 : exp(((double)s->cand[i].logit - top) / scale);
+        kept += s->p[i];
+    }
+    for (int k = 0; k < SAMPLER_STAGES; k++)
+        at[k] = r->left[k] = 0;
+    double limit = kept, first = 0;
+    uint32_t seen = 0, rank = 0;
+    int top_k = p->temperature > 0 && p->top_k;
+    if (top_k)                             /* top_p is of the mass that top_k leaves */
+        for (limit = 0, i = 0; i < n && seen < p->top_k; i++)
+            seen += s->p[i] > 0, limit += s->p[i];
+    kept = 0;
+    for (i = 0; i < n; i++) {
+        enum sampler_stage cut = SAMPLER_STAGES;
+        double q = s->p[i];
+        if (!(q > 0)) {
+            cut = SAMPLER_VOCABULARY;
+        } else {
+            first = rank ? first : q;
+            cut = !(p->temperature > 0) ? (rank ? SAMPLER_GREEDY : SAMPLER_STAGES)
+                : top_k && rank >= p->top_k ? SAMPLER_TOP_K
+                : p->top_p < 1 && rank && mass >= (double)p->top_p * limit ? SAMPLER_TOP_P
+                : p->min_p > 0 && q < (double)p->min_p * first ? SAMPLER_MIN_P : SAMPLER_STAGES;
+            rank++;
+            mass += q;
+        }
+        at[cut < SAMPLER_STAGES ? cut : 0] += cut < SAMPLER_STAGES;
+        kept += cut == SAMPLER_STAGES ? q : 0;
+        if (i < r->n)
+            r->top[i] = (struct sampler_candidate){ s->cand[i].id, s->cand[i].logit,
+                exp((double)s->cand[i].logit - top) / sum, cut == SAMPLER_STAGES ? q : 0, cut };
+    }
+    r->n = n < r->n ? (uint32_t)n : r->n;
+    for (i = 0; i < r->n; i++)
+        r->top[i].after /= kept > 0 ? kept : 1;
+    size_t left = n;
+    for (int k = 0; k < SAMPLER_STAGES; k++)
+        r->left[k] = (uint32_t)(left -= at[k]);
+}

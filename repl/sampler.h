@@ -21,6 +21,15 @@ struct sampler_params {
     float    min_p;                        /* keep p >= min_p * max p; 0: all            */
 };
 
+/* What can cut a candidate, in order. */
+enum sampler_stage { SAMPLER_VOCABULARY, SAMPLER_GREEDY, SAMPLER_TOP_K, SAMPLER_TOP_P, SAMPLER_MIN_P, SAMPLER_STAGES };
+const char *sampler_stage_name(enum sampler_stage);    /* "vocabulary", "top_k", ... */
+
+struct sampler_history {
+    const int32_t *token;                  /* [n], the timeline                          */
+    uint32_t n, n_prompt;                  /* the reply began at n_prompt                */
+};
+
 struct sampler;
 
 /* banned[n_vocab]: non-zero ids are never drawn; copied; NULL: none. */
@@ -36,5 +45,19 @@ uint64_t sampler_state(const struct sampler *);
 /* logits[n_vocab] is left as it is.  Returns an id, or -1 when no logit is finite
  * (NaN never wins). */
 int32_t sampler_draw(struct sampler *, const struct sampler_params *, const float *logits);
+
+/* What a draw would choose from; draws nothing and leaves the random numbers alone. */
+struct sampler_report {
+    uint32_t left[SAMPLER_STAGES];         /* candidates after each stage                */
+    struct sampler_candidate {             /* [n], by logit, the lower id first among equals */
+        int32_t id;
+        float   logit;
+        double  before, after;             /* probability: the model's; the one drawn with */
+        enum sampler_stage cut_by;         /* SAMPLER_STAGES: it survived                */
+    } *top;                                /* the caller's, with room for n              */
+    uint32_t n;                            /* in: how many are wanted, out: how many there are */
+};
+void sampler_explain(struct sampler *, const struct sampler_params *, const struct sampler_history *,
+                     const float *logits, struct sampler_report *);
 
 #endif

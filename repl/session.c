@@ -177,6 +177,25 @@ dbrx_status sess_sync(struct sess *s, struct dbrx_error *err)
     return st;
 }
 
+dbrx_status sess_logits_at(struct sess *s, uint32_t n, float *logits, struct dbrx_error *err)
+{
+    dbrx_status st;
+    if (n == s->n) {
+        if ((st = sess_sync(s, err)) == DBRX_OK)
+            memcpy(logits, s->logits, s->n_vocab * sizeof *logits);
+        return st;
+    }
+    if ((st = rewind_to(s, n - 1, err)) != DBRX_OK)
+        return st;
+    uint32_t pos = disp_position(s->disp);
+    struct dbrx_batch b = {
+        .struct_size = sizeof b, .n_tokens = n - pos, .token = s->token + pos,
+        .want_logits = DBRX_LOGITS_LAST, .logits = logits, .logits_len = s->n_vocab,
+        .route = trace_sink(s->trace),
+    };
+    return disp_eval(s->disp, &b, err);
+}
+
 static int is_eos(const struct sess_gen *g, int32_t id)
 {
     for (uint32_t i = 0; i < g->n_eos; i++)

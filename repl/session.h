@@ -70,6 +70,10 @@ uint32_t sess_routed(const struct sess *);
  * last token's.  DBRX_STOPPED leaves the timeline as it is; a later sync goes on. */
 dbrx_status sess_sync(struct sess *, struct dbrx_error *);
 
+/* The logits[n_vocab] that the first n tokens lead to, 0 < n <= s->n: those of the token at
+ * position n.  The timeline stays; a later sync computes what follows again. */
+dbrx_status sess_logits_at(struct sess *, uint32_t n, float *logits, struct dbrx_error *);
+
 /* Samples, appends, syncs, until something ends it.  An empty timeline is
  * DBRX_E_INVALID.  The status is an error only for SESS_FAILED; what was generated
  * stays on the timeline in every case. */

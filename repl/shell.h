@@ -6,6 +6,7 @@
 #define DBRX_REPL_SHELL_H
 
 #include "backends/model/checkpoint.h"
+#include "repl/input.h"
 #include "repl/render.h"
 #include "repl/timeline.h"
 #include "repl/vars.h"
@@ -26,6 +27,11 @@ struct shell {
     struct render out;
     struct vars   vars;
     int interactive, quit;
+    int in_rc;                             /* settings come from the rc file            */
+    const struct script *script;           /* running, or NULL                          */
+    char *last_prompt;                     /* or NULL; for /edit                        */
+    char *output;                          /* where results go, or NULL: stdout         */
+    int old_stdout;                        /* while they do                             */
 
     struct ckpt *ckpt;
     char *name;                            /* the checkpoint's folder, for people       */
@@ -46,6 +52,8 @@ struct shell {
 
     struct tree *tree;                     /* the conversation's branches and turns     */
     int seed_shown;
+    int show_explained;                    /* what /set show does, here                 */
+    uint32_t looked_at, looked_n;          /* /logits: position (0: none), tokens then  */
 };
 
 /* Opens checkpoint, tokenizer and backend; vars are set already.  0, or the exit code
@@ -55,10 +63,26 @@ void shell_close(struct shell *);
 
 /* One line, [len] bytes: a command or a prompt.  0, or -1: it failed and said so. */
 int shell_line(struct shell *, const char *line, size_t len);
-/* Lines of a file until the first failure; 0 or -1.  name is for messages. */
+/* ... that input.h made of several.  0 or -1. */
+int shell_input(struct shell *, const struct input *);
+/* A prompt, whatever it begins with.  0 or -1. */
+int shell_prompt(struct shell *, const char *text, size_t len);
+/* Into the history; literal: it is a prompt, whatever it begins with. */
+void shell_remember(const char *text, int literal);
+/* Prompts until /quit, Ctrl-D or SIGTERM; with `rc` the rc file comes first. */
+void shell_interactive(struct shell *, int rc);
+
+/* repl/script.c.  Lines of a file until the first failure, or as on_error says; 0 or -1.
+ * name is for messages. */
 int shell_script(struct shell *, FILE *, const char *name);
-/* Prompts until /quit, Ctrl-D or SIGTERM. */
-void shell_interactive(struct shell *);
+/* The rc file: settings and commands; what is wrong with it is said and passed over. */
+void shell_rc(struct shell *);
+/* Ends /output, if it is on; 0 or -1. */
+int output_end(struct shell *);
+
+/* repl/edit.c.  All of a file but its last newline, NUL at the end, or NULL after saying
+ * why not; free() it. */
+char *read_whole(struct shell *, FILE *, const char *name, size_t *len);
 
 /* An empty conversation, the one before is kept as a branch; a random seed is drawn anew.
  * 0 or -1. */

@@ -10,6 +10,10 @@
 #include <string.h>
 
 static const char *const modes[] = { "base", "chat", NULL };
+static const char *const specials[] = { "plain", "parse", NULL };
+static const char *const shows[] = { "plain", "probs", NULL };
+static const char *const off_on[] = { "off", "on", NULL };
+static const char *const on_errors[] = { "stop", "continue", NULL };
 static const char *const overflows[] = { "stop", "shift", NULL };
 
 const struct var_def var_defs[N_VARS] = {
@@ -49,11 +53,22 @@ const struct var_def var_defs[N_VARS] = {
     [VAR_SCHEMA] = { "schema", VAR_FILE, 0, 0, NULL, "", "",
         "file with a JSON Schema: replies are JSON that is valid under it; empty is none.  "
         "Turns grammar off", NULL },
+    [VAR_SPECIALS] = { "specials", VAR_CHOICE, 0, 0, NULL, "plain", "",
+        "what <|im_end|> and the like mean in a prompt: plain is text like any other, so that "
+        "nothing pasted can end a message; parse makes control tokens of them", specials },
+    [VAR_SHOW] = { "show", VAR_CHOICE, 0, 0, NULL, "plain", "",
+        "probs colours a reply by how likely the model thought each token, from red (under "
+        "1 in 100) to plain (over 2 in 3)", shows },
+    [VAR_TIMING] = { "timing", VAR_CHOICE, 0, 0, NULL, "on", "",
+        "the status line after each reply: tokens, speeds, backend, context", off_on },
+    [VAR_ON_ERROR] = { "on_error", VAR_CHOICE, 0, 0, NULL, "stop", "",
+        "what a script does after a line that failed; the exit code is 3 either way", on_errors },
 };
 
 const char *var_origin_name(enum var_origin from)
 {
-    return from == FROM_DEFAULT ? "default" : from == FROM_COMMAND_LINE ? "command line" : "session";
+    static const char *const name[] = { "default", "rc file", "command line", "session" };
+    return name[from];
 }
 
 static const char *var_name(size_t i)
