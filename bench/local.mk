@@ -15,3 +15,8 @@ EXTRA_DIST     += %D%/tokenizer
 bench_tok_speed_SOURCES = %D%/tok-speed.c
 bench_tok_speed_CFLAGS  = $(AM_CFLAGS) $(CJSON_CFLAGS)
 bench_tok_speed_LDADD   = libtokenizer.la $(CJSON_LIBS)
+
+# --- sampler: make bench/sampler
+EXTRA_PROGRAMS += %D%/sampler
+CLEANFILES     += %D%/sampler$(EXEEXT)
+%C%_sampler_LDADD = librepl.la -lm

@@ -199,7 +199,7 @@ static int show_settings(struct shell *sh, int var)
     render_rows(&sh->out, &rows, NULL, NULL, list);
     if (var >= 0 && !sh->out.json) {
         const char *text = sh->vars.v[var].text;
-        if (var_defs[var].type == VAR_TEXT && *text)
+        if ((var_defs[var].type == VAR_TEXT || var_defs[var].type == VAR_LIST) && *text)
             render_paragraph(&sh->out, 2, text);
         render_paragraph(&sh->out, 2, var_defs[var].help);
     }
@@ -224,16 +224,17 @@ static int apply_threads(struct shell *sh)
 
 int set_value(struct shell *sh, int var, const char *text)
 {
-    char err[256];
+    char err[320];
     struct var *v = &sh->vars.v[var];
     char *was = strdup(v->text);
     enum var_origin from = v->origin;
     if (!was)
         return render_error(&sh->out, "out of memory");
     int failed = vars_set(&sh->vars, var, text, FROM_SESSION, err, sizeof err);
-    if (failed)
+    int refused = !failed && var_defs[var].type == VAR_LIST && shell_read_lists(sh, err, sizeof err);
+    if (failed || refused)
         render_error(&sh->out, "%s", err);
-    if (!failed && var == VAR_THREADS && strcmp(was, v->text) && apply_threads(sh)) {
+    if (refused || (!failed && var == VAR_THREADS && strcmp(was, v->text) && apply_threads(sh))) {
         vars_set(&sh->vars, var, was, from, err, sizeof err);
         failed = -1;
     }
@@ -248,6 +249,19 @@ int set_value(struct shell *sh, int var, const char *text)
     return failed;
 }
 
+/* The value without quotes around it all; in a list of tokens they belong to a token, but
+ * nothing in quotes is nothing there, too */
+static const char *unquoted(int var, char *text)
+{
+    size_t n = strlen(text);
+    if (n > 1 && (*text == '"' || *text == '\'') && text[n - 1] == *text &&
+        (var_defs[var].type != VAR_LIST || n == 2)) {
+        text[n - 1] = '\0';
+        return text + 1;
+    }
+    return text;
+}
+
 int handle_set(struct shell *sh, const struct args *a)
 {
     if (!a->text[0])
@@ -259,7 +273,12 @@ int handle_set(struct shell *sh, const struct args *a)
                             near ? "; did you mean " : "; /set lists them", near ? near : "",
                             near ? "?" : "");
     }
-    return a->text[1] ? set_value(sh, var, a->text[1]) : show_settings(sh, var);
+    if (!a->text[1])
+        return show_settings(sh, var);
+    char *text = strdup(a->text[1]);
+    int failed = text ? set_value(sh, var, unquoted(var, text)) : render_error(&sh->out, "out of memory");
+    free(text);
+    return failed;
 }
 
 /* ---- the timeline ---- */

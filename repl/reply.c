@@ -74,7 +74,9 @@ static void after_reply(struct shell *sh, const struct reply *r, uint32_t from, 
                  (unsigned long long)st->prompt_tokens, rate(st->prompt_tokens, st->prompt_s),
                  disp_name(sh->disp) ? disp_name(sh->disp) : "no backend", sh->sess->n,
                  disp_max_pos(sh->disp), cut);
-    if (!sh->seed_shown && sh->vars.v[VAR_SEED].num < 0 && sh->vars.v[VAR_TEMPERATURE].num > 0)
+    const struct var *v = sh->vars.v;
+    int random = v[VAR_TEMPERATURE].num > 0;
+    if (!sh->seed_shown && v[VAR_SEED].num < 0 && random)
         render_aside(&sh->out, "[drawn with seed %llu]", (unsigned long long)sh->seed);
     sh->seed_shown = 1;
     if (!sh->out.json)
@@ -147,6 +149,23 @@ static int prefill(struct shell *sh, uint32_t before)
     return shell_failed(sh, st, &err);
 }
 
+static struct sampler_params sampling(const struct shell *sh)
+{
+    const struct var *v = sh->vars.v;
+    return (struct sampler_params){
+        .logit_bias = sh->logit_bias.bias, .n_logit_bias = sh->logit_bias.n,
+        .repetition_penalty = v[VAR_REPETITION_PENALTY].num,
+        .no_repeat_ngram_size = (uint32_t)v[VAR_NO_REPEAT_NGRAM_SIZE].num,
+        .min_new_tokens = (uint32_t)v[VAR_MIN_NEW_TOKENS].num,
+        .suppress_tokens = sh->suppress_tokens.id, .n_suppress_tokens = sh->suppress_tokens.n,
+        .frequency_penalty = v[VAR_FREQUENCY_PENALTY].num,
+        .presence_penalty = v[VAR_PRESENCE_PENALTY].num,
+        .temperature = v[VAR_TEMPERATURE].num, .top_k = (uint32_t)v[VAR_TOP_K].num,
+        .top_p = v[VAR_TOP_P].num, .min_p = v[VAR_MIN_P].num, .typical_p = v[VAR_TYPICAL_P].num,
+        .epsilon_cutoff = v[VAR_EPSILON_CUTOFF].num, .eta_cutoff = v[VAR_ETA_CUTOFF].num,
+    };
+}
+
 int reply_to(struct shell *sh, const char *text, size_t len)
 {
     struct sess *s = sh->sess;
@@ -177,8 +196,7 @@ int reply_to(struct shell *sh, const char *text, size_t len)
     const struct var *v = sh->vars.v;
     struct reply r = { .sh = sh };
     struct sess_gen g = {
-        .sampling = { (float)v[VAR_TEMPERATURE].num, (uint32_t)v[VAR_TOP_K].num,
-                      (float)v[VAR_TOP_P].num, (float)v[VAR_MIN_P].num },
+        .sampling = sampling(sh),
         .max_tokens = (uint32_t)v[VAR_MAX_TOKENS].num, .eos = sh->eos, .n_eos = sh->n_eos,
         .on_token = on_token, .ctx = &r,
     };

@@ -122,6 +122,16 @@ static int is_eos(const struct sess_gen *g, int32_t id)
     return 0;
 }
 
+dbrx_status sess_no_candidate(int32_t why, struct dbrx_error *err)
+{
+    if (why == SAMPLER_NONE_LEFT)
+        return fail(err, DBRX_E_INVALID, "no token is left to choose from: suppress_tokens, "
+                    "no_repeat_ngram_size and min_new_tokens rule all of them out; the conversation "
+                    "is as it was, relax one of them with /set");
+    return fail(err, DBRX_E_UNSUPPORTED, "the logits are no numbers: the weights or the backend are "
+                "damaged");
+}
+
 dbrx_status sess_generate(struct sess *s, const struct sess_gen *g, enum sess_finish *why,
                           struct dbrx_error *err)
 {
@@ -130,6 +140,10 @@ dbrx_status sess_generate(struct sess *s, const struct sess_gen *g, enum sess_fi
         return fail(err, DBRX_E_INVALID, "there is nothing to continue: the conversation is empty");
     dbrx_status st = sess_sync(s, err);
     struct sess_stats prompt = s->last, total = s->total;
+    struct sampler_params sampling = g->sampling;
+    struct sampler_history history = { .n_prompt = s->n };
+    sampling.eos = g->eos;
+    sampling.n_eos = g->n_eos;
     uint32_t made = 0;
     double t0 = now();
     while (st == DBRX_OK) {
@@ -141,10 +155,11 @@ dbrx_status sess_generate(struct sess *s, const struct sess_gen *g, enum sess_fi
             *why = SESS_CONTEXT_FULL;
             break;
         }
-        int32_t id = sampler_draw(s->sampler, &g->sampling, s->logits);
+        history.token = s->token;
+        history.n = s->n;
+        int32_t id = sampler_draw(s->sampler, &sampling, &history, s->logits);
         if (id < 0) {
-            st = fail(err, DBRX_E_UNSUPPORTED, "the logits are no numbers: the weights or the "
-                      "backend are damaged");
+            st = sess_no_candidate(id, err);
             break;
         }
         if ((st = sess_append(s, &id, 1, err)) != DBRX_OK)

@@ -32,7 +32,7 @@ enum sess_finish { SESS_EOS, SESS_MAX_TOKENS, SESS_CONTEXT_FULL, SESS_STOPPED, S
 const char *sess_finish_name(enum sess_finish);        /* "eos", "length", "context", "interrupted", "error" */
 
 struct sess_gen {
-    struct sampler_params sampling;
+    struct sampler_params sampling;        /* its eos is the one below                    */
     uint32_t max_tokens;                   /* 0: until eos or the context is full         */
     const int32_t *eos;
     uint32_t n_eos;
@@ -57,6 +57,9 @@ dbrx_status sess_sync(struct sess *, struct dbrx_error *);
  * DBRX_E_INVALID.  The status is an error only for SESS_FAILED; what was generated
  * stays on the timeline in every case. */
 dbrx_status sess_generate(struct sess *, const struct sess_gen *, enum sess_finish *, struct dbrx_error *);
+
+/* The error for what sampler_draw returned below 0. */
+dbrx_status sess_no_candidate(int32_t why, struct dbrx_error *);
 
 /* Another backend for this timeline; see disp_use. */
 dbrx_status sess_use(struct sess *, const char *backend, const char *const *opt, int replay,

@@ -86,6 +86,23 @@ static void open_text(struct shell *sh)
         vars_default(&sh->vars, VAR_SYSTEM, sh->chat.default_system);
 }
 
+static int read_list(struct shell *sh, int var, struct id_list *list, char *err, size_t size)
+{
+    const struct var_def *d = &var_defs[var];
+    char why[256];
+    if (!id_list_parse(list, sh->vars.v[var].text, sh->tok, sh->ckpt->desc.config.n_vocab,
+                       d->min < d->max, d->min, d->max, why, sizeof why))
+        return 0;
+    snprintf(err, size, "%s: %s", d->name, why);
+    return -1;
+}
+
+int shell_read_lists(struct shell *sh, char *err, size_t size)
+{
+    return read_list(sh, VAR_LOGIT_BIAS, &sh->logit_bias, err, size) ||
+           read_list(sh, VAR_SUPPRESS_TOKENS, &sh->suppress_tokens, err, size) ? -1 : 0;
+}
+
 static int no_backend(struct shell *sh, const char *why)
 {
     render_error(&sh->out, "%s", why);
@@ -158,6 +175,11 @@ int shell_open(struct shell *sh, const struct shell_options *o)
         return st != DBRX_OK ? EXIT_CHECKPOINT : EXIT_INTERNAL;
     }
     open_text(sh);
+    char why[320];
+    if (shell_read_lists(sh, why, sizeof why)) {
+        render_error(&sh->out, "%s", why);
+        return EXIT_USAGE;
+    }
     int code = open_backend(sh, o);
     if (!code)
         shell_new(sh);
@@ -169,6 +191,8 @@ void shell_close(struct shell *sh)
     sess_free(sh->sess);
     disp_free(sh->disp);
     modules_free(&sh->modules);
+    id_list_free(&sh->logit_bias);
+    id_list_free(&sh->suppress_tokens);
     chat_close(&sh->chat);
     tok_close(sh->tok);
     ckpt_close(sh->ckpt);

@@ -6,6 +6,7 @@
 #define DBRX_REPL_SHELL_H
 
 #include "backends/model/checkpoint.h"
+#include "repl/idlist.h"
 #include "repl/render.h"
 #include "repl/session.h"
 #include "repl/vars.h"
@@ -39,6 +40,8 @@ struct shell {
     struct disp *disp;
     struct sess *sess;
 
+    struct id_list logit_bias, suppress_tokens;    /* the settings of these names, read */
+
     uint64_t seed;                         /* of this conversation                      */
     int seed_shown;
     int reply_open;                        /* chat: the model's turn is not yet closed  */
@@ -56,6 +59,9 @@ int shell_script(struct shell *, FILE *, const char *name);
 /* Prompts until /quit, Ctrl-D or SIGTERM. */
 void shell_interactive(struct shell *);
 
+/* Reads the settings that are lists of tokens.  0, or -1 with one sentence in err, and the
+ * lists are as they were. */
+int shell_read_lists(struct shell *, char *err, size_t size);
 /* Forgets the conversation; a random seed is drawn anew. */
 void shell_new(struct shell *);
 /* Starts the random numbers again after the setting changed. */
