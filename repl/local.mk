@@ -2,7 +2,7 @@
 noinst_LTLIBRARIES += librepl.la
 librepl_la_SOURCES = %D%/dispatch.h %D%/dispatch.c %D%/session.h %D%/session.c \
   %D%/sampler.h %D%/sampler.c %D%/processors.h %D%/processors.c %D%/filters.h %D%/filters.c \
-  %D%/trace.h %D%/trace.c
+  %D%/beam.h %D%/beam.c %D%/trace.h %D%/trace.c
 
 # The shell over it, all but main: tests link this too.
 noinst_LTLIBRARIES += libshell.la

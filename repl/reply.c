@@ -2,6 +2,7 @@
  * the renderer as they come.  Knows no terminal and no backend. */
 #include "repl/shell.h"
 
+#include "repl/beam.h"
 #include "repl/signals.h"
 
 #include <stdlib.h>
@@ -75,7 +76,7 @@ static void after_reply(struct shell *sh, const struct reply *r, uint32_t from, 
                  disp_name(sh->disp) ? disp_name(sh->disp) : "no backend", sh->sess->n,
                  disp_max_pos(sh->disp), cut);
     const struct var *v = sh->vars.v;
-    int random = v[VAR_TEMPERATURE].num > 0;
+    int random = v[VAR_TEMPERATURE].num > 0 && v[VAR_NUM_BEAMS].num == 1;
     if (!sh->seed_shown && v[VAR_SEED].num < 0 && random)
         render_aside(&sh->out, "[drawn with seed %llu]", (unsigned long long)sh->seed);
     sh->seed_shown = 1;
@@ -203,7 +204,12 @@ int reply_to(struct shell *sh, const char *text, size_t len)
     enum sess_finish why;
     struct dbrx_error err = { 0 };
     uint32_t from = s->n;
-    dbrx_status st = sess_generate(s, &g, &why, &err);
+    const struct beam_params beams = { (uint32_t)v[VAR_NUM_BEAMS].num, v[VAR_LENGTH_PENALTY].num,
+                                       (enum beam_stop)v[VAR_EARLY_STOPPING].num };
+    render_busy(&sh->out, beams.num_beams > 1);
+    dbrx_status st = beams.num_beams > 1 ? beam_generate(s, &beams, &g, &why, NULL, &err)
+                                         : sess_generate(s, &g, &why, &err);
+    render_busy(&sh->out, 0);
     char *out = room(&r, 12);
     if (out) {
         size_t n = tok_stream_end(&r.stream, out);

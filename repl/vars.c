@@ -10,6 +10,7 @@
 #include <string.h>
 
 static const char *const modes[] = { "base", "chat", NULL };
+static const char *const early[] = { "false", "true", "never", NULL };
 
 const struct var_def var_defs[N_VARS] = {
     [VAR_TEMPERATURE] = { "temperature", VAR_REAL, 0, 100, NULL, "0.8", "",
@@ -47,6 +48,16 @@ const struct var_def var_defs[N_VARS] = {
         "that is exactly one token", NULL },
     [VAR_MIN_NEW_TOKENS] = { "min_new_tokens", VAR_COUNT, 0, 4294967295.0, NULL, "0", "tokens",
         "a reply does not end by itself before it is this long", NULL },
+    [VAR_NUM_BEAMS] = { "num_beams", VAR_COUNT, 1, 64, NULL, "1", "beams",
+        "above 1 the reply is searched for, not drawn: the likeliest of this many continuations kept "
+        "side by side.  Nothing is random then, temperature and the filters from top_k to eta_cutoff "
+        "play no part, and the reply shows when it is found", NULL },
+    [VAR_LENGTH_PENALTY] = { "length_penalty", VAR_REAL, -100, 100, NULL, "1", "",
+        "with num_beams: a reply's score is its log probability divided by its length to this power; "
+        "above 0 favours long replies, below short ones", NULL },
+    [VAR_EARLY_STOPPING] = { "early_stopping", VAR_CHOICE, 0, 0, NULL, "false", "",
+        "with num_beams: true stops at that many ended replies, false also when better ones are "
+        "unlikely, never only when none can come", early },
     [VAR_SEED] = { "seed", VAR_COUNT, 0, 9007199254740991.0, "random", "random", "",
         "start of the random numbers; the same seed, backend and prompts give the same "
         "replies.  random picks a new one for each conversation and shows it", NULL },
