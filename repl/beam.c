@@ -79,17 +79,23 @@ static void copy(struct beam *to, const struct beam *from)
     to->ended = from->ended;
 }
 
-/* The timeline becomes the prompt and these tokens; what is there already stays.  The backend
- * forgets the rest at once: sess_sync would not see that other tokens came into its place */
-static dbrx_status move_to(struct sess *s, uint32_t n_prompt, const int32_t *token, uint32_t n,
-                           struct dbrx_error *err)
+/* The backend forgets at once, too: sess_sync would not see that other tokens came into the
+ * place of those that went */
+static dbrx_status go_back(struct sess *s, uint32_t n_keep, struct dbrx_error *err)
 {
-    uint32_t same = n_prompt;
-    while (same - n_prompt < n && same < s->n && s->token[same] == token[same - n_prompt])
+    sess_truncate(s, n_keep);
+    return disp_position(s->disp) > n_keep ? disp_truncate(s->disp, n_keep, err) : DBRX_OK;
+}
+
+/* The timeline becomes the prompt and this beam; what is there already stays */
+static dbrx_status move_to(struct search *b, const struct beam *to, struct dbrx_error *err)
+{
+    struct sess *s = b->s;
+    uint32_t same = 0;
+    while (same < to->n && b->n_prompt + same < s->n && s->token[b->n_prompt + same] == to->token[same])
         same++;
-    sess_truncate(s, same);
-    dbrx_status st = disp_position(s->disp) > same ? disp_truncate(s->disp, same, err) : DBRX_OK;
-    return st == DBRX_OK ? sess_append(s, token + (same - n_prompt), n - (same - n_prompt), err) : st;
+    dbrx_status st = go_back(s, b->n_prompt + same, err);
+    return st == DBRX_OK ? sess_append(s, to->token + same, to->n - same, err) : st;
 }
 
 static void log_softmax(const float *logits, float *out, uint32_t n)
@@ -107,7 +113,7 @@ static void log_softmax(const float *logits, float *out, uint32_t n)
 static dbrx_status look(struct search *b, const struct beam *beam, struct dbrx_error *err)
 {
     struct sess *s = b->s;
-    dbrx_status st = move_to(s, b->n_prompt, beam->token, beam->n, err);
+    dbrx_status st = move_to(b, beam, err);
     if (st == DBRX_OK)
         st = sess_sync(s, err);
     if (st != DBRX_OK)
@@ -230,7 +236,7 @@ static dbrx_status run(struct search *b, struct dbrx_error *err)
 static dbrx_status tell(struct search *b, const struct beam *best, struct dbrx_error *err)
 {
     struct sess *s = b->s;
-    dbrx_status st = move_to(s, b->n_prompt, NULL, 0, err);
+    dbrx_status st = go_back(s, b->n_prompt, err);
     for (uint32_t i = 0; i < best->n && st == DBRX_OK; i++) {
         st = sess_append(s, &best->token[i], 1, err);
         if (st == DBRX_OK && b->g->on_token && b->g->on_token(b->g->ctx, best->token[i], s->n - 1))
@@ -272,7 +278,7 @@ dbrx_status beam_generate(struct sess *s, const struct beam_params *p, const str
         st = tell(&b, best, err);
     } else {
         struct dbrx_error ignored;         /* what went wrong is known already */
-        move_to(s, b.n_prompt, NULL, 0, &ignored);
+        go_back(s, b.n_prompt, &ignored);
     }
     if (st < 0)
         *why = SESS_FAILED;

@@ -91,7 +91,8 @@ static double draw(struct sampler *s)
 void sampler_process(struct sampler *s, const struct sampler_params *p,
                      const struct sampler_history *h, float *score)
 {
-    static const struct sampler_history none = { 0 };
+    static const int32_t no_token[1];
+    static const struct sampler_history none = { .token = no_token };
     memset(s->cut, 0, sizeof s->cut);
     processors_apply(&s->with, p, h ? h : &none, score, s->cut);
 }

@@ -337,6 +337,28 @@ static void test_random(void)
     sampler_free(s);
 }
 
+/* At temperature 1 / ln 2 a logit less is half the probability: limits that are met exactly */
+static void test_limits(void)
+{
+    const float l[5] = { 0, -1, -1, -INFINITY, -INFINITY };        /* 1/2 1/4 1/4 */
+    static const struct { double top_p, min_p, epsilon; uint32_t left; } want[] = {
+        { 1, 0, 0, 3 }, { 0.5, 0, 0, 1 }, { 0.50001, 0, 0, 2 }, { 0.75, 0, 0, 2 }, { 0, 0, 0, 1 },
+        { 1, 0.5, 0, 3 }, { 1, 0.50001, 0, 1 }, { 1, 0, 0.25, 3 }, { 1, 0, 0.25001, 1 }, { 1, 0, 0.99, 1 },
+    };
+    struct sampler *s = sampler_new(5, NULL);
+    struct sampler_candidate t[5];
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        struct sampler_params p = sampler_plain;
+        struct sampler_report r = { .top = t, .n = 5 };
+        p.temperature = 1 / log(2);
+        p.top_p = want[i].top_p, p.min_p = want[i].min_p, p.epsilon_cutoff = want[i].epsilon;
+        sampler_explain(s, &p, NULL, l, &r);
+        ok(r.n == 3 && r.left[SAMPLER_STAGES - 1] == want[i].left, "top_p %g, min_p %g, epsilon %g of 1/2 1/4 1/4: %u left",
+           want[i].top_p, want[i].min_p, want[i].epsilon, r.left[SAMPLER_STAGES - 1]);
+    }
+    sampler_free(s);
+}
+
 static void test_report(void)
 {
     const float l[8] = { 4, 3, 2, 1, 0, -1, 5, 2.5f };
@@ -379,6 +401,7 @@ int main(void)
 {
     test_naive();
     test_random();
+    test_limits();
     test_report();
     return done();
 }
