@@ -37,6 +37,8 @@ struct dbrx_config {                       /* DBRX Instruct          */
     float    rope_theta, ln_eps;           /* 5e5, 1e-5              */
     float    moe_norm_p;                   /* 1: weights sum to one; 0: not normalised; 2: L2 */
     uint32_t act_fn;                       /* DBRX_SILU, DBRX_GELU   */
+    uint32_t reserved[16];                 /* 0; new fields come out of here, and 0 means
+                                              what it meant before them (the struct is embedded) */
 };
 
 /* `data` points into the mapping; `fd`/`offset` say where it came from, so a
@@ -48,6 +50,7 @@ struct dbrx_tensor {
     int32_t     fd;
     uint32_t    dtype, rank;
     uint64_t    dim[4];                    /* outermost first; the last is contiguous */
+    uint64_t    reserved[2];               /* 0; as in dbrx_config */
 };
 
 struct dbrx_layer {
@@ -78,8 +81,9 @@ struct dbrx_model_desc {
 
 /* ---- what a backend says of itself -------------------------------------- */
 
-struct dbrx_option {                       /* what "/backend cuda k=v" takes   */
-    const char *name, *fallback, *help;    /* array ends at name == NULL       */
+/* What "/backend cuda k=v" takes; an array ends at name == NULL. */
+struct dbrx_option {
+    const char *name, *fallback, *help;    /* fallback: in words, what holds without it */
 };
 
 struct dbrx_probe {                        /* in: struct_size                  */
@@ -159,7 +163,7 @@ enum { DBRX_LOGITS_NONE, DBRX_LOGITS_LAST, DBRX_LOGITS_ALL };
 
 struct dbrx_batch {
     uint32_t       struct_size;
-    uint32_t       n_tokens;               /* 1 = decode, more = prefill       */
+    uint32_t       n_tokens;               /* 1 = decode, more = prefill; 0 is DBRX_E_INVALID */
     const int32_t *token;                  /* [n_tokens], 0 <= id < n_vocab, appended at position() */
     uint32_t       want_logits;            /* DBRX_LOGITS_*                    */
     float         *logits;                 /* caller's: [1 or n_tokens][n_vocab]; defined on DBRX_OK */
@@ -250,8 +254,8 @@ struct dbrx_kv {
      * commit.  DBRX_E_FULL beyond max_pos. */
     dbrx_status (*import_kv)(dbrx_session *, const struct dbrx_kv_block *,
                              struct dbrx_error *);
-    /* [one/session] Now position() == n_pos.  The caller vouches that every
-     * layer of every position below n_pos was imported. */
+    /* [one/session] Now position() == n_pos; DBRX_E_INVALID beyond max_pos.  The
+     * caller vouches that every layer of every position below n_pos was imported. */
     dbrx_status (*commit)(dbrx_session *, uint32_t n_pos, struct dbrx_error *);
 };
 

@@ -31,6 +31,8 @@ dbrx_status module_open(const char *file, const struct dbrx_module_info **out,
                         struct dbrx_error *err)
 {
     *out = NULL;
+    if (!strchr(file, '/'))                /* or dlopen would go and look for it */
+        return fail(err, DBRX_E_INVALID, "%s: a module is opened by its path, as ./%s", file, file);
     void *dl = dlopen(file, RTLD_NOW | RTLD_LOCAL);
     if (!dl) {
         const char *why = dlerror();

@@ -79,14 +79,6 @@ static void copy(struct beam *to, const struct beam *from)
     to->ended = from->ended;
 }
 
-/* The backend forgets at once, too: sess_sync would not see that other tokens came into the
- * place of those that went */
-static dbrx_status go_back(struct sess *s, uint32_t n_keep, struct dbrx_error *err)
-{
-    sess_truncate(s, n_keep);
-    return disp_position(s->disp) > n_keep ? disp_truncate(s->disp, n_keep, err) : DBRX_OK;
-}
-
 /* The timeline becomes the prompt and this beam; what is there already stays */
 static dbrx_status move_to(struct search *b, const struct beam *to, struct dbrx_error *err)
 {
@@ -94,8 +86,8 @@ static dbrx_status move_to(struct search *b, const struct beam *to, struct dbrx_
     uint32_t same = 0;
     while (same < to->n && b->n_prompt + same < s->n && s->token[b->n_prompt + same] == to->token[same])
         same++;
-    dbrx_status st = go_back(s, b->n_prompt + same, err);
-    return st == DBRX_OK ? sess_append(s, to->token + same, to->n - same, err) : st;
+    sess_truncate(s, b->n_prompt + same);
+    return sess_append(s, to->token + same, to->n - same, err);
 }
 
 static void log_softmax(const float *logits, float *out, uint32_t n)
@@ -236,7 +228,8 @@ static dbrx_status run(struct search *b, struct dbrx_error *err)
 static dbrx_status tell(struct search *b, const struct beam *best, struct dbrx_error *err)
 {
     struct sess *s = b->s;
-    dbrx_status st = go_back(s, b->n_prompt, err);
+    dbrx_status st = DBRX_OK;
+    sess_truncate(s, b->n_prompt);
     for (uint32_t i = 0; i < best->n && st == DBRX_OK; i++) {
         st = sess_append(s, &best->token[i], 1, err);
         if (st == DBRX_OK && b->g->on_token && b->g->on_token(b->g->ctx, best->token[i], s->n - 1))
@@ -274,12 +267,10 @@ dbrx_status beam_generate(struct sess *s, const struct beam_params *p, const str
         *why = SESS_EOS;
     if (score)
         *score = best ? best->score : 0;
-    if (best) {
+    if (best)
         st = tell(&b, best, err);
-    } else {
-        struct dbrx_error ignored;         /* what went wrong is known already */
-        go_back(s, b.n_prompt, &ignored);
-    }
+    else
+        sess_truncate(s, b.n_prompt);
     if (st < 0)
         *why = SESS_FAILED;
     else if (stopped || st == DBRX_STOPPED)

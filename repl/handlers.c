@@ -283,12 +283,14 @@ int handle_set(struct shell *sh, const struct args *a)
 
 /* ---- the timeline ---- */
 
-int catch_up(struct shell *sh)
+int catch_up(struct shell *sh, const char *undone)
 {
     struct dbrx_error err = { 0 };
     render_busy(&sh->out, 1);
     dbrx_status st = sess_sync(sh->sess, &err);
     render_busy(&sh->out, 0);
+    if (st == DBRX_STOPPED)
+        return render_error(&sh->out, "interrupted; %s", undone);
     return st == DBRX_OK ? 0 : shell_failed(sh, st, &err);
 }
 
@@ -306,7 +308,7 @@ int handle_feed(struct shell *sh, const struct args *a)
                             disp_max_pos(sh->disp));
     if (st != DBRX_OK)
         return render_error(&sh->out, "%s; nothing was fed", err.text);
-    if (catch_up(sh)) {
+    if (catch_up(sh, "nothing was fed")) {
         sess_truncate(s, before);
         return -1;
     }
@@ -425,9 +427,9 @@ int handle_stats(struct shell *sh, const struct args *a)
     stat_row(list, "seed", (double)sh->seed, "");
     speed_rows(list, "last", &sh->sess->last);
     speed_rows(list, "total", &sh->sess->total);
-    stat_row(list, "memory", resident_bytes(), "bytes");
-    if (!getrusage(RUSAGE_SELF, &use))
-        stat_row(list, "memory at most", (double)use.ru_maxrss * 1024, "bytes");
+    double now = resident_bytes(), most = getrusage(RUSAGE_SELF, &use) ? 0 : 1024.0 * (double)use.ru_maxrss;
+    stat_row(list, "memory", now, "bytes");
+    stat_row(list, "memory at most", most > now ? most : now, "bytes");    /* they are sampled apart */
     render_rows(&sh->out, &rows, NULL, NULL, list);
     return 0;
 }

@@ -22,8 +22,9 @@ int handle_tokens(struct shell *, const struct args *);
 int set_value(struct shell *, int var, const char *text);
 /* The backends found, one row each. */
 void list_backends(struct shell *);
-/* The timeline evaluated to its end, so that every token's route is known.  0 or -1. */
-int catch_up(struct shell *);
+/* The timeline evaluated to its end, so that every token's route is known.  0 or -1;
+ * `undone` says what an interrupt left as it was. */
+int catch_up(struct shell *, const char *undone);
 /* A token's text on one line: quoted controls, <|id|> where it has none.  free() it. */
 char *token_text(const struct shell *, int32_t id);
 

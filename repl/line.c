@@ -70,8 +70,12 @@ static void remember(const char *line)
     if (line[strspn(line, " \t\n")] == '\0' || (last && !strcmp(last->line, line)))
         return;
     add_history(line);
-    if (history_path)                      /* at once: a crash loses nothing, nor does a second shell */
-        append_history(1, history_path);
+    if (history_path)                      /* at once: a crash loses nothing */
+#ifdef USE_LIBEDIT
+        write_history(history_path);       /* its append_history writes the line twice */
+#else
+        append_history(1, history_path);   /* nor does a second shell */
+#endif
 }
 
 static void take(char *line)
@@ -96,12 +100,13 @@ enum line_result line_read(const char *prompt, char **line)
             break;
         case WAIT_INTERRUPT:
             signals_clear();
+            fputs("^C", stderr);           /* before the cursor goes home */
 #ifndef USE_LIBEDIT
             rl_free_line_state();          /* out of a search or a half-typed argument */
             rl_callback_sigcleanup();
 #endif
             rl_callback_handler_remove();
-            fputs("^C\n", stderr);
+            fputc('\n', stderr);
             return LINE_CLEARED;
         case WAIT_TERMINATE:
             rl_callback_handler_remove();

@@ -70,9 +70,12 @@ static void after_reply(struct shell *sh, const struct reply *r, uint32_t from, 
     const struct sess_stats *st = &sh->sess->last;
     const char *cut = why == SESS_MAX_TOKENS ? " | cut at max_tokens"
                     : why == SESS_CONTEXT_FULL ? " | context full: /new" : why == SESS_STOPPED ? " | interrupted" : "";
-    render_aside(&sh->out, "[%llu tokens, %.0f tok/s | prompt %llu, %.0f tok/s | %s | context %u/%u%s]",
-                 (unsigned long long)st->gen_tokens, rate(st->gen_tokens, st->gen_s),
-                 (unsigned long long)st->prompt_tokens, rate(st->prompt_tokens, st->prompt_s),
+    char prompt[80] = "";
+    if (st->prompt_tokens)                 /* Enter alone has none */
+        snprintf(prompt, sizeof prompt, " | prompt %llu, %.0f tok/s",
+                 (unsigned long long)st->prompt_tokens, rate(st->prompt_tokens, st->prompt_s));
+    render_aside(&sh->out, "[%llu tokens, %.0f tok/s%s | %s | context %u/%u%s]",
+                 (unsigned long long)st->gen_tokens, rate(st->gen_tokens, st->gen_s), prompt,
                  disp_name(sh->disp) ? disp_name(sh->disp) : "no backend", sh->sess->n,
                  disp_max_pos(sh->disp), cut);
     const struct var *v = sh->vars.v;

@@ -83,7 +83,7 @@ int handle_route(struct shell *sh, const struct args *a)
         return render_error(&sh->out, "token %ld is not there: the conversation has tokens 0 to %ld "
                             "(or -1 to -%ld, from the end)", pos, n - 1, n);
     pos = pos < 0 ? n + pos : pos;
-    if (trace_len(sh->sess->trace) <= (unsigned long)pos && catch_up(sh))
+    if (trace_len(sh->sess->trace) <= (unsigned long)pos && catch_up(sh, "the route is not known yet"))
         return -1;
     if (trace_len(sh->sess->trace) <= (unsigned long)pos)
         return render_error(&sh->out, "the routing of token %ld was not recorded (out of memory); "

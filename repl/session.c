@@ -79,7 +79,10 @@ void sess_truncate(struct sess *s, uint32_t n_keep)
         return;
     s->n = n_keep;
     s->has_logits = 0;
-    trace_truncate(s->trace, n_keep);      /* the backend follows at the next sync */
+    trace_truncate(s->trace, n_keep);
+    /* at once: what is appended next must not find the old tokens' KV at its positions */
+    if (disp_position(s->disp) > n_keep)
+        disp_truncate(s->disp, n_keep, NULL);
 }
 
 /* the backend forgets what is no longer on the timeline, or what the caller wants again */

@@ -37,17 +37,20 @@ static int usage(FILE *to, const char *tool)
 /* -1: go on; otherwise the exit status. */
 static int parse(int argc, char **argv, const char *tool, struct options *o)
 {
-    static const struct option encode[] = {
-        { "model", required_argument, NULL, 'm' }, { "vocab", required_argument, NULL, 'v' },
-        { "help", no_argument, NULL, 'h' },        { "special", no_argument, NULL, 's' },
+    static const struct option all[] = {
+        { "special", no_argument, NULL, 's' },       /* first: decoding has all but this one */
+        { "model", required_argument, NULL, 'm' },
+        { "vocab", required_argument, NULL, 'v' },
+        { "help", no_argument, NULL, 'h' },
         { NULL, 0, NULL, 0 },
-    }, decode[] = { encode[0], encode[1], encode[2], encode[4] };
+    };
+    const struct option *options = strcmp(tool, "tokenize") == 0 ? all : all + 1;
     int c, n_vocab = 0;
 
     memset(o, 0, sizeof *o);
     optind = 0;                                 /* start anew: the shell has parsed before us */
     opterr = 0;
-    while ((c = getopt_long(argc, argv, ":m:h", strcmp(tool, "tokenize") ? decode : encode, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, ":m:h", options, NULL)) != -1) {
         switch (c) {
         case 'm':
         case 'v': o->vocab = optarg; n_vocab++; break;

@@ -4,7 +4,6 @@
 #include "repl/words.h"
 
 #include <errno.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -119,11 +118,11 @@ static int number(const struct var_def *d, const char *text, double *num)
         *num = -1;
         return 0;
     }
-    /* digits only where a count is meant; strtod alone would take "inf" and "0x1p3" */
+    /* digits only where a count is meant; strtod alone would take "nan" and "0x1p3" */
     if (!*text || text[strspn(text, d->type == VAR_COUNT ? "0123456789" : "0123456789.eE+-")])
         return -1;
     *num = strtod(text, &end);
-    return *end || !isfinite(*num) || *num < d->min || *num > d->max ? -1 : 0;
+    return *end || *num < d->min || *num > d->max ? -1 : 0;
 }
 
 int vars_set(struct vars *vars, int var, const char *text, enum var_origin from, char *err,

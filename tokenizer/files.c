@@ -3,6 +3,7 @@
  * Everything a reader asks of the file system and of cJSON that is not about
  * tokens. */
 #include "tokenizer/tok.h"
+#include "tokenizer/utf8.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -18,6 +19,15 @@ int tok_error(char *err, size_t errlen, const char *format, ...)
     va_start(ap, format);
     vsnprintf(err, errlen, format, ap);
     va_end(ap);
+    /* names out of a file may hold anything, and %.40s may cut a character */
+    for (char *p = err; errlen && *p;) {
+        int n = utf8_span((unsigned char *)p, strlen(p));
+        if (n <= 0 || (unsigned char)*p < ' ' || *p == 0x7f) {
+            *p = '?';
+            n = 1;
+        }
+        p += n;
+    }
     return -1;
 }
 

@@ -10,8 +10,9 @@
 
 int isa_avx2(void)
 {
+    unsigned a, b, c, d;                   /* clang's builtin does not know F16C */
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c");
+           __get_cpuid(1, &a, &b, &c, &d) && (c >> 29 & 1);
 }
 
 int isa_avx512(void)

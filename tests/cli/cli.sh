@@ -59,5 +59,14 @@ for name in $("$DBRX" --help-commands | sed -n 's/^- `\/\([a-z]*\).*/\1/p'); do
     report $got "/$name is exercised"
 done
 
+# the README's list is the table's
+if grep -q '^- `/help' "$srcdir/README.md"; then
+    "$DBRX" --help-commands | grep '^- ' > "$T/table"
+    grep '^- `/' "$srcdir/README.md" > "$T/readme"
+    diff "$T/table" "$T/readme" > "$T/out"
+    status=0 got=$? want="the lines of dbrx --help-commands"
+    report $got "README.md lists the commands of the table"
+fi
+
 echo "1..$n"
 exit $bad

@@ -62,8 +62,8 @@ static int which_logits(struct fx *f)
             NEED(canary_ok(buf, len) && canary_ok(buf, len + v),
                  "want_logits %u: memory outside the rows was written", want);
             if (want) {
-                double d = distance(buf, f->truth->logits + (want == DBRX_LOGITS_LAST ? n - 1 : 0) * v,
-                                    len);
+                size_t row = want == DBRX_LOGITS_LAST ? n - 1 : 0;
+                double d = distance(buf, f->truth->logits + row * v, len);
                 NEED(d <= TOL, "want_logits %u: logits differ by %.2g", want, d);
             }
             f->sut.be->truncate(f->s, 0, NULL);
@@ -295,7 +295,8 @@ const struct check checks_eval[] = {
     { "C24", "nothing beyond a buffer of exactly logits_len floats is written", exact_buffer,
       EACH_SHAPE, 0 },
     { "C25", "a newer host's longer batch is read by its size", longer_batch, EACH_SHAPE, 0 },
-    { "C26", "a malformed batch is DBRX_E_INVALID and changes nothing", bad_batches, EACH_SHAPE, 0 },
+    { "C26", "a malformed batch is DBRX_E_INVALID and changes nothing", bad_batches,
+      EACH_SHAPE, 0 },
     { "C27", "a token id outside the vocabulary is DBRX_E_INVALID and changes nothing", bad_tokens,
       EACH_SHAPE, 0 },
     { "C28", "max_pos positions fit, one more is DBRX_E_FULL and changes nothing", full,

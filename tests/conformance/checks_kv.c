@@ -116,7 +116,8 @@ static dbrx_status import_block(struct side *side, dbrx_session *s, const struct
                                 uint32_t layer, uint32_t pos, uint32_t n, uint32_t dtype,
                                 struct dbrx_error *err)
 {
-    size_t w = width(h->cfg), at = ((size_t)layer * h->n + pos) * w, bytes = n * w * dtype_size(dtype);
+    size_t w = width(h->cfg), at = ((size_t)layer * h->n + pos) * w;
+    size_t bytes = n * w * dtype_size(dtype);
     size_t klen, vlen, page = (size_t)sysconf(_SC_PAGESIZE);
     char *tmp = fx_alloc(2 * bytes + 8);
     for (size_t i = 0; i < n * w; i++) {

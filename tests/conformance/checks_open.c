@@ -169,7 +169,7 @@ static int fifty_lives(struct fx *f)
     NEED(count_fds() <= fds, "%u descriptors became %u", fds, count_fds());
     NEED(heap_in_use() < heap + 64 * LIVES, "the heap grew by %zu bytes in %d lives",
          heap_in_use() - heap, LIVES);
-    NEED(resident() < rss + (16 << 20), "resident memory grew by %zu bytes in %d lives",
+    NEED(resident() < rss + (64 << 20), "resident memory grew by %zu bytes in %d lives",
          resident() - rss, LIVES);
     return PASS;
 }

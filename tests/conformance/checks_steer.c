@@ -148,6 +148,38 @@ static int all_omitted(struct fx *f)
     return same_logits(r, t, 0, N_TOK, TOL, "all omitted");
 }
 
+/* The first expert out of the question, the last one certain, all others without a chance:
+ * still one of these comes next, not the first. */
+static int last_resort(struct fx *f)
+{
+    const struct dbrx_config *c = f->cfg;
+    for (int how = 0; how < 2 && c->n_experts > 2; how++) {
+        struct plan *p = plan_new(f);
+        use_all(p);
+        for (uint32_t l = 0; l < c->n_layers; l++) {
+            size_t row = (size_t)l * c->n_experts;
+            p->top_k[l] = 2;
+            for (uint32_t e = 0; e + 1 < c->n_experts; e++)
+                p->bias[row + e] = -1000;  /* a probability of 0 in float32 */
+            if (how)
+                p->mark[row] = DBRX_STEER_SKIP;
+            else
+                p->bias[row] = -INFINITY;
+        }
+        const struct ask ask = { .steer = &p->steer };
+        struct rec *r = fed(f, &f->sut, N_TOK, &ask, NULL);
+        NEED(!r->broken[0], "%s", r->broken);
+        for (uint32_t l = 0; l < c->n_layers; l++)
+            for (uint32_t i = 0; i < N_TOK; i++) {
+                const uint16_t *e = r->expert + ((size_t)l * r->room + i) * c->n_experts;
+                NEED(e[0] == c->n_experts - 1 && e[1] == 1,
+                     "layer %u, position %u: experts %u and %u, not %u and 1", l, i, e[0], e[1],
+                     c->n_experts - 1);
+            }
+    }
+    return PASS;
+}
+
 /* ---- refusals ----------------------------------------------------------------------- */
 
 static int refused(struct fx *f, struct plan *p, const char *what)
@@ -236,15 +268,20 @@ const struct check checks_steer[] = {
     { "C61", "steering: bias is added before the softmax", bias, EACH_SHAPE, 0 },
     { "C62", "steering: a bias of -infinity bans before the softmax", ban, EACH_SHAPE, 0 },
     { "C63", "steering: FORCE experts are chosen first", force, EACH_SHAPE, 0 },
-    { "C64", "steering: SKIP experts are not chosen, probabilities untouched", avoid, EACH_SHAPE, 0 },
+    { "C64", "steering: SKIP experts are not chosen, probabilities untouched", avoid,
+      EACH_SHAPE, 0 },
     { "C65", "steering: OMIT experts are dropped before normalising", omit, EACH_SHAPE, 0 },
     { "C66", "steering: scale multiplies the applied weight, nothing is re-routed", scale,
       EACH_SHAPE, 0 },
-    { "C67", "steering: top_k per layer, up to all experts; 0 is the model's", top_k, EACH_SHAPE, 0 },
+    { "C67", "steering: top_k per layer, up to all experts; 0 is the model's", top_k,
+      EACH_SHAPE, 0 },
     { "C68", "steering: all effects together, in the documented order", together, EACH_SHAPE, 0 },
     { "C69", "steering that cannot be followed is DBRX_E_INVALID and changes nothing", refusals,
       EACH_SHAPE, 0 },
     { "C70", "steering holds for its call only", only_this_call, EACH_SHAPE, 0 },
-    { "C71", "with every expert omitted a layer's experts add nothing", all_omitted, EACH_SHAPE, 0 },
+    { "C71", "with every expert omitted a layer's experts add nothing", all_omitted,
+      EACH_SHAPE, 0 },
+    { "C72", "a banned or skipped expert is not chosen even among probabilities of 0",
+      last_resort, EACH_SHAPE, 0 },
     { NULL, NULL, NULL, ONCE, 0 },
 };

@@ -141,8 +141,8 @@ static int parts_add_up(struct fx *f)
                     for (uint32_t j = 0; j < r->top_k[l]; j++)
                         sum += r->part[(((size_t)l * r->room + p) * c->n_experts + j) * d + i];
                     NEED(fabs(got - (times - 1) * sum) <= TOL * big,
-                         "layer %u, position %u: scale %d moves the residual by %g, its parts say %g",
-                         l, p, times, got, (times - 1) * sum);
+                         "layer %u, position %u: scale %d moves the residual by %g, its parts "
+                         "say %g", l, p, times, got, (times - 1) * sum);
                 }
         }
     return PASS;

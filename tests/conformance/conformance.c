@@ -189,8 +189,10 @@ static const void *host_get(const struct dbrx_host *h, const char *id)
 static void load_side(struct side *s, const char *file)
 {
     struct dbrx_error err;
-    if (module_open(file, &s->info, &err) != DBRX_OK)
+    char *path = realpath(file, NULL);     /* dlopen would search for a name without a slash */
+    if (module_open(path ? path : file, &s->info, &err) != DBRX_OK)
         give_up("%s", err.text);
+    free(path);
     if (!(s->be = s->info->get(DBRX_BACKEND)))
         give_up("%s is a module, but no backend", file);
     s->kv = s->info->get(DBRX_KV);

@@ -1,17 +1,19 @@
 #!/bin/sh
 # Every backend that is built, one TAP stream.
 n=0 bad=0
-for b in $BACKENDS; do
+for test in $BACKENDS; do
+    b=${test%%:*}
+    opt=$(echo "${test#"$b"}" | tr ':,' '  ')
     test -e "$MODULES/$b.so" || continue
-    out=$("$builddir/tests/conformance/conformance" "$MODULES/$b.so")
+    out=$("$builddir/tests/conformance/conformance" "$MODULES/$b.so" $opt)
     status=$?
     eval "$(echo "$out" | awk -v n="$n" '/^(not )?ok/ { n++ } END { print "count=" n }')"
     echo "$out" | grep -v '^1\.\.' |
-        awk -v n="$n" -v b="$b" '/^(not )?ok/ { n++; sub(/ok [0-9]+ (- )?/, "ok " n " - " b " ");
+        awk -v n="$n" -v b="$test" '/^(not )?ok/ { n++; sub(/ok [0-9]+ (- )?/, "ok " n " - " b " ");
                                                 sub(/- [^ ]+ # SKIP/, "# SKIP " b) } { print }'
     n=$count
     # killed before its plan: a crash is a failure of its own
-    case $out in *1..[0-9]*) ;; *) n=$((n + 1)); status=1; echo "not ok $n - $b ended early";; esac
+    case $out in *1..[0-9]*) ;; *) n=$((n + 1)); status=1; echo "not ok $n - $test ended early";; esac
     test $status = 0 || bad=1
 done
 echo "1..$n"

@@ -95,6 +95,15 @@ int routes_as_documented(const struct rec *r, uint32_t n)
             size_t at = ((size_t)l * r->room + p) * c->n_experts;
             struct routing w;
             expected_routing(c, r->steer, l, r->logit + at, &w);
+            for (uint32_t j = 0; j < w.k; j++) {               /* however close it was */
+                uint32_t e = r->expert[at + j];
+                const struct dbrx_steer *s = r->steer;
+                size_t i = (size_t)l * c->n_experts + e;
+                NEED(e < c->n_experts, "layer %u, position %u: expert %u", l, p, e);
+                NEED(!(s && s->bias && s->bias[i] == -INFINITY) &&
+                     !(s && s->mark && s->mark[i] & DBRX_STEER_SKIP),
+                     "layer %u, position %u: expert %u is banned or skipped, but chosen", l, p, e);
+            }
             for (uint32_t e = 0; e < c->n_experts; e++)
                 NEED(fabs(r->prob[at + e] - w.prob[e]) <= 1e-5,
                      "layer %u, position %u, expert %u: probability %g, not %g", l, p, e,

@@ -325,8 +325,10 @@ int main(int argc, char **argv)
             REL = atof(argv[++i]);
         else if (n_opt < 15)
             opt[n_opt++] = argv[i];
-    if (module_open(argv[1], &mod, &err) != DBRX_OK)
+    char *path = realpath(argv[1], NULL);  /* dlopen would search for a name without a slash */
+    if (module_open(path ? path : argv[1], &mod, &err) != DBRX_OK)
         bail("%s", err.text);
+    free(path);
     if (!(be = mod->get(DBRX_BACKEND)))
         bail("%s is no backend", argv[1]);
     if (ckpt_open(argv[2], &ck, &err) != DBRX_OK)

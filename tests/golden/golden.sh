@@ -2,17 +2,20 @@
 # Every backend on every golden checkpoint.  ref is held to what it can do; the others may
 # round differently.
 n=0 fail=0
-for b in $BACKENDS; do
+for test in $BACKENDS; do
+    b=${test%%:*}
+    opt=$(echo "${test#"$b"}" | tr ':,' '  ')
     test -e "$MODULES/$b.so" || continue
     rel=1e-4
     test "$b" != ref || rel=2e-6
     for dir in "$srcdir"/tests/data/tiny-* "$srcdir/models/nano"; do
         n=$((n + 1))
-        if out=$("$builddir/tests/golden/golden" "$MODULES/$b.so" "$dir" --logits $rel); then
-            echo "ok $n - $b computes what the reference code computed on ${dir##*/}"
+        if out=$("$builddir/tests/golden/golden" "$MODULES/$b.so" "$dir" --logits $rel $opt)
+        then
+            echo "ok $n - $test computes what the reference code computed on ${dir##*/}"
         else
             fail=1
-            echo "not ok $n - $b computes what the reference code computed on ${dir##*/}"
+            echo "not ok $n - $test computes what the reference code computed on ${dir##*/}"
             echo "$out" | grep -E '^(not ok|Bail)' | sed 's/^/# /'
         fi
         echo "$out" | awk '/worst/ && /logit/ {

@@ -1,8 +1,9 @@
 # Golden outputs of the reference code, and proof that they bite: mutants.sh builds wrong
 # forward passes and expects each to be noticed.
 
-# The backends that golden.sh and conformance.sh test, as far as they are built: add yours here.
-BACKENDS_TESTED = ref cpu-blas cuda
+# The backends that golden.sh and conformance.sh test, as far as they are built, some once more
+# with other options (NAME:option=value,...): add yours here.
+BACKENDS_TESTED = ref cpu-blas cpu-blas:isa=plain,threads=1 cuda
 AM_TESTS_ENVIRONMENT += BACKENDS='$(BACKENDS_TESTED)'; export BACKENDS;
 
 check_PROGRAMS += %D%/golden

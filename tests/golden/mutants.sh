@@ -47,6 +47,16 @@ tie to the higher id|route.c|s/prob\[e\] > prob\[best\]/prob[e] >= prob[best]/
 lightest expert first|route.c|s/weight\[j\] > weight\[j - 1\] ||/weight[j] < weight[j - 1] ||/
 L2 norm ignored|route.c|s/c->moe_norm_p == 1/c->moe_norm_p > 0/g
 no norm ignored|route.c|s/c->moe_norm_p > 0 \&\& norm > 0/norm > 0/; s/c->moe_norm_p == 1/1/g
+equal weights, higher id first|route.c|s/expert\[j\] < expert\[j - 1\]/expert[j] > expert[j - 1]/
+OMIT after normalising|route.c|s/weight\[j\] = omit ? 0 : prob\[expert\[j\]\];/(void)omit, weight[j] = prob[expert[j]];/; s/weight\[j\] \*= AT(.*);/weight[j] *= AT(c, s, mark, layer, expert[j], 0) \& DBRX_STEER_OMIT ? 0 : AT(c, s, scale, layer, expert[j], 1);/
+SKIP before the softmax|route.c|s/prob\[e\] = logit\[e\] + AT(c, s, bias, layer, e, 0);/prob[e] = AT(c, s, mark, layer, e, 0) \& DBRX_STEER_SKIP ? -INFINITY : logit[e] + AT(c, s, bias, layer, e, 0);/
+a banned expert can be chosen|route.c|s/int out = AT(c, s, bias, layer, e, 0) == -INFINITY ||/int out =/
+one layer not checked|route.c|s/s \&\& l < c->n_layers/s \&\& l + 1 < c->n_layers/
+prob always given|graph.c|s/sink->want & DBRX_ROUTE_PROB ? s->prob : NULL/s->prob/
+stopped half-way, counted whole|graph.c|s/^            return DBRX_STOPPED;/            return s->pos += n, DBRX_STOPPED;/
+an error keeps the batch|graph.c|s/^    if (st < 0)$/    if (0)/
+full is not noticed by one|graph.c|s/b->n_tokens > s->max_pos - s->pos/b->n_tokens > s->max_pos - s->pos + 1/
+import forgets the first position|session.c|s/dequant(s->k + at, b->k, b->dtype, 0, b->n \* w);/dequant(s->k + at + w, (const char *)b->k + w * (b->dtype ? 2 : 4), b->dtype, 0, (b->n - 1) * w);/
 subnormal F16 lost|dequant.c|s/f = (float)man \* 0x1p-24f;/f = 0;/
 BF16 read as F16|dequant.c|s/dtype == DBRX_F16 ?/dtype != DBRX_F32 ?/
 EOF
@@ -86,7 +96,7 @@ conformance() {
 failed() { grep -m1 -E '^not ok|^Bail' "$tmp/log" | sed 's/^not ok [0-9]* - //; s/.* case //'; }
 
 # What no golden file can show -- ties, which the reference leaves open; absolute positions,
-# which RoPE cancels; norms no published checkpoint uses -- conformance must see instead.
+# which RoPE cancels; norms no published checkpoint uses; steering -- conformance must see.
 survives() { golden 1e-4 && golden 2e-6 && conformance; }
 
 n=1

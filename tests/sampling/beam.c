@@ -125,6 +125,12 @@ static void test_golden(void)
         g.sampling.repetition_penalty = real(given, "repetition_penalty", 1);
         g.sampling.no_repeat_ngram_size = (uint32_t)real(given, "no_repeat_ngram_size", 0);
         g.sampling.min_new_tokens = (uint32_t)real(given, "min_new_tokens", 0);
+        struct sampler_bias bias[MAX];
+        const cJSON *x;
+        g.sampling.logit_bias = bias;
+        cJSON_ArrayForEach(x, get(given, "logit_bias"))
+            bias[g.sampling.n_logit_bias++] = (struct sampler_bias){
+                (int32_t)x->child->valuedouble, (float)x->child->next->valuedouble };
         int ended = cJSON_IsTrue(get(j, "ended"));
         double score = 0, want_score = real(j, "score", 0);
         enum sess_finish why;
@@ -143,7 +149,7 @@ static void test_golden(void)
     close_at(&a);
     free(line);
     fclose(f);
-    ok(number > 60, "%zu lines", number);
+    ok(number > 250, "%zu lines", number);
 }
 
 /* ---- the session ---- */
@@ -246,6 +252,33 @@ static void test_session(void)
     ok(fabs(score - best) < 1e-5, "... find the best of all continuations (%.6f, %.6f)", score, best);
     p = (struct beam_params){ 4, 1, BEAM_STOP_FALSE };
     g.max_tokens = 8;
+
+    /* Two tokens that end a reply, one likelier than all, one between the two best others.  Long
+     * replies score better, so that one token is the reply only if the search stops too soon. */
+    restart(s, prompt, N);
+    fine = sess_sync(s, &err) == DBRX_OK;
+    int32_t first = 2, second = 2;
+    for (int32_t i = 2; i < (int32_t)s->n_vocab; i++)
+        first = s->logits[i] > s->logits[first] ? i : first;
+    second += first == second;
+    for (int32_t i = 2; i < (int32_t)s->n_vocab; i++)
+        second = i != first && s->logits[i] > s->logits[second] ? i : second;
+    const int32_t eos[] = { 0, 1 };
+    const struct sampler_bias bias[] = {
+        { 0, s->logits[first] + 1 - s->logits[0] },
+        { 1, (s->logits[first] + s->logits[second]) / 2 - s->logits[1] } };
+    struct sess_gen e = g;
+    e.eos = eos, e.n_eos = 2;
+    e.sampling.logit_bias = bias, e.sampling.n_logit_bias = 2;
+    p = (struct beam_params){ 2, 5, BEAM_STOP_TRUE };
+    ok(fine && beam_generate(s, &p, &e, &why, NULL, &err) == DBRX_OK && s->n > N + 1,
+       "an end that is not among the num_beams best does not count");
+    p = (struct beam_params){ 1, 5, BEAM_STOP_NEVER };
+    e.n_eos = 1;
+    restart(s, prompt, N);
+    ok(beam_generate(s, &p, &e, &why, NULL, &err) == DBRX_OK && s->n > N + 1 && s->token[N] == first,
+       "beside an end, the best other token goes on");
+    p = (struct beam_params){ 4, 1, BEAM_STOP_FALSE };
 
     /* stops */
     restart(s, prompt, N);

@@ -34,16 +34,16 @@ torch.nn.LayerNorm = LayerNorm
 from transformers import DbrxForCausalLM  # noqa: E402
 
 
-def cases(vocab, name):
-    for n in range(26 if name == "models/nano" else 40):
-        given = {"num_beams": int(rng.integers(2, 6)), "max_new_tokens": int(rng.integers(1, 13)),
+def cases(count):
+    for n in range(count):
+        given = {"num_beams": int(rng.integers(2, 5)), "max_new_tokens": int(rng.integers(1, 18)),
                  "length_penalty": float(rng.choice([-1.0, 0.0, 0.5, 1.0, 2.0])),
                  "early_stopping": [False, True, "never"][n % 3]}
-        if n % 4 == 1:
+        if n % 8 == 1:
             given["repetition_penalty"] = 1.3
-        if n % 4 == 2:
+        if n % 8 == 3:
             given["no_repeat_ngram_size"] = 2
-        if n % 4 == 3:
+        if n % 8 == 5:
             given["min_new_tokens"] = 4
         yield given
 
@@ -54,20 +54,28 @@ def main():
         dump = lambda o: f.write(json.dumps(o, separators=(",", ":")) + "\n")
         dump({"made_by": "tests/sampling/beam.py", "torch": torch.__version__,
               "transformers": transformers.__version__})
-        for name in ("tests/data/tiny-bf16", "models/nano"):
+        # in the last pass replies tend to end at every step, so that it counts which are kept
+        for name, count, bias in (("tests/data/tiny-bf16", 150, 0), ("models/nano", 20, 0),
+                                  ("tests/data/tiny-bf16", 90, 5)):
             model = DbrxForCausalLM.from_pretrained(os.path.join(ROOT, name), torch_dtype=torch.float64).eval()
             vocab = model.config.vocab_size
-            for given in cases(vocab, name):
+            for given in cases(count):
                 prompt = [int(i) for i in rng.integers(0, vocab - 20, int(rng.integers(2, 9)))]
                 with torch.no_grad():
                     # ids that are likely somewhere along the way end a reply
                     ids = torch.tensor([prompt])
-                    free = model.generate(ids, do_sample=False, num_beams=4, max_new_tokens=6,
+                    mask = torch.ones_like(ids)            # 0 in a prompt is a token, no padding
+                    free = model.generate(ids, attention_mask=mask, do_sample=False, num_beams=4, max_new_tokens=6,
                                           eos_token_id=None, pad_token_id=0, num_return_sequences=4)
-                    eos = sorted({int(free[int(rng.integers(4)), len(prompt) + int(rng.integers(1, 6))])
-                                  for _ in range(int(rng.integers(1, 4)))})
-                    out = model.generate(ids, do_sample=False, eos_token_id=eos, pad_token_id=0,
-                                         return_dict_in_generate=True, output_scores=True, **given)
+                    eos = sorted({int(free[int(rng.integers(4)), len(prompt) + int(rng.integers(0, 6))])
+                                  for _ in range(int(rng.integers(1, 7)))})
+                    if bias:
+                        given["logit_bias"] = [[i, float("%.3g" % rng.uniform(0, bias))] for i in eos]
+                    other = {k: v for k, v in given.items() if k != "logit_bias"}
+                    if bias:
+                        other["sequence_bias"] = {(i,): b for i, b in given["logit_bias"]}
+                    out = model.generate(ids, attention_mask=mask, do_sample=False, eos_token_id=eos, pad_token_id=0,
+                                         return_dict_in_generate=True, output_scores=True, **other)
                 reply = out.sequences[0, len(prompt):].tolist()
                 ended = reply[-1] in eos
                 dump({"checkpoint": name, "prompt": prompt, "eos": eos, "given": given,

@@ -294,6 +294,11 @@ static void test_random(void)
     int32_t next = draw_once(f, &plain, flat);
     sampler_seed(f, state);
     ok(next == b && draw_once(f, &plain, flat) == b, "one a draw, none when greedy; the state can be taken up again");
+    struct sampler_params one = plain;
+    one.top_k = 1;
+    sampler_seed(f, state);
+    const float peak[FLAT] = { 0, 1 };
+    ok(draw_once(f, &one, peak) == 1 && sampler_state(f) != state, "one a draw even if only one is left");
     sampler_free(f);
 
     const float l[N] = { 1, 3, 2, NAN, -INFINITY, 3, 0, 2.5f };
@@ -394,6 +399,12 @@ static void test_report(void)
     sampler_explain(s, &p, &h, l, &r);
     ok(t[3].after == 1 && t[4].cut_by == SAMPLER_GREEDY && r.left[SAMPLER_GREEDY] == 1 &&
        r.left[SAMPLER_SUPPRESS_TOKENS] == 5, "... at temperature 0, too");
+    const float equal[8] = { 0, 4, 1, 4, 1, 1, 1, 1 };
+    p = sampler_plain;
+    p.temperature = 0;
+    sampler_explain(s, &p, NULL, equal, &r);
+    ok(t[0].id == 1 && t[0].cut_by == SAMPLER_STAGES && t[1].id == 3 && t[1].cut_by == SAMPLER_GREEDY,
+       "... where the lower id wins among equals");
     sampler_free(s);
 }
 

@@ -15,11 +15,15 @@ TESTS += %D%/kernels %D%/core
 %C%_kernels_LDADD = libcpu.la libgraph.la -lm
 %C%_core_LDADD = librepl.la libmodel.la libplugins.la -lm
 
+# --- what is seen on both sides of dlopen, and who sees what
+TESTS += %D%/headers.sh %D%/includes.sh %D%/install.sh
+EXTRA_DIST += %D%/headers.sh %D%/includes.sh %D%/install.sh %D%/elsewhere.c
+AM_TESTS_ENVIRONMENT += PKG_CONFIG='$(PKG_CONFIG)' MAKE='$(MAKE)'; export PKG_CONFIG MAKE;
 # ---- tokenizer
 TOK_TESTS = tests/unit/tok_golden tests/unit/tok_text tests/unit/tok_files tests/unit/tok_chat
 check_PROGRAMS += $(TOK_TESTS) tests/unit/tokenize-tool
 TESTS          += $(TOK_TESTS) %D%/tokenize.sh
-EXTRA_DIST     += %D%/tokenize.sh %D%/tok_fixture.h tests/data/cl100k_cases.jsonl tests/data/dbrx-tokenizer
+EXTRA_DIST     += %D%/tokenize.sh %D%/tok_fixture.h
 TOK_TEST_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
 TOK_TEST_LIBS   = libtokenizer.la $(CJSON_LIBS)
 tests_unit_tok_golden_SOURCES = %D%/tok_golden.c

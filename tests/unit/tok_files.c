@@ -2,6 +2,7 @@
  * and the problem, and nothing else happens. */
 #include "tests/tap.h"
 #include "tests/unit/tok_fixture.h"
+#include "tokenizer/utf8.h"
 
 #include <sys/stat.h>
 #include <unistd.h>
@@ -27,7 +28,13 @@ static int refused(const char *path, const char *want, const char *what)
 {
     char err[512] = "", one[256];
     struct tok *t = tok_open(path, err, sizeof err);
-    int good = !t && strncmp(err, dir, strlen(dir)) == 0 && !strchr(err, '\n');
+    char *repaired = NULL;
+    size_t len;
+    int good = !t && strncmp(err, dir, strlen(dir)) == 0 && utf8_repair(err, strlen(err), &repaired, &len) == 0
+        && !repaired;
+    for (const char *p = err; *p; p++)
+        good &= (unsigned char)*p >= ' ';
+    free(repaired);
     while (*want) {
         size_t n = strcspn(want, "&");
         snprintf(one, sizeof one, "%.*s", (int)n, want);
@@ -108,6 +115,9 @@ static const struct parts wrong[] = {
     { "an id beyond all numbers", "xyz&16777215", .vocab = "\"xyz\":1e300," },
     { "an id that is no whole number", "xyz&whole number", .vocab = "\"xyz\":300.5," },
     { "an id that is a string", "xyz&whole number", .vocab = "\"xyz\":\"300\"," },
+    { "a name that is no text", "vocab&?[31m?", .vocab = "\"\\u001b[31m\\n\":-1," },
+    { "a name that is cut", "vocab&whole number",
+      .vocab = "\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\xe4\xb8\xad\":-1," },
     { "an empty token", "empty", .vocab = "\"\":300," },
     { "a merge of unknown tokens", "merge 0&left", .merges = "\"qq a\"" },
     { "a merge with unknown right side", "merge 0&right", .merges = "\"a qq\"" },
@@ -181,6 +191,17 @@ static void check_json(void)
         refused(path, wrong[i].want, wrong[i].what);
         free(data);
     }
+
+    struct parts nested = { .added = "{\"id\":300,\"content\":\"<|x|>\"},{\"id\":301,\"content\":\"<|x|>>\"},"
+                                     "{\"id\":302,\"content\":\"<|\"}" };
+    n = build_json(&nested, &data);
+    put_file(path, data, n);
+    t = open_or_die(path);
+    ids.n = 0;
+    tok_encode(t, "<|x|>><|x|><|", 13, TOK_SPECIAL, &ids);
+    ok(ids.n == 3 && ids.id[0] == 301 && ids.id[1] == 300 && ids.id[2] == 302, "the longest special token counts");
+    tok_close(t);
+    free(data);
 
     /* tokens that merges do not reach: taken whole only with ignore_merges */
     struct parts p = { .vocab = "\"ab\":256,\"abc\":257,\"abcd\":258,", .merges = "\"a b\"" };

@@ -225,6 +225,56 @@ static void check_merging(const struct tok *t)
     ok(!bad, "pieces up to %d letters are merged as the definition says (%d of %d are not)", N, bad, rounds);
 }
 
+/* A vocabulary of the 256 bytes, as ids from 1000. */
+static void init_bytes(struct tok *t)
+{
+    memset(t, 0, sizeof *t);
+    vocab_init(&t->vocab, 600);
+    for (int i = 0; i < 256; i++) {
+        char c = (char)i;
+        vocab_add(&t->vocab, 1000 + i, &c, 1, VOCAB_PLAIN);
+    }
+}
+
+/* A merge may offer its neighbour a lower rank, which then comes first. */
+static void check_order(void)
+{
+    struct tok t;
+    struct tok_ids ids = { 0 };
+    init_bytes(&t);
+    vocab_add(&t.vocab, 10, "ab", 2, VOCAB_PLAIN);
+    vocab_add(&t.vocab, 5, "aba", 3, VOCAB_PLAIN);
+    bpe_init(&t.bpe, &t.vocab);
+    const char *s = "abab";
+    bpe_encode(&t.bpe, s, 4, s + 4, &ids);
+    ok(ids.n == 2 && ids.id[0] == 5 && ids.id[1] == 1000 + 'b', "a lower rank that a merge brings about comes first");
+    free(ids.id);
+    bpe_free(&t.bpe);
+    vocab_free(&t.vocab);
+}
+
+/* Long strings of one key are still two strings. */
+static void check_collision(void)
+{
+    struct tok t;
+    char a[16] = "abcdefghijklmnop", b[16] = "abcdefgX";
+    uint64_t tail, ka, kb;
+    init_bytes(&t);
+    /* the key is linear (xor) in the last 8 bytes before its final multiplication, which is undone here */
+    uint64_t inverse = UINT64_C(0xd6e8feb86659fd93);
+    for (int i = 0; i < 6; i++)
+        inverse *= 2 - UINT64_C(0xd6e8feb86659fd93) * inverse;
+    ka = vocab_key(a, 16, a + 16) * inverse;
+    kb = vocab_key(b, 16, b + 16) * inverse;
+    memcpy(&tail, b + 8, 8);
+    tail ^= ka ^ kb;
+    memcpy(b + 8, &tail, 8);
+    vocab_add(&t.vocab, 7, a, 16, VOCAB_PLAIN);
+    ok(vocab_key(a, 16, a + 16) == vocab_key(b, 16, b + 16), "two strings with one key");
+    ok(vocab_id(&t.vocab, a, 16, a + 16) == 7 && vocab_id(&t.vocab, b, 16, b + 16) == -1, "are told apart");
+    vocab_free(&t.vocab);
+}
+
 /* A vocabulary made so that what comes last decides about all before it: ranks fall along
  * a chain, so the last pair merges first, then the one before the one before, ...  The
  * stretches have to be taken back to the very beginning. */
@@ -235,12 +285,7 @@ static void check_chain(void)
     char s[N];
     int32_t want[N];
     int bad = 0;
-    memset(&t, 0, sizeof t);
-    vocab_init(&t.vocab, 600);
-    for (int i = 0; i < 256; i++) {
-        char c = (char)i;
-        vocab_add(&t.vocab, 1000 + i, &c, 1, VOCAB_PLAIN);
-    }
+    init_bytes(&t);
     for (int i = 0; i < N; i++)
         s[i] = (char)(i + 1);
     for (int i = 0; i + 1 < N; i++)
@@ -447,6 +492,8 @@ int main(void)
     check_classes();
     check_pieces();
     check_merging(t);
+    check_order();
+    check_collision();
     check_chain();
     check_round_trip(t, "cl100k");
     check_round_trip(nano, "nano");

@@ -83,9 +83,16 @@ for backend in "ref", "cpu-blas":
 
     same = [of(events(*b, "--seed", "11", "-s", "max_tokens=40", "-c", LILY), "reply")[0]["tokens"] for _ in "ab"]
     ok(same[0] == same[1], backend + ": a seed repeats a reply")
+    two = of(events(*b, "--seed", "12", "-s", "max_tokens=40", "-c", LILY, "-c", "/new", "-c", LILY), "reply")
+    ok(two[0]["tokens"] != same[0], backend + ": another seed makes another")
+    ok(two[0]["tokens"] == two[1]["tokens"], backend + ": /new starts a given seed again")
     seed = of(events(*b, "-s", "max_tokens=20", "-c", LILY), "reply")[0]
     again = of(events(*b, "-s", "max_tokens=20", "-s", "seed=%d" % seed["seed"], "-c", LILY), "reply")[0]
     ok(seed["tokens"] == again["tokens"], backend + ": so does the seed that was drawn and reported")
+
+    end = of(events(*b, "-s", "mode=chat", "-s", "temperature=0", "-c", "What is the capital of France?"), "reply")[0]
+    ok(end["finish_reason"] == "eos" and end["tokens"][-1] in (4080, 4087) and "<|" not in end["text"],
+       backend + ": the end of text is a token of the reply, but no text", end)
 
 # any bytes in, valid JSON out
 for name, args in {"prompt": ["-s", "max_tokens=2", "-c", b"caf\xe9 \xff\xc3"], "command": ["-c", b"/\xff\xfe"],

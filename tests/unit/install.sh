@@ -1,0 +1,48 @@
+#!/bin/sh
+# A backend written elsewhere: installs into an empty root, builds a module with nothing but
+# what pkg-config says is there, and the loader takes it.
+n=0
+tmp=$(mktemp -d) || exit 99
+trap 'rm -rf "$tmp"' EXIT
+
+# verdict STATUS LABEL: one check, with the log when it failed
+verdict() {
+    n=$((n + 1))
+    if test "$1" = 0; then echo "ok $n - $2"; else
+        echo "not ok $n - $2"
+        tail -20 "$tmp/log" | sed 's/^/# /'
+    fi
+}
+
+MAKEFLAGS= ${MAKE:-make} -C "$builddir" install DESTDIR="$tmp/root" >"$tmp/log" 2>&1
+verdict $? "make install DESTDIR="
+
+pc=$(find "$tmp/root" -name dbrx.pc)
+PKG_CONFIG_LIBDIR=$(dirname "$pc")
+PKG_CONFIG_SYSROOT_DIR=$tmp/root
+export PKG_CONFIG_LIBDIR PKG_CONFIG_SYSROOT_DIR
+unset PKG_CONFIG_PATH
+cflags=$(${PKG_CONFIG:-pkg-config} --cflags dbrx 2>"$tmp/log")
+verdict $? "pkg-config finds dbrx"
+moduledir=$(${PKG_CONFIG:-pkg-config} --variable=moduledir dbrx)
+moduledir=$tmp/root${moduledir#"$tmp/root"}
+test -e "$moduledir/ref.so" 2>"$tmp/log"
+verdict $? "moduledir holds the installed modules"
+
+(cd "$tmp/root" && find . -name '*.h') | sed 's|.*/dbrx/||' | sort >"$tmp/log"
+printf 'backends/backend.h\nplugins/abi.h\nplugins/observer.h\n' | cmp -s - "$tmp/log"
+verdict $? "three headers are installed, and no more"
+! find "$moduledir" ! -type d ! -name '*.so' | grep . >"$tmp/log"
+verdict $? "moduledir holds nothing but modules"
+
+cp "$srcdir/tests/unit/elsewhere.c" "$tmp/" && cd "$tmp" || exit 99
+$CC -std=c11 -Wall -Wextra -Werror -shared -fPIC $cflags -o elsewhere.so elsewhere.c 2>"$tmp/log"
+verdict $? "a module builds against the installed headers"
+"$builddir/tests/conformance/conformance" "$tmp/elsewhere.so" >"$tmp/log" 2>&1 &&
+    grep -q 'SKIP.*it is only an example' "$tmp/log"
+verdict $? "the loader takes it and asks it"
+mv elsewhere.so other.so
+! "$builddir/tests/conformance/conformance" "$tmp/other.so" >"$tmp/log" 2>&1 &&
+    grep -q 'file and module name differ' "$tmp/log"
+verdict $? "but not under another name"
+echo "1..$n"

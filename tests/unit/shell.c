@@ -1,0 +1,134 @@
+/* tests/unit/shell.c -- the shell's parts that a run of the program cannot reach or pin
+ * down: the third Ctrl-C, the edges of settings and words, hostile bytes. */
+#include "repl/commands.h"
+#include "repl/signals.h"
+#include "repl/vars.h"
+#include "repl/words.h"
+
+#include "tests/tap.h"
+
+#include <signal.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* How a child ends that gets n SIGINTs and looks at none: 0 or the signal */
+static int after_presses(int n, int clear_between)
+{
+    int status;
+    pid_t pid = fork();
+    if (!pid) {
+        signals_init(1);
+        for (int i = 0; i < n; i++) {
+            raise(SIGINT);
+            if (clear_between)
+                signals_clear();
+        }
+        _exit(0);
+    }
+    waitpid(pid, &status, 0);
+    return WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+static void test_signals(void)
+{
+    ok(after_presses(2, 0) == 0, "two presses of Ctrl-C only ask");
+    ok(after_presses(3, 0) == SIGINT, "the third kills");
+    ok(after_presses(9, 1) == 0, "presses of different replies do not add up");
+    signals_init(1);
+    raise(SIGINT);
+    ok(signals_stop() && !signals_fatal(), "interactive: Ctrl-C stops, it does not end");
+    signals_clear();
+    ok(!signals_stop(), "... and is forgotten");
+    signals_init(0);
+    raise(SIGINT);
+    ok(signals_fatal() == SIGINT, "in a script it ends");
+    signals_clear();
+    raise(SIGTERM);
+    signals_clear();
+    ok(signals_fatal() == SIGTERM && signals_stop(), "SIGTERM is never forgotten");
+}
+
+static void test_vars(void)
+{
+    struct vars v;
+    char err[256];
+    static const struct { int var; const char *text; int good; } set[] = {
+        { VAR_TEMPERATURE, "0", 1 }, { VAR_TEMPERATURE, "1e2", 1 }, { VAR_TEMPERATURE, "100.1", 0 },
+        { VAR_TEMPERATURE, "-0.1", 0 }, { VAR_TEMPERATURE, "inf", 0 }, { VAR_TEMPERATURE, "0x1", 0 },
+        { VAR_TEMPERATURE, "", 0 }, { VAR_TEMPERATURE, "1 ", 0 }, { VAR_TEMPERATURE, "e", 0 },
+        { VAR_TOP_K, "1.5", 0 }, { VAR_TOP_K, "4294967295", 1 }, { VAR_TOP_K, "4294967296", 0 },
+        { VAR_SEED, "random", 1 }, { VAR_SEED, "9007199254740991", 1 }, { VAR_SEED, "9007199254740992", 0 },
+        { VAR_THREADS, "0", 0 }, { VAR_THREADS, "auto", 1 }, { VAR_MODE, "chat", 1 }, { VAR_MODE, "Chat", 0 },
+        { VAR_SYSTEM, "", 1 }, { VAR_SYSTEM, "anything \xff", 1 } };
+    vars_init(&v);
+    for (size_t i = 0; i < sizeof set / sizeof *set; i++) {
+        char *was = strdup(v.v[set[i].var].text);
+        int got = vars_set(&v, set[i].var, set[i].text, FROM_SESSION, err, sizeof err);
+        ok((got == 0) == set[i].good && (!got || !strcmp(v.v[set[i].var].text, was)), "%s = \"%s\" is %s",
+           var_defs[set[i].var].name, set[i].text, set[i].good ? "taken" : "refused, and nothing changes");
+        free(was);
+    }
+    vars_default(&v, VAR_MODE, "chat");
+    vars_set(&v, VAR_MODE, "base", FROM_SESSION, err, sizeof err);
+    vars_default(&v, VAR_MODE, "chat");
+    ok(v.v[VAR_MODE].num == 0, "a default found later does not undo what was set");
+    vars_set(&v, VAR_MODE, "default", FROM_SESSION, err, sizeof err);
+    ok(v.v[VAR_MODE].num == 1 && v.v[VAR_MODE].origin == FROM_DEFAULT, "\"default\" goes back to it");
+    ok(var_find("top_", 1) == -2 && var_find("top_p", 1) == VAR_TOP_P && var_find("te", 1) == VAR_TEMPERATURE &&
+       var_find("te", 0) == -1, "prefixes of names, when wanted and unambiguous");
+    vars_free(&v);
+}
+
+static int is_text(char *got, const char *want)
+{
+    int same = got && !strcmp(got, want);
+    if (!same)
+        diag("got \"%s\", wanted \"%s\"", got ? got : "(null)", want);
+    free(got);
+    return same;
+}
+
+static void test_words(void)
+{
+    char line[] = "  a \"b c\" d'e f'g \"\" \"open end", *p = line;
+    static const char *const want[] = { "a", "b c", "de fg", "", "open end" };
+    int same = 1;
+    for (size_t i = 0; i < 5; i++) {
+        char *w = word_next(&p);
+        same &= w && !strcmp(w, want[i]);
+    }
+    ok(same && !word_next(&p), "words, with quotes");
+    ok(is_text(text_clean("a\0b\xff\xc3", 5), "a\xef\xbf\xbd" "b\xef\xbf\xbd\xef\xbf\xbd"),
+       "any bytes become UTF-8 without NUL");
+    ok(is_text(text_quoted("\n\t\x1b\x7f\\\xc2\x9b\xc3\xa9", 9), "\\n\\t\\x1b\\x7f\\\\\\x9b\xc3\xa9"),
+       "controls are quoted, letters are not");
+    ok(!strcmp(command_nearest("rotue"), "route") && !strcmp(command_nearest("hepl"), "help") &&
+       !command_nearest("xyzzy") && !command_nearest(""), "near misses");
+}
+
+static void test_table(void)
+{
+    for (size_t i = 0; command_at(i); i++) {
+        const struct command *c = command_at(i);
+        char usage[200];
+        command_usage(c, 1, usage, sizeof usage);
+        int optional = 0, fine = 1;
+        for (const struct arg *a = c->arg; a->type != ARG_END; a++) {
+            fine &= !(optional && a->required);        /* the parser fills them in order */
+            optional |= !a->required && a->type != ARG_FLAG;
+        }
+        ok(fine && c->run && strlen(c->brief) <= 50 && c->example[0] == '/' &&
+           !strncmp(c->example + 1, c->name, strlen(c->name)) && command_find(c->name, 0) == c,
+           "%s is a sound row", usage);
+    }
+}
+
+int main(void)
+{
+    test_signals();
+    test_vars();
+    test_words();
+    test_table();
+    return done();
+}
