@@ -50,10 +50,10 @@ void signals_init(int interactive)
     is_interactive = interactive;
     int flags = interactive ? SA_RESTART : 0;
     catch_signal(SIGINT, flags);
-    catch_signal(SIGTERM, flags);
+    catch_signal(SIGTERM, flags | SA_RESETHAND);   /* a second one ends a backend that is deaf */
     signal(SIGPIPE, SIG_DFL);
     if (interactive) {
-        catch_signal(SIGHUP, flags);
+        catch_signal(SIGHUP, flags | SA_RESETHAND);
         catch_signal(SIGWINCH, flags);
         catch_signal(SIGCONT, flags);
     }

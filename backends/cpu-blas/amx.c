@@ -5,7 +5,9 @@
  * of the eight there are. */
 #include "backends/cpu-blas/amx.h"
 
-#include <immintrin.h>
+#include "backends/cpu-blas/avx512.h"
+#include "backends/cpu-blas/simd_exp.h"
+
 #include <string.h>
 
 /* ---- registers ------------------------------------------------------------ */
@@ -166,25 +168,6 @@ void amx_linear(float *y, size_t ldy, const uint16_t *x, size_t n, const void *w
     _tile_release();
 }
 
-/* e^x, as simd.h's */
-static inline __m512 exp_ps(__m512 x)
-{
-    x = _mm512_min_ps(_mm512_set1_ps(88.0f), _mm512_max_ps(_mm512_set1_ps(-87.0f), x));
-    __m512 k = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)),
-                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m512 r = _mm512_fmadd_ps(k, _mm512_set1_ps(-0.693359375f), x);
-    r = _mm512_fmadd_ps(k, _mm512_set1_ps(2.12194440e-4f), r);
-    __m512 p = _mm512_set1_ps(1.0f / 5040);
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 720));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 120));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 24));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 6));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.5f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(p, k);
-}
-
 /* 16 rows of 32 tokens: c = gate, gate, up, up, to their place in h's block, whose tiles are
  * [ffn/32][hi, hi, lo, lo of tokens 0..15, 16..31][16 tokens][32 rows] */
 static void finish_up(uint16_t *h, float c[4][256])
@@ -193,7 +176,7 @@ static void finish_up(uint16_t *h, float c[4][256])
         __m512i v[16];
         for (int j = 0; j < 256; j += 16) {
             __m512 g = _mm512_loadu_ps(c[i] + j), u = _mm512_loadu_ps(c[i + 2] + j);
-            __m512 e = exp_ps(_mm512_sub_ps(_mm512_setzero_ps(), g));
+            __m512 e = v_exp(_mm512_sub_ps(_mm512_setzero_ps(), g));
             g = _mm512_div_ps(g, _mm512_add_ps(_mm512_set1_ps(1), e));
             _mm512_storeu_ps(c[i] + j, _mm512_mul_ps(g, u));
         }
