@@ -243,7 +243,8 @@ static int parse_args(struct shell *sh, const struct command *c, char *rest, str
             return parse_ids(sh, rest, &a->ids);
         }
         if (any && (arg->type == ARG_VALUE || arg->type == ARG_TEXT)) {
-            a->text[at] = trimmed(rest);
+            /* the quotes of a value are the setting's to judge */
+            a->text[at] = arg->type == ARG_TEXT ? unquoted(trimmed(rest)) : trimmed(rest);
             return 0;
         }
         char *word = word_next(&rest), *end, what[200];

@@ -265,19 +265,6 @@ static int set_value(struct shell *sh, int var, const char *text)
     return failed;
 }
 
-/* The value without quotes around it all; in a list of tokens they belong to a token, but
- * nothing in quotes is nothing there, too */
-static const char *unquoted(int var, char *text)
-{
-    size_t n = strlen(text);
-    if (n > 1 && (*text == '"' || *text == '\'') && strchr(text + 1, *text) == text + n - 1 &&
-        (var_defs[var].type != VAR_LIST || n == 2)) {
-        text[n - 1] = '\0';
-        return text + 1;
-    }
-    return text;
-}
-
 int set_named(struct shell *sh, const char *name, int prefix, const char *text)
 {
     int var = var_find(name, prefix);
@@ -290,7 +277,11 @@ int set_named(struct shell *sh, const char *name, int prefix, const char *text)
     if (!text)
         return show_settings(sh, var);
     char *copy = strdup(text);
-    int failed = copy ? set_value(sh, var, unquoted(var, copy)) : render_error(&sh->out, "out of memory");
+    if (!copy)
+        return render_error(&sh->out, "out of memory");
+    /* in a list of tokens quotes belong to a token, but nothing in quotes is nothing there, too */
+    int whole = var_defs[var].type != VAR_LIST || strlen(copy) == 2;
+    int failed = set_value(sh, var, whole ? unquoted(copy) : copy);
     free(copy);
     return failed;
 }
