@@ -22,3 +22,8 @@ CLEANFILES     += bench/grammar$(EXEEXT)
 bench_grammar_SOURCES = %D%/grammar.c
 bench_grammar_CFLAGS  = $(AM_CFLAGS) $(CJSON_CFLAGS)
 bench_grammar_LDADD   = librepl.la libtokenizer.la $(CJSON_LIBS)
+
+# --- sampler: make bench/sampler
+EXTRA_PROGRAMS += %D%/sampler
+CLEANFILES     += %D%/sampler$(EXEEXT)
+%C%_sampler_LDADD = librepl.la -lm

@@ -207,17 +207,13 @@ static int parse_ids(struct shell *sh, char *rest, struct tok_ids *ids)
     return 0;
 }
 
-/* The rest of the line without blanks around it, or quotes around it all */
+/* The rest of the line without blanks around it */
 static char *trimmed(char *rest)
 {
     rest += strspn(rest, " \t");
     size_t n = strlen(rest);
     while (n && strchr(" \t", rest[n - 1]))
         n--;
-    if (n > 1 && (*rest == '"' || *rest == '\'') && strchr(rest + 1, *rest) == rest + n - 1) {
-        rest++;
-        n -= 2;
-    }
     rest[n] = '\0';
     return rest;
 }

@@ -208,7 +208,8 @@ static int show_settings(struct shell *sh, int var)
     render_rows(&sh->out, &rows, NULL, NULL, list);
     if (var >= 0 && !sh->out.json) {
         const char *text = sh->vars.v[var].text;
-        if ((var_defs[var].type == VAR_TEXT || var_defs[var].type == VAR_FILE) && *text)
+        int prose = var_defs[var].type == VAR_TEXT || var_defs[var].type == VAR_FILE || var_defs[var].type == VAR_LIST;
+        if (prose && *text)
             render_paragraph(&sh->out, 2, text);
         render_paragraph(&sh->out, 2, var_defs[var].help);
     }
@@ -234,7 +235,7 @@ static int apply_threads(struct shell *sh)
 /* Changes a setting and what depends on it.  0 or -1. */
 static int set_value(struct shell *sh, int var, const char *text)
 {
-    char err[256];
+    char err[320];
     struct var *v = &sh->vars.v[var];
     if (sh->in_rc && v->origin == FROM_COMMAND_LINE)
         return 0;                          /* what was typed for this run outranks the file */
@@ -243,11 +244,12 @@ static int set_value(struct shell *sh, int var, const char *text)
     if (!was)
         return render_error(&sh->out, "out of memory");
     int failed = vars_set(&sh->vars, var, text, sh->in_rc ? FROM_RC_FILE : FROM_SESSION, err, sizeof err);
-    if (failed)
+    int refused = !failed && var_defs[var].type == VAR_LIST && shell_read_lists(sh, err, sizeof err);
+    if (failed || refused)
         render_error(&sh->out, "%s", err);
     int constrains = var == VAR_GRAMMAR || var == VAR_SCHEMA;
-    if (!failed && ((var == VAR_THREADS && strcmp(was, v->text) && apply_threads(sh)) ||
-                    (constrains && shell_set_constraint(sh, var)))) {
+    if (refused || (!failed && ((var == VAR_THREADS && strcmp(was, v->text) && apply_threads(sh)) ||
+                                (constrains && shell_set_constraint(sh, var))))) {
         vars_set(&sh->vars, var, was, from, err, sizeof err);
         failed = -1;
     }
@@ -263,6 +265,19 @@ static int set_value(struct shell *sh, int var, const char *text)
     return failed;
 }
 
+/* The value without quotes around it all; in a list of tokens they belong to a token, but
+ * nothing in quotes is nothing there, too */
+static const char *unquoted(int var, char *text)
+{
+    size_t n = strlen(text);
+    if (n > 1 && (*text == '"' || *text == '\'') && strchr(text + 1, *text) == text + n - 1 &&
+        (var_defs[var].type != VAR_LIST || n == 2)) {
+        text[n - 1] = '\0';
+        return text + 1;
+    }
+    return text;
+}
+
 int set_named(struct shell *sh, const char *name, int prefix, const char *text)
 {
     int var = var_find(name, prefix);
@@ -272,7 +287,12 @@ int set_named(struct shell *sh, const char *name, int prefix, const char *text)
                             near ? "; did you mean " : "; /set lists them", near ? near : "",
                             near ? "?" : "");
     }
-    return text ? set_value(sh, var, text) : show_settings(sh, var);
+    if (!text)
+        return show_settings(sh, var);
+    char *copy = strdup(text);
+    int failed = copy ? set_value(sh, var, unquoted(var, copy)) : render_error(&sh->out, "out of memory");
+    free(copy);
+    return failed;
 }
 
 int handle_set(struct shell *sh, const struct args *a)

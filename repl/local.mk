@@ -1,7 +1,8 @@
 # The core: no terminal, no printf.  Tests link it without the shell.
 noinst_LTLIBRARIES += librepl.la
 librepl_la_SOURCES = %D%/dispatch.h %D%/dispatch.c %D%/session.h %D%/session.c \
-  %D%/sampler.h %D%/sampler.c %D%/trace.h %D%/trace.c \
+  %D%/sampler.h %D%/sampler.c %D%/processors.h %D%/processors.c %D%/filters.h %D%/filters.c \
+  %D%/beam.h %D%/beam.c %D%/trace.h %D%/trace.c \
   %D%/timeline.h %D%/timeline.c %D%/stops.h %D%/stops.c \
   %D%/charset.h %D%/charset.c %D%/rules.h %D%/rules.c %D%/grammar.h %D%/grammar.c \
   %D%/matcher.h %D%/matcher.c %D%/constraint.h %D%/constraint.c %D%/schema.h %D%/schema_parts.h \
@@ -16,6 +17,7 @@ libshell_la_SOURCES = \
   %D%/commands.h %D%/commands.c %D%/handlers.h %D%/handlers.c %D%/turns.c %D%/transcript.c %D%/replay.c \
   %D%/atomic.h %D%/atomic.c %D%/save.h %D%/save.c %D%/load.c %D%/store.c %D%/batch.h %D%/batch.c \
   %D%/route.c %D%/probs.c %D%/dump.c %D%/npy.h %D%/npy.c %D%/help.h %D%/help.c %D%/vars.h %D%/vars.c \
+  %D%/idlist.h %D%/idlist.c \
   %D%/words.h %D%/words.c %D%/render.h %D%/render.c %D%/line.h %D%/line.c %D%/complete.h %D%/complete.c \
   %D%/signals.h %D%/signals.c %D%/paths.h %D%/paths.c
 libshell_la_CPPFLAGS = $(AM_CPPFLAGS) -DPKGLIBDIR='"$(pkglibdir)"' -DPKGDATADIR='"$(pkgdatadir)"'

@@ -2,6 +2,7 @@
  * the renderer as they come.  Knows no terminal and no backend. */
 #include "repl/shell.h"
 
+#include "repl/beam.h"
 #include "repl/handlers.h"
 #include "repl/signals.h"
 #include "repl/stops.h"
@@ -124,7 +125,9 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
                      by ? " | by " : "", by ? by : "", notes[why] ? notes[why] : "");
     else if (notes[why])
         render_aside(&sh->out, "[%s]", notes[why] + strlen(" | "));    /* that is no statistic */
-    if (!sh->seed_shown && sh->vars.v[VAR_SEED].num < 0 && sh->vars.v[VAR_TEMPERATURE].num > 0)
+    const struct var *v = sh->vars.v;
+    int random = v[VAR_TEMPERATURE].num > 0 && v[VAR_NUM_BEAMS].num == 1;
+    if (!sh->seed_shown && v[VAR_SEED].num < 0 && random)
         render_aside(&sh->out, "[drawn with seed %llu]", (unsigned long long)sh->tree->seed);
     sh->seed_shown = 1;
     if (!sh->out.json)
@@ -298,11 +301,35 @@ struct sess_gen reply_gen(const struct shell *sh)
 {
     const struct var *v = sh->vars.v;
     return (struct sess_gen){
-        .sampling = { (float)v[VAR_TEMPERATURE].num, (uint32_t)v[VAR_TOP_K].num,
-                      (float)v[VAR_TOP_P].num, (float)v[VAR_MIN_P].num },
+        .sampling = {
+            .logit_bias = sh->logit_bias.bias, .n_logit_bias = sh->logit_bias.n,
+            .repetition_penalty = v[VAR_REPETITION_PENALTY].num,
+            .no_repeat_ngram_size = (uint32_t)v[VAR_NO_REPEAT_NGRAM_SIZE].num,
+            .min_new_tokens = (uint32_t)v[VAR_MIN_NEW_TOKENS].num, .eos = sh->eos, .n_eos = sh->n_eos,
+            .suppress_tokens = sh->suppress_tokens.id, .n_suppress_tokens = sh->suppress_tokens.n,
+            .frequency_penalty = v[VAR_FREQUENCY_PENALTY].num,
+            .presence_penalty = v[VAR_PRESENCE_PENALTY].num,
+            .temperature = v[VAR_TEMPERATURE].num, .top_k = (uint32_t)v[VAR_TOP_K].num,
+            .top_p = v[VAR_TOP_P].num, .min_p = v[VAR_MIN_P].num, .typical_p = v[VAR_TYPICAL_P].num,
+            .epsilon_cutoff = v[VAR_EPSILON_CUTOFF].num, .eta_cutoff = v[VAR_ETA_CUTOFF].num,
+        },
         .max_tokens = (uint32_t)v[VAR_MAX_TOKENS].num, .eos = sh->eos, .n_eos = sh->n_eos,
         .constraint = sh->constraint,
     };
+}
+
+dbrx_status reply_generate(struct shell *sh, const struct sess_gen *g, enum sess_finish *why,
+                           struct dbrx_error *err)
+{
+    const struct var *v = sh->vars.v;
+    const struct beam_params beams = { (uint32_t)v[VAR_NUM_BEAMS].num, v[VAR_LENGTH_PENALTY].num,
+                                       (enum beam_stop)v[VAR_EARLY_STOPPING].num };
+    if (beams.num_beams < 2)
+        return sess_generate(sh->sess, g, why, err);
+    render_busy(&sh->out, 1);
+    dbrx_status st = beam_generate(sh->sess, &beams, g, why, NULL, err);
+    render_busy(&sh->out, 0);
+    return st;
 }
 
 char *reply_settings(const struct shell *sh)
@@ -367,7 +394,7 @@ int reply_draw(struct shell *sh, int quiet, struct said *said)
         explain_show(sh);
     shell_constrain_turn(sh, sh->tree->now->n_turns - 1);
     for (;;) {
-        st = sess_generate(s, &g, &why, &err);
+        st = reply_generate(sh, &g, &why, &err);
         sum.gen_tokens += s->last.gen_tokens;
         sum.gen_s += s->last.gen_s;
         tree_last(sh->tree)->end = s->n;

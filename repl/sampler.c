@@ -1,36 +1,60 @@
-/* repl/sampler.c -- from logits to the next token.  See sampler.h. */
+/* repl/sampler.c -- from logits to the next token: the order of the stages, the random
+ * numbers and the report.  See sampler.h. */
 #include "repl/sampler.h"
+
+#include "repl/filters.h"
+#include "repl/processors.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct cand { float logit; int32_t id; };
+const struct sampler_params sampler_plain = {
+    .repetition_penalty = 1, .temperature = 1, .top_p = 1, .typical_p = 1,
+};
 
 struct sampler {
-    uint32_t n_vocab;
     uint64_t state;
-    uint8_t *banned;                       /* [n_vocab] or NULL  */
-    const uint8_t *mask;                   /* [n_vocab] or NULL; not owned */
-    struct cand *cand;                     /* [n_vocab]          */
-    double *p;                             /* [n_vocab]          */
+    struct processors with;
+    int32_t *banned;
+    const uint8_t *mask;                   /* [n_vocab] or NULL; not owned                     */
+    float   *score;                        /* [n_vocab], the logits as the processors leave them */
+    struct pool pool;
+    uint32_t cut[SAMPLER_STAGES];          /* by the processors                                  */
+    size_t   left[SAMPLER_STAGES];         /* after each filter                                  */
 };
+
+const char *sampler_stage_name(enum sampler_stage stage)
+{
+    static const char *const name[SAMPLER_STAGES + 1] = {
+        "vocabulary", "no_repeat_ngram_size", "min_new_tokens", "suppress_tokens", "temperature 0",
+        "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "",
+    };
+    return name[stage];
+}
 
 struct sampler *sampler_new(uint32_t n_vocab, const uint8_t *banned)
 {
     struct sampler *s = calloc(1, sizeof *s);
     if (!s)
         return NULL;
-    s->n_vocab = n_vocab;
-    s->cand = malloc(n_vocab * sizeof *s->cand);
-    s->p = malloc(n_vocab * sizeof *s->p);
-    s->banned = banned ? malloc(n_vocab) : NULL;
-    if (!s->cand || !s->p || (banned && !s->banned)) {
+    size_t n = n_vocab;
+    s->score = malloc(n * sizeof *s->score);
+    s->banned = malloc(n * sizeof *s->banned);
+    s->with.count = calloc(n, sizeof *s->with.count);
+    s->with.cut_by = malloc(n);
+    s->pool.item = malloc(n * sizeof *s->pool.item);
+    s->pool.scratch = malloc(n * sizeof *s->pool.scratch);
+    if (!s->score || !s->banned || !s->with.count || !s->with.cut_by || !s->pool.item ||
+        !s->pool.scratch) {
         sampler_free(s);
         return NULL;
     }
-    if (banned)
-        memcpy(s->banned, banned, n_vocab);
+    for (uint32_t i = 0; banned && i < n_vocab; i++)
+        if (banned[i])
+            s->banned[s->with.n_banned++] = (int32_t)i;
+    s->with.banned = s->banned;
+    s->with.n_vocab = n_vocab;
     return s;
 }
 
@@ -38,9 +62,12 @@ void sampler_free(struct sampler *s)
 {
     if (!s)
         return;
+    free(s->score);
     free(s->banned);
-    free(s->cand);
-    free(s->p);
+    free(s->with.count);
+    free(s->with.cut_by);
+    free(s->pool.item);
+    free(s->pool.scratch);
     free(s);
 }
 
@@ -67,146 +94,125 @@ static double draw(struct sampler *s)
     return (double)((z ^ z >> 31) >> 11) * 0x1p-53;
 }
 
-/* does a come before b? */
-static int before(struct cand a, struct cand b)
+void sampler_process(struct sampler *s, const struct sampler_params *p,
+                     const struct sampler_history *h, float *score)
 {
-    return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
-}
-
-/* h[at..n) is a heap (the candidate that comes last on top) but for its root: repair it */
-static void sift(struct cand *h, size_t at, size_t n)
-{
-    struct cand x = h[at];
-    for (size_t c; (c = 2 * at + 1) < n; at = c) {
-        c += c + 1 < n && before(h[c], h[c + 1]);
-        if (!before(x, h[c]))
-            break;
-        h[at] = h[c];
-    }
-    h[at] = x;
-}
-
-static int compare(const void *a, const void *b)
-{
-    return before(*(const struct cand *)a, *(const struct cand *)b) ? -1 : 1;
-}
-
-/* The k best candidates, sorted, into s->cand; returns how many there are.  k >= n_vocab
- * sorts everything; a small k costs one pass over the logits and a heap of k. */
-static size_t best(struct sampler *s, const float *logits, size_t k)
-{
-    struct cand *h = s->cand;
-    size_t n = 0;
-    for (uint32_t i = 0; i < s->n_vocab; i++) {
-        struct cand c = { logits[i], (int32_t)i };
-        if (n == k && !(c.logit > h[0].logit))         /* the common case first; NaN fails too */
-            continue;
-        if ((s->banned && s->banned[i]) || (s->mask && s->mask[i]) || isnan(c.logit) ||
-            c.logit == -INFINITY)
-            continue;
-        if (n < k) {
-            h[n++] = c;
-            for (size_t j = n == k ? n / 2 : 0; j-- > 0;)      /* full: make it a heap */
-                sift(h, j, n);
-        } else {
-            h[0] = c;
-            sift(h, 0, n);
+    static const int32_t no_token[1];
+    static const struct sampler_history none = { .token = no_token };
+    memset(s->cut, 0, sizeof s->cut);
+    for (uint32_t i = 0; s->mask && i < s->with.n_vocab; i++)
+        if (s->mask[i] && score[i] > -INFINITY) {
+            score[i] = -INFINITY;
+            s->with.cut_by[i] = SAMPLER_VOCABULARY;
+            s->cut[SAMPLER_VOCABULARY]++;
         }
-    }
-    qsort(h, n, sizeof *h, compare);
-    return n;
+    processors_apply(&s->with, p, h ? h : &none, score, s->cut);
 }
 
-int32_t sampler_draw(struct sampler *s, const struct sampler_params *p, const float *logits)
+/* All stages: leaves in s->pool what a draw chooses from */
+static void narrow(struct sampler *s, const struct sampler_params *p,
+                   const struct sampler_history *h, const float *logits)
 {
+    struct pool *pool = &s->pool;
     int greedy = !(p->temperature > 0);
-    size_t k = greedy ? 1 : p->top_k && p->top_k < s->n_vocab ? p->top_k : s->n_vocab;
-    size_t n = best(s, logits, k);
-    if (!n)
-        return -1;
-    if (greedy || s->cand[0].logit == INFINITY)
-        return s->cand[0].id;
-
-    double sum = 0;
-    for (size_t i = 0; i < n; i++)
-        sum += s->p[i] = exp(((double)s->cand[i].logit - s->cand[0].logit) / p->temperature);
-    if (p->top_p < 1) {                    /* the smallest set of mass >= top_p, never empty */
-        double mass = s->p[0];
-        size_t keep = 1;
-        while (keep < n && mass < p->top_p * sum)
-            mass += s->p[keep++];
-        n = keep;
-        sum = mass;
-    }
-    if (p->min_p > 0) {
-        size_t keep = 1;
-        for (sum = s->p[0]; keep < n && s->p[keep] >= p->min_p * s->p[0]; keep++)
-            sum += s->p[keep];
-        n = keep;
-    }
-    double u = draw(s) * sum;
-    size_t i = 0;
-    for (; i + 1 < n && u >= s->p[i]; i++)
-        u -= s->p[i];
-    return s->cand[i].id;
+    memcpy(s->score, logits, s->with.n_vocab * sizeof *logits);
+    sampler_process(s, p, h, s->score);
+    memset(s->left, 0, sizeof s->left);
+    pool_fill(pool, s->score, s->with.n_vocab, greedy ? 1 : p->top_k);
+    if (greedy)
+        pool_greedy(pool);
+    s->left[SAMPLER_GREEDY] = s->left[SAMPLER_TOP_K] = pool->n;
+    if (!pool->n)
+        return;
+    pool_weigh(pool, greedy ? 1 : p->temperature);
+    pool_top_p(pool, p->top_p);
+    s->left[SAMPLER_TOP_P] = pool->n;
+    pool_min_p(pool, p->min_p);
+    s->left[SAMPLER_MIN_P] = pool->n;
+    pool_typical_p(pool, p->typical_p);
+    s->left[SAMPLER_TYPICAL_P] = pool->n;
+    pool_epsilon(pool, p->epsilon_cutoff);
+    s->left[SAMPLER_EPSILON_CUTOFF] = pool->n;
+    pool_eta(pool, p->eta_cutoff);
+    s->left[SAMPLER_ETA_CUTOFF] = pool->n;
 }
 
-const char *sampler_stage_name(enum sampler_stage stage)
+static int is_candidate(float score)
 {
-    static const char *const name[] = { "vocabulary", "greedy", "top_k", "top_p", "min_p" };
-    return name[stage];
+    return score > -INFINITY;              /* NaN is none either */
 }
 
-void sampler_explain(struct sampler *s, const struct sampler_params *p, const struct sampler_history *h,
-                     const float *logits, struct sampler_report *r)
+int32_t sampler_draw(struct sampler *s, const struct sampler_params *p,
+                     const struct sampler_history *h, const float *logits)
 {
-    uint8_t *banned = s->banned;
-    (void)h;                               /* no filter here looks back */
-    s->banned = NULL;
-    size_t n = best(s, logits, s->n_vocab), at[SAMPLER_STAGES], i;
-    s->banned = banned;
-    double sum = 0, kept = 0, mass = 0, scale = p->temperature > 0 ? (double)p->temperature : 1;
-    double top = n ? (double)s->cand[0].logit : 0;
-    for (i = 0; i < n; i++)
-        sum += exp((double)s->cand[i].logit - top);
-    /* s->p: what it is drawn with, not yet normalised; 0 for what cannot be drawn */
-    for (i = 0; i < n; i++) {
-        s->p[i] = banned && banned[s->cand[i].id] ? 0 : exp(((double)s->cand[i].logit - top) / scale);
-        kept += s->p[i];
+    narrow(s, p, h, logits);
+    if (s->pool.n)
+        return s->pool.n == 1 && !(p->temperature > 0) ? item_id(s->pool.item[0])
+                                                       : pool_pick(&s->pool, draw(s));
+    for (uint32_t i = 0; i < s->with.n_vocab; i++)
+        if (is_candidate(logits[i]))
+            return SAMPLER_NONE_LEFT;
+    return SAMPLER_NO_NUMBER;
+}
+
+/* ---- the report ---- */
+
+static int by_key(const void *a, const void *b)
+{
+    const struct item *x = a, *y = b;
+    return (x->key > y->key) - (x->key < y->key);
+}
+
+/* Fills in what became of top[n].  Those cut after top_k lie behind the survivors, the last
+ * stage's victims first; others never were in the pool. */
+static void find_fates(const struct sampler *s, const struct sampler_params *p,
+                       struct sampler_candidate *top, uint32_t n)
+{
+    const struct pool *pool = &s->pool;
+    uint32_t *place = s->with.count;       /* of an id in top, from 1; borrowed, zero again below */
+    for (uint32_t k = 0; k < n; k++) {
+        top[k].score = s->score[top[k].id];
+        top[k].cut_by = !is_candidate(top[k].score) ? s->with.cut_by[top[k].id]
+                      : p->temperature > 0 ? SAMPLER_TOP_K : SAMPLER_GREEDY;
+        place[top[k].id] = k + 1;
     }
-    for (int k = 0; k < SAMPLER_STAGES; k++)
-        at[k] = r->left[k] = 0;
-    double limit = kept, first = 0;
-    uint32_t seen = 0, rank = 0;
-    int top_k = p->temperature > 0 && p->top_k;
-    if (top_k)                             /* top_p is of the mass that top_k leaves */
-        for (limit = 0, i = 0; i < n && seen < p->top_k; i++)
-            seen += s->p[i] > 0, limit += s->p[i];
-    kept = 0;
-    for (i = 0; i < n; i++) {
-        enum sampler_stage cut = SAMPLER_STAGES;
-        double q = s->p[i];
-        if (!(q > 0)) {
-            cut = SAMPLER_VOCABULARY;
-        } else {
-            first = rank ? first : q;
-            cut = !(p->temperature > 0) ? (rank ? SAMPLER_GREEDY : SAMPLER_STAGES)
-                : top_k && rank >= p->top_k ? SAMPLER_TOP_K
-                : p->top_p < 1 && rank && mass >= (double)p->top_p * limit ? SAMPLER_TOP_P
-                : p->min_p > 0 && q < (double)p->min_p * first ? SAMPLER_MIN_P : SAMPLER_STAGES;
-            rank++;
-            mass += q;
-        }
-        at[cut < SAMPLER_STAGES ? cut : 0] += cut < SAMPLER_STAGES;
-        kept += cut == SAMPLER_STAGES ? q : 0;
-        if (i < r->n)
-            r->top[i] = (struct sampler_candidate){ s->cand[i].id, s->cand[i].logit,
-                exp((double)s->cand[i].logit - top) / sum, cut == SAMPLER_STAGES ? q : 0, cut };
+    for (size_t i = 0; i < pool->n_filled; i++) {
+        uint32_t k = place[item_id(pool->item[i])];
+        int stage = SAMPLER_STAGES;
+        if (!k)
+            continue;
+        while (stage > SAMPLER_GREEDY && i >= s->left[stage - 1])
+            stage--;
+        top[k - 1].cut_by = (enum sampler_stage)stage;
+        if (i < pool->n)
+            top[k - 1].after = (double)pool->item[i].mass / (double)pool->sum;
     }
-    r->n = n < r->n ? (uint32_t)n : r->n;
-    for (i = 0; i < r->n; i++)
-        r->top[i].after /= kept > 0 ? kept : 1;
-    size_t left = n;
-    for (int k = 0; k < SAMPLER_STAGES; k++)
-        r->left[k] = (uint32_t)(left -= at[k]);
+    for (uint32_t k = 0; k < n; k++)
+        place[top[k].id] = 0;
+}
+
+void sampler_explain(struct sampler *s, const struct sampler_params *p,
+                     const struct sampler_history *h, const float *logits, struct sampler_report *r)
+{
+    struct pool *pool = &s->pool;
+    pool_fill(pool, logits, s->with.n_vocab, 0);       /* the model's own distribution first */
+    size_t all = pool->n;
+    if (all)
+        pool_weigh(pool, 1);
+    qsort(pool->item, all, sizeof *pool->item, by_key);
+    r->n = r->n < all ? r->n : (uint32_t)all;
+    for (uint32_t k = 0; k < r->n; k++)
+        r->top[k] = (struct sampler_candidate){
+            .id = item_id(pool->item[k]), .logit = item_score(pool->item[k]),
+            .before = (double)pool->item[k].mass / (double)pool->sum,
+        };
+    narrow(s, p, h, logits);
+    find_fates(s, p, r->top, r->n);
+    for (int stage = 0; stage < SAMPLER_STAGES; stage++) {
+        if (stage < SAMPLER_GREEDY)
+            s->left[stage] = all -= s->cut[stage];
+        else if (stage == SAMPLER_GREEDY && p->temperature > 0)
+            s->left[stage] = all;
+        r->left[stage] = (uint32_t)s->left[stage];
+    }
 }

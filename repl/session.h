@@ -38,7 +38,7 @@ const char *sess_finish_name(enum sess_finish);
 
 enum { SESS_GO_ON, SESS_INTERRUPT, SESS_ENOUGH };
 struct sess_gen {
-    struct sampler_params sampling;
+    struct sampler_params sampling;        /* its eos is the one below                    */
     uint32_t max_tokens;                   /* 0: until eos or the context is full         */
     const int32_t *eos;
     uint32_t n_eos;
@@ -78,6 +78,9 @@ dbrx_status sess_logits_at(struct sess *, uint32_t n, float *logits, struct dbrx
  * DBRX_E_INVALID.  The status is an error only for SESS_FAILED; what was generated
  * stays on the timeline in every case. */
 dbrx_status sess_generate(struct sess *, const struct sess_gen *, enum sess_finish *, struct dbrx_error *);
+
+/* The error for what sampler_draw returned below 0. */
+dbrx_status sess_no_candidate(int32_t why, struct dbrx_error *);
 
 /* Another backend for this timeline; see disp_use. */
 dbrx_status sess_use(struct sess *, const char *backend, const char *const *opt, int replay,

@@ -85,6 +85,23 @@ static void open_text(struct shell *sh)
         vars_default(&sh->vars, VAR_SYSTEM, sh->chat.default_system);
 }
 
+static int read_list(struct shell *sh, int var, struct id_list *list, char *err, size_t size)
+{
+    const struct var_def *d = &var_defs[var];
+    char why[256];
+    if (!id_list_parse(list, sh->vars.v[var].text, sh->tok, sh->ckpt->desc.config.n_vocab,
+                       d->min < d->max, d->min, d->max, why, sizeof why))
+        return 0;
+    snprintf(err, size, "%s: %s", d->name, why);
+    return -1;
+}
+
+int shell_read_lists(struct shell *sh, char *err, size_t size)
+{
+    return read_list(sh, VAR_LOGIT_BIAS, &sh->logit_bias, err, size) ||
+           read_list(sh, VAR_SUPPRESS_TOKENS, &sh->suppress_tokens, err, size) ? -1 : 0;
+}
+
 static int no_backend(struct shell *sh, const char *why)
 {
     render_error(&sh->out, "%s", why);
@@ -159,7 +176,7 @@ int shell_open(struct shell *sh, const struct shell_options *o)
     open_text(sh);
     int code = open_backend(sh, o);
     char why[512];
-    if (!code && shell_constrain(sh, why, sizeof why)) {       /* -s grammar=FILE */
+    if (!code && shell_constrain(sh, why, sizeof why)) {       /* -s grammar=FILE, lists */
         render_error(&sh->out, "%s", why);
         code = EXIT_USAGE;
     }
@@ -181,6 +198,8 @@ void shell_close(struct shell *sh)
     sess_free(sh->sess);
     disp_free(sh->disp);
     modules_free(&sh->modules);
+    id_list_free(&sh->logit_bias);
+    id_list_free(&sh->suppress_tokens);
     chat_close(&sh->chat);
     tok_close(sh->tok);
     ckpt_close(sh->ckpt);

@@ -15,17 +15,54 @@ static const char *const shows[] = { "plain", "probs", NULL };
 static const char *const off_on[] = { "off", "on", NULL };
 static const char *const on_errors[] = { "stop", "continue", NULL };
 static const char *const overflows[] = { "stop", "shift", NULL };
+static const char *const early[] = { "false", "true", "never", NULL };
 
 const struct var_def var_defs[N_VARS] = {
     [VAR_TEMPERATURE] = { "temperature", VAR_REAL, 0, 100, NULL, "0.8", "",
         "how freely tokens are drawn: 0 always takes the likeliest, 1 draws as the model "
         "says, above that wilder", NULL },
+    [VAR_TOP_K] = { "top_k", VAR_COUNT, 0, 4294967295.0, NULL, "50", "tokens",
+        "draw from this many of the likeliest tokens, and those that equal the last; 0 is all", NULL },
     [VAR_TOP_P] = { "top_p", VAR_REAL, 0, 1, NULL, "0.95", "",
         "draw from the smallest set of tokens that holds this much probability; 1 is all", NULL },
-    [VAR_TOP_K] = { "top_k", VAR_COUNT, 0, 4294967295.0, NULL, "0", "tokens",
-        "draw from this many of the likeliest tokens; 0 is all", NULL },
     [VAR_MIN_P] = { "min_p", VAR_REAL, 0, 1, NULL, "0", "",
         "drop tokens less likely than this share of the likeliest; 0 drops none", NULL },
+    [VAR_TYPICAL_P] = { "typical_p", VAR_REAL, 0, 1, NULL, "1", "",
+        "draw from the tokens whose surprise is nearest to the expected one, as many as hold this "
+        "much probability; 1 is all", NULL },
+    [VAR_EPSILON_CUTOFF] = { "epsilon_cutoff", VAR_REAL, 0, 0.99, NULL, "0", "",
+        "drop tokens less likely than this; 0 drops none", NULL },
+    [VAR_ETA_CUTOFF] = { "eta_cutoff", VAR_REAL, 0, 0.99, NULL, "0", "",
+        "drop tokens less likely than this, or than its square root times exp(-entropy) where that "
+        "is less; 0 drops none", NULL },
+    [VAR_REPETITION_PENALTY] = { "repetition_penalty", VAR_REAL, 0.01, 100, NULL, "1", "",
+        "divide the logits of tokens that occur in the conversation by this (multiply negative "
+        "ones); 1 is off, below 1 invites repetition", NULL },
+    [VAR_NO_REPEAT_NGRAM_SIZE] = { "no_repeat_ngram_size", VAR_COUNT, 0, 4294967295.0, NULL, "0", "tokens",
+        "let no sequence of this many tokens come twice in the conversation; 0 is off", NULL },
+    [VAR_FREQUENCY_PENALTY] = { "frequency_penalty", VAR_REAL, -2, 2, NULL, "0", "",
+        "lower a token's logit by this for each time it occurs in the reply so far (the prompt does "
+        "not count)", NULL },
+    [VAR_PRESENCE_PENALTY] = { "presence_penalty", VAR_REAL, -2, 2, NULL, "0", "",
+        "lower a token's logit by this once it occurs in the reply (the prompt does not count)", NULL },
+    [VAR_LOGIT_BIAS] = { "logit_bias", VAR_LIST, -100, 100, NULL, "", "",
+        "added to the logits of these tokens: 220=-5, \" the\"=2.  A token is its id, or text in "
+        "double quotes that is exactly one token", NULL },
+    [VAR_SUPPRESS_TOKENS] = { "suppress_tokens", VAR_LIST, 0, 0, NULL, "", "",
+        "tokens that are never drawn: 220, \" the\".  A token is its id, or text in double quotes "
+        "that is exactly one token", NULL },
+    [VAR_MIN_NEW_TOKENS] = { "min_new_tokens", VAR_COUNT, 0, 4294967295.0, NULL, "0", "tokens",
+        "a reply does not end by itself before it is this long", NULL },
+    [VAR_NUM_BEAMS] = { "num_beams", VAR_COUNT, 1, 64, NULL, "1", "beams",
+        "above 1 the reply is searched for, not drawn: the likeliest of this many continuations kept "
+        "side by side.  Nothing is random then, temperature and the filters from top_k to eta_cutoff "
+        "play no part, and the reply shows when it is found", NULL },
+    [VAR_LENGTH_PENALTY] = { "length_penalty", VAR_REAL, -100, 100, NULL, "1", "",
+        "with num_beams: a reply's score is its log probability divided by its length to this power; "
+        "above 0 favours long replies, below short ones", NULL },
+    [VAR_EARLY_STOPPING] = { "early_stopping", VAR_CHOICE, 0, 0, NULL, "false", "",
+        "with num_beams: true stops at that many ended replies, false also when better ones are "
+        "unlikely, never only when none can come", early },
     [VAR_SEED] = { "seed", VAR_COUNT, 0, 9007199254740991.0, "random", "random", "",
         "start of the random numbers; the same seed, backend and prompts give the same "
         "replies.  random picks a new one for each conversation and shows it", NULL },
@@ -91,6 +128,8 @@ void var_range(int var, char *out, size_t size)
     const struct var_def *d = &var_defs[var];
     if (d->type == VAR_TEXT || d->type == VAR_FILE) {
         snprintf(out, size, d->type == VAR_TEXT ? "text" : "a file");
+    } else if (d->type == VAR_LIST) {
+        snprintf(out, size, d->min < d->max ? "ID=BIAS, ..." : "ID, ...");
     } else if (d->type == VAR_CHOICE) {
         out[0] = '\0';
         for (size_t i = 0, n = 0; d->choice[i] && n < size; i++)
@@ -134,7 +173,7 @@ int vars_set(struct vars *vars, int var, const char *text, enum var_origin from,
             i++;
         bad = !d->choice[i];
         num = (double)i;
-    } else if (d->type != VAR_TEXT && d->type != VAR_FILE) {
+    } else if (d->type != VAR_TEXT && d->type != VAR_FILE && d->type != VAR_LIST) {
         bad = number(d, text, &num);
     } else if (var == VAR_STOP) {
         struct stops stops;

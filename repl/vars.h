@@ -9,7 +9,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { VAR_TEMPERATURE, VAR_TOP_P, VAR_TOP_K, VAR_MIN_P, VAR_SEED, VAR_MAX_TOKENS,
+enum { VAR_TEMPERATURE, VAR_TOP_K, VAR_TOP_P, VAR_MIN_P, VAR_TYPICAL_P, VAR_EPSILON_CUTOFF,
+       VAR_ETA_CUTOFF, VAR_REPETITION_PENALTY, VAR_NO_REPEAT_NGRAM_SIZE, VAR_FREQUENCY_PENALTY,
+       VAR_PRESENCE_PENALTY, VAR_LOGIT_BIAS, VAR_SUPPRESS_TOKENS, VAR_MIN_NEW_TOKENS,
+       VAR_NUM_BEAMS, VAR_LENGTH_PENALTY, VAR_EARLY_STOPPING, VAR_SEED, VAR_MAX_TOKENS,
        VAR_THREADS, VAR_MODE, VAR_SYSTEM, VAR_STOP, VAR_OVERFLOW, VAR_GRAMMAR,
        VAR_SCHEMA, VAR_SPECIALS, VAR_SHOW, VAR_TIMING, VAR_ON_ERROR, N_VARS };
 enum { MODE_BASE, MODE_CHAT };             /* values of the choices, in order */
@@ -18,13 +21,14 @@ enum { SHOW_PLAIN, SHOW_PROBS };
 enum { TIMING_OFF, TIMING_ON };
 enum { ON_ERROR_STOP, ON_ERROR_CONTINUE };
 
-enum var_type { VAR_REAL, VAR_COUNT, VAR_CHOICE, VAR_TEXT, VAR_FILE };
+/* VAR_LIST: of tokens, see idlist.h; its text is checked by who knows the vocabulary */
+enum var_type { VAR_REAL, VAR_COUNT, VAR_CHOICE, VAR_TEXT, VAR_FILE, VAR_LIST };
 enum var_origin { FROM_DEFAULT, FROM_RC_FILE, FROM_COMMAND_LINE, FROM_SESSION };
 
 struct var_def {
     const char *name;
     enum var_type type;
-    double min, max;                       /* of VAR_REAL and VAR_COUNT              */
+    double min, max;                       /* of VAR_REAL and VAR_COUNT; of a VAR_LIST's values, both 0: none */
     const char *word;                      /* accepted besides a number, or NULL; counts as -1 */
     const char *fallback;                  /* the default, in the notation /set takes */
     const char *unit;                      /* "tokens", or ""                        */

@@ -17,3 +17,4 @@ include tests/unit/local.mk
 include tests/golden/local.mk
 include tests/conformance/local.mk
 include tests/cli/local.mk
+include tests/sampling/local.mk

@@ -186,8 +186,11 @@ static void test_session(const struct trie *trie)
     tok_encode(tok, "Lily said:", 10, TOK_PLAIN, &ids);
     sess_append(s, ids.id, ids.n, &err);
     struct sess_gen g = { .max_tokens = 120, .eos = eos, .n_eos = 2 };
-    static const struct sampler_params params[] = { { 0, 0, 1, 0 }, { 1, 0, 1, 0 }, { 0.8f, 40, 0.95f, 0.05f },
-                                                    { 90, 0, 1, 0 }, { 1, 1, 1, 0 } };
+#define DRAW(...) { .repetition_penalty = 1, .typical_p = 1, .top_p = 1, __VA_ARGS__ }
+    static const struct sampler_params params[] = {
+        DRAW(.temperature = 0), DRAW(.temperature = 1), DRAW(.temperature = 0.8, .top_k = 40, .min_p = 0.05),
+        DRAW(.temperature = 90), DRAW(.temperature = 1, .top_k = 1),
+    };
     struct rules check = { 0 };
     struct matcher m;
     static const char grammar[] = "root ::= (\"yes\" | \"no\") (\", \" [a-zé€ ]{1,40}){0,3} [.!]";

@@ -1,99 +1,10 @@
-/* tests/unit/core.c -- the shell's core without a shell: sampler, trace, dispatch and
- * session, on the tiny golden checkpoint with the real backends. */
+/* tests/unit/core.c -- the shell's core without a shell: trace, dispatch and session, on the
+ * tiny golden checkpoint with the real backends. */
 #include "backends/model/checkpoint.h"
 #include "repl/session.h"
 #include "tests/tap.h"
 
-#include <math.h>
 #include <string.h>
-
-/* ---- sampler ------------------------------------------------------------- */
-
-static int32_t draw_once(struct sampler *s, struct sampler_params p, const float *logits)
-{
-    return sampler_draw(s, &p, logits);
-}
-
-static void test_sampler(void)
-{
-    enum { V = 8, N = 40000 };
-    const float logits[V] = { 1, 3, 2, NAN, -INFINITY, 3, 0, 2.5f };
-    const uint8_t banned[V] = { 0, 0, 0, 0, 0, 0, 0, 1 };
-    struct sampler *s = sampler_new(V, NULL), *b = sampler_new(V, banned);
-    const struct sampler_params greedy = { 0, 0, 1, 0 }, plain = { 1, 0, 1, 0 };
-
-    ok(draw_once(s, greedy, logits) == 1, "greedy takes the largest, the lower id of equals");
-    ok(draw_once(s, (struct sampler_params){ 1, 1, 1, 0 }, logits) == 1, "top_k 1 is greedy");
-
-    int count[V] = { 0 };
-    double want[V], sum = 0;
-    for (int i = 0; i < V; i++)
-        sum += want[i] = isnan(logits[i]) ? 0 : exp(logits[i]);
-    sampler_seed(s, 7);
-    for (int i = 0; i < N; i++)
-        count[draw_once(s, plain, logits)]++;
-    double chi = 0;
-    for (int i = 0; i < V; i++)
-        if (want[i] > 0)
-            chi += pow(count[i] - N * want[i] / sum, 2) / (N * want[i] / sum);
-    ok(chi < 22.5, "temperature 1 draws from the softmax (chi2 %.1f, 5 degrees)", chi);
-    ok(!count[3] && !count[4], "NaN and -infinity are never drawn");
-
-    int seen[V] = { 0 };
-    for (int i = 0; i < N; i++)
-        seen[draw_once(s, (struct sampler_params){ 1, 3, 1, 0 }, logits)] = 1;
-    ok(seen[1] && seen[5] && seen[7] && seen[0] + seen[2] + seen[6] == 0, "top_k keeps k");
-    memset(seen, 0, sizeof seen);
-    for (int i = 0; i < N; i++)            /* p: .31 .31 .19 ..: two make .62 < .65 */
-        seen[draw_once(s, (struct sampler_params){ 1, 0, 0.65f, 0 }, logits)] = 1;
-    ok(seen[1] && seen[5] && seen[7] && seen[0] + seen[2] + seen[6] == 0,
-       "top_p keeps the smallest set that reaches it");
-    memset(seen, 0, sizeof seen);
-    for (int i = 0; i < N; i++)            /* e^-1 = .37: logit 2 stays, 1 goes */
-        seen[draw_once(s, (struct sampler_params){ 1, 0, 1, 0.3f }, logits)] = 1;
-    ok(seen[2] && !seen[0] && !seen[6], "min_p is relative to the likeliest");
-    memset(seen, 0, sizeof seen);
-    for (int i = 0; i < N; i++)
-        seen[draw_once(b, plain, logits)] = 1;
-    ok(!seen[7] && seen[6], "a banned id is never drawn");
-
-    int32_t a[20], c[20];
-    sampler_seed(s, 123);
-    for (int i = 0; i < 20; i++)
-        a[i] = draw_once(s, plain, logits);
-    sampler_seed(s, 123);
-    for (int i = 0; i < 20; i++)
-        c[i] = draw_once(s, plain, logits);
-    ok(!memcmp(a, c, sizeof a), "the same seed draws the same");
-    const float none[V] = { NAN, NAN, NAN, NAN, -INFINITY, NAN, NAN, NAN };
-    ok(draw_once(s, plain, none) == -1 && draw_once(s, greedy, none) == -1,
-       "nothing finite to draw from: -1");
-    sampler_free(s);
-    sampler_free(b);
-
-    /* many candidates: the heap agrees with sorting everything */
-    enum { M = 5000 };
-    static float big[M];
-    uint32_t x = 1;
-    for (int i = 0; i < M; i++) {
-        x = x * 1664525 + 1013904223;
-        big[i] = (float)(x >> 20) / 100;   /* many ties */
-    }
-    struct sampler *m = sampler_new(M, NULL);
-    int same = 1;
-    for (int i = 0; i < 200; i++) {
-        /* top_p so small that it cuts inside the top 50: both ways see the same set */
-        struct sampler_params few = { 5, 50, 0.2f, 0 };
-        sampler_seed(m, (uint64_t)i);
-        int32_t id = draw_once(m, few, big);
-        int better = 0;
-        for (int j = 0; j < M; j++)
-            better += big[j] > big[id] || (big[j] == big[id] && j < id);
-        same &= better < 50;
-    }
-    ok(same, "top_k 50 of 5000 draws only from the 50 best, ties by id");
-    sampler_free(m);
-}
 
 /* ---- trace --------------------------------------------------------------- */
 
@@ -175,7 +86,8 @@ static void test_session(const struct ckpt *ck, const struct modules *mods)
     struct sess *s = sess_new(d, c, NULL);
     struct dbrx_error err = { 0 };
     enum sess_finish why;
-    struct sess_gen g = { .sampling = { 0, 0, 1, 0 }, .max_tokens = 12, .on_token = interrupt };
+    struct sess_gen g = { .sampling = sampler_plain, .max_tokens = 12, .on_token = interrupt };
+    g.sampling.temperature = 0;
     int32_t straight[N_PROMPT + 12];
 
     ok(!disp_name(d) && sess_append(s, prompt, N_PROMPT, &err) == DBRX_OK &&
@@ -222,6 +134,36 @@ static void test_session(const struct ckpt *ck, const struct modules *mods)
     ok(sess_generate(s, &g, &why, &err) == DBRX_OK && why == SESS_STOPPED && s->n == N_PROMPT + 5,
        "the callback can stop a reply");
     interrupt_at = 0;
+
+    /* parameters that leave nothing: a sentence, and nothing lost */
+    struct sess_gen empty = g;
+    static int32_t every[4096];
+    for (uint32_t i = 0; i < c->n_vocab; i++)
+        every[i] = (int32_t)i;
+    empty.sampling.suppress_tokens = every, empty.sampling.n_suppress_tokens = c->n_vocab;
+    sess_truncate(s, N_PROMPT);
+    ok(sess_generate(s, &empty, &why, &err) == DBRX_E_INVALID && why == SESS_FAILED &&
+       strstr(err.text, "suppress_tokens") && s->n == N_PROMPT && s->has_logits,
+       "settings that rule every token out: %s", err.text);
+    ok(sess_generate(s, &g, &why, &err) == DBRX_OK && !memcmp(s->token, straight, sizeof straight),
+       "... and it goes on without them");
+
+    /* the sampler sees the timeline, and where the reply began */
+    struct sess_gen no = g;
+    no.sampling.no_repeat_ngram_size = 1;
+    sess_truncate(s, N_PROMPT);
+    int fine_ngram = sess_generate(s, &no, &why, &err) == DBRX_OK && s->n == N_PROMPT + 12;
+    for (uint32_t i = N_PROMPT; i < s->n; i++)
+        for (uint32_t k = 0; k < i; k++)
+            fine_ngram &= s->token[i] != s->token[k];
+    ok(fine_ngram, "no token comes twice with no_repeat_ngram_size 1");
+    struct sess_gen late = g;
+    int32_t first_eos[] = { straight[N_PROMPT], straight[N_PROMPT + 2] };
+    late.eos = first_eos, late.n_eos = 2;
+    late.sampling.min_new_tokens = 6;
+    sess_truncate(s, N_PROMPT);
+    ok(sess_generate(s, &late, &why, &err) == DBRX_OK && s->n >= N_PROMPT + 7 &&
+       (why == SESS_EOS) == (s->n < N_PROMPT + 12), "min_new_tokens holds eos back");
 
     /* eos */
     struct sess_gen e = g;
@@ -282,7 +224,6 @@ int main(void)
     struct modules mods = { 0 };
     struct ckpt *ck;
     char dir[4096];
-    test_sampler();
     test_trace();
     snprintf(dir, sizeof dir, "%s/tests/data/tiny-bf16", getenv("srcdir"));
     if (ckpt_open(dir, &ck, &err) != DBRX_OK ||

@@ -552,7 +552,8 @@ static void test_model(void)
         for (int seed = 0; seed < 12; seed++) {
             enum sess_finish why;
             size_t n = 0, len;
-            g.sampling = seed ? (struct sampler_params){ seed % 2 ? 0.9f : 30, 0, 1, 0 } : (struct sampler_params){ 0, 0, 1, 0 };
+            g.sampling = sampler_plain;
+            g.sampling.temperature = !seed ? 0 : seed % 2 ? 0.9 : 30;
             sampler_seed(sess->sampler, (uint64_t)seed);
             sess_truncate(sess, (uint32_t)ids.n);
             constraint_restart(c);
