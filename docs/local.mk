@@ -1,1 +1,2 @@
-EXTRA_DIST += %D%/sampling.md
+dist_doc_DATA = %D%/json.md %D%/events.schema.json
+EXTRA_DIST += %D%/session-file.md %D%/grammar.md %D%/sampling.md

@@ -2,6 +2,7 @@
 #include "repl/commands.h"
 
 #include "repl/handlers.h"
+#include "repl/paths.h"
 #include "repl/shell.h"
 #include "repl/words.h"
 
@@ -10,9 +11,10 @@
 #include <string.h>
 
 static const struct command table[] = {
-    { "help", "shell", { { ARG_COMMAND, "NAME", 0 } },
-      "list the commands, or explain one",
-      "Without NAME lists the commands.  Names of settings work too.", "/help route", handle_help },
+    { "help", "shell", { { ARG_COMMAND, "WORD", 0 } },
+      "list the commands, or explain something",
+      "WORD is a command, a setting, a group of commands or a topic (prompts, keys, scripts, files).  Any "
+      "other word is searched for.", "/help route", handle_help },
     { "set", "shell", { { ARG_VAR, "NAME", 0 }, { ARG_VALUE, "VALUE", 0 } },
       "show or change a setting",
       "Without arguments lists all settings with their values and where those came from.  "
@@ -26,10 +28,66 @@ static const struct command table[] = {
     { "quit", "shell", { { ARG_END, NULL, 0 } },
       "leave (so does Ctrl-D)", "", "/quit", handle_quit },
 
+    { "edit", "prompts", { { ARG_FLAG, "--last", 0 } },
+      "write a prompt in your editor",
+      "Opens $VISUAL or $EDITOR; what you save is sent.  --last begins with the last prompt.  An empty "
+      "or unchanged text is not sent.", "/edit --last", handle_edit },
+    { "read", "prompts", { { ARG_FILE, "FILE", 1 } },
+      "send a file as one prompt",
+      "All of it but its last newline, whatever it holds: slashes and quotes are text here.",
+      "/read question.txt", handle_read },
+    { "system", "prompts", { { ARG_VALUE, "TEXT", 0 } },
+      "show or change the system message",
+      "Short for /set system; \"\" is none, default is the checkpoint's own.",
+      "/system Answer in one word.", handle_setting },
+    { "mode", "prompts", { { ARG_VALUE, "base|chat", 0 } },
+      "continue text, or answer messages",
+      "Short for /set mode.", "/mode chat", handle_setting },
+    { "specials", "prompts", { { ARG_VALUE, "plain|parse", 0 } },
+      "whether prompts can hold control tokens",
+      "Short for /set specials.", "/specials parse", handle_setting },
+
+    { "source", "scripts", { { ARG_FILE, "FILE", 1 } },
+      "run the lines of a file",
+      "Commands and prompts as they are typed, but with names in full.  "
+      "/set on_error says what happens after a line that fails.", "/source setup.dbrx", handle_source },
+    { "output", "scripts", { { ARG_FILE, "FILE", 0 } },
+      "append results to a file, or stop that",
+      "Replies and tables go to the end of FILE, as they are made, until /output alone.  Errors and "
+      "notes stay here.", "/output log.txt", handle_output },
+    { "echo", "scripts", { { ARG_TEXT, "TEXT", 0 } },
+      "print a line among the results", "", "/echo --- second run", handle_echo },
+
     { "new", "conversation", { { ARG_END, NULL, 0 } },
       "start a new conversation",
-      "Settings and the backend stay.  A random seed is drawn anew, a set one starts again.",
+      "Settings and the backend stay.  A random seed is drawn anew, a set one starts again.  "
+      "The conversation so far is kept: /branch lists it, /switch goes back to it.",
       "/new", handle_new },
+    { "continue", "conversation", { { ARG_END, NULL, 0 } },
+      "let the last reply go on where it stopped",
+      "After an interrupt, a stop string, or a cut at max_tokens; in chat mode without a new "
+      "message.", "/continue", handle_continue },
+    { "retry", "conversation", { { ARG_INT, "N", 0 } },
+      "draw other replies to the last prompt",
+      "One, or N of them (at most 16), each with a seed of its own and kept as a branch; the "
+      "conversation goes on with the first.  /switch NAME picks another, or the reply there was.",
+      "/retry 3", handle_retry },
+    { "undo", "conversation", { { ARG_INT, "N", 0 } },
+      "take back the last turn, or the last N",
+      "A turn is a prompt with its reply, a /continue or a /feed.  /redo brings them back.",
+      "/undo 2", handle_undo },
+    { "redo", "conversation", { { ARG_END, NULL, 0 } },
+      "bring back what the last /undo took",
+      "Until something new is said.", "/redo", handle_redo },
+    { "branch", "conversation", { { ARG_BRANCH, "NAME", 0 }, { ARG_FLAG, "--drop", 0 } },
+      "fork the conversation here, or list branches",
+      "Without NAME lists the branches.  With it a copy of the conversation gets that name and goes "
+      "on; what is there stays as it is under its own.  --drop forgets a branch.  The shell itself "
+      "keeps at most 64 branches, of /new, /retry and a full context; the oldest of them make room.",
+      "/branch other-ending", handle_branch },
+    { "switch", "conversation", { { ARG_BRANCH, "NAME", 1 } },
+      "go to another branch",
+      "Only what differs from the branch before is computed again.", "/switch main", handle_switch },
     { "feed", "conversation", { { ARG_IDS, "IDS", 1 } },
       "append token ids to the conversation",
       "Ids are separated by blanks or commas.  They are evaluated, nothing is generated.  "
@@ -39,6 +97,46 @@ static const struct command table[] = {
     { "stats", "conversation", { { ARG_END, NULL, 0 } },
       "tokens, speed, backend, context and memory",
       "Speeds are those of the last reply and of all since the start.", "/stats", handle_stats },
+
+    { "transcript", "files", { { ARG_FLAG, "--tokens", 0 } },
+      "print the conversation",
+      "By role in chat mode, as plain text otherwise; --tokens with positions and ids.",
+      "/transcript --tokens", handle_transcript },
+    { "prompt", "files", { { ARG_END, NULL, 0 } },
+      "show exactly what was sent for the last reply",
+      "The text with its special tokens, an injected system message included, and the ids.",
+      "/prompt", handle_prompt },
+    { "replay", "files", { { ARG_END, NULL, 0 } },
+      "draw all replies again and compare",
+      "With the settings and random numbers they were drawn with, on the current backend.  Says "
+      "whether each is the same, and where it first differs.  The conversation stays as it is.",
+      "/replay", handle_replay },
+    { "save", "files", { { ARG_FILE, "FILE", 1 }, { ARG_FLAG, "--kv", 0 } },
+      "save all branches and settings to a file",
+      "With --kv also the KV cache, so that nothing is computed again when it is loaded.  A crash "
+      "or a full disk leaves an older file as it was.", "/save story.dbrx --kv", handle_save },
+    { "load", "files", { { ARG_FILE, "FILE", 1 }, { ARG_FLAG, "--tokens-only", 0 } },
+      "go on with a saved conversation",
+      "Branches and settings become those of the file; a conversation that is open is kept as a "
+      "branch.  A file from another checkpoint is refused, unless --tokens-only insists.",
+      "/load story.dbrx", handle_load },
+    { "export", "files", { { ARG_FORMAT, "md|json|txt", 1 }, { ARG_FILE, "FILE", 1 } },
+      "write the transcript for people or programs", "", "/export md story.md", handle_export },
+
+    { "logits", "probabilities", { { ARG_INT, "K", 0 }, { ARG_INT, "TOKEN", 0 } },
+      "show the likeliest tokens, and what cuts them",
+      "The K (10) likeliest candidates for the token to come, with the probability that the model "
+      "gives them, that which they are drawn with, and the filter that cuts them.  With TOKEN, a "
+      "position as in /tokens, for that one; after a reply that ended by itself, for its end.",
+      "/logits 5 -3", handle_logits },
+    { "pick", "probabilities", { { ARG_INT, "N", 1 }, { ARG_INT, "TOKEN", 0 } },
+      "go on with another candidate",
+      "Takes the N-th candidate of /logits, drops what came from that position on, and goes on from "
+      "there.  Without TOKEN where /logits looked last.", "/pick 2", handle_pick },
+    { "surprise", "probabilities", { { ARG_END, NULL, 0 } },
+      "bits of surprise of every token, perplexity",
+      "How unexpected each token was to the model: 1 bit is one of 2, 10 bits is one of 1024.  All is "
+      "computed once more.", "/surprise", handle_surprise },
 
     { "route", "experts", { { ARG_INT, "TOKEN", 0 } },
       "show which experts a token went to",
@@ -109,13 +207,19 @@ static int parse_ids(struct shell *sh, char *rest, struct tok_ids *ids)
     return 0;
 }
 
-/* The rest of the line without blanks around it */
-static char *trimmed(char *rest)
+/* The rest of the line without blanks around it, or quotes around it all; in a list of tokens
+ * those belong to a token, but nothing in quotes is nothing there, too */
+static char *trimmed(char *rest, int list)
 {
     rest += strspn(rest, " \t");
     size_t n = strlen(rest);
     while (n && strchr(" \t", rest[n - 1]))
         n--;
+    if (n > 1 && (*rest == '"' || *rest == '\'') && strchr(rest + 1, *rest) == rest + n - 1 &&
+        (!list || n == 2)) {
+        rest++;
+        n -= 2;
+    }
     rest[n] = '\0';
     return rest;
 }
@@ -144,8 +248,9 @@ static int parse_args(struct shell *sh, const struct command *c, char *rest, str
             a->text[at] = rest;
             return parse_ids(sh, rest, &a->ids);
         }
-        if (any && arg->type == ARG_VALUE) {
-            a->text[at] = trimmed(rest);
+        if (any && (arg->type == ARG_VALUE || arg->type == ARG_TEXT)) {
+            int var = at && c->arg[at - 1].type == ARG_VAR ? var_find(a->text[at - 1], sh->interactive) : -1;
+            a->text[at] = trimmed(rest, var >= 0 && var_defs[var].type == VAR_LIST);
             return 0;
         }
         char *word = word_next(&rest), *end, what[200];
@@ -176,7 +281,10 @@ static int parse_args(struct shell *sh, const struct command *c, char *rest, str
             if (end == word || *end || errno)
                 return misused(sh, c, what);
         }
-        a->text[at++] = word;
+        if (arg->type == ARG_DIR || arg->type == ARG_FILE)
+            a->owned[at] = path_typed(word);
+        a->text[at] = a->owned[at] ? a->owned[at] : word;
+        at++;
     }
     if (c->arg[at].type != ARG_END && c->arg[at].required) {
         char what[80];
@@ -203,6 +311,7 @@ int command_run(struct shell *sh, const char *line, size_t len)
     const struct command *c = command_find(rest, sh->interactive);
     if (c) {
         rest += last ? n : n + 1;
+        a.command = c;
         failed = parse_args(sh, c, rest, &a) || c->run(sh, &a);
     } else {
         const char *near = command_nearest(rest);
@@ -210,6 +319,8 @@ int command_run(struct shell *sh, const char *line, size_t len)
                               near ? "; did you mean /" : "; /help lists them", near ? near : "",
                               near ? "?" : "");
     }
+    for (int i = 0; i < MAX_ARGS; i++)
+        free(a.owned[i]);
     free(a.ids.id);
     free(copy);
     return failed ? -1 : 0;

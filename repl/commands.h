@@ -11,21 +11,26 @@ struct shell;
 
 enum arg_type {
     ARG_END, ARG_INT,                      /* whole number; args.num                    */
-    ARG_COMMAND, ARG_BACKEND, ARG_VAR,     /* a word, completed from what there is      */
-    ARG_DIR, ARG_FILE,                     /* a word; quotes keep blanks                */
+    ARG_COMMAND, ARG_BACKEND, ARG_VAR, ARG_BRANCH,     /* a word, completed from what there is */
+    ARG_FORMAT,                            /* md, json or txt                           */
+    ARG_DIR, ARG_FILE,                     /* a word; quotes keep blanks, ~/ is home    */
     ARG_FLAG,                              /* "--name", anywhere; args.text is non-NULL */
     ARG_OPTIONS,                           /* the remaining words, each k=v; args.list  */
-    ARG_VALUE,                             /* the rest of the line as it is             */
+    ARG_VALUE,                             /* the rest of the line as it is; of a setting, which
+                                              is the word before or the command itself  */
+    ARG_TEXT,                              /* the rest of the line                      */
     ARG_IDS                                /* the rest: token ids; args.ids             */
 };
 struct arg { enum arg_type type; const char *name; int required; };
 
 enum { MAX_ARGS = 4, MAX_LIST = 32 };
 struct args {                              /* by position in command.arg                */
+    const struct command *command;
     const char *text[MAX_ARGS];            /* NULL: not given                           */
     long        num[MAX_ARGS];
     const char *list[MAX_LIST + 1];        /* ends at NULL                              */
     struct tok_ids ids;
+    char *owned[MAX_ARGS];                 /* text that is not part of the line          */
 };
 
 struct command {

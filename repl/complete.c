@@ -6,6 +6,7 @@
 #include "repl/complete.h"
 
 #include "repl/commands.h"
+#include "repl/help.h"
 #include "repl/shell.h"
 
 #include <stdio.h>
@@ -21,7 +22,8 @@
 static struct shell *shell;
 static const char *(*candidate)(size_t i); /* what is offered now; NULL past the end */
 static const struct command *command;      /* whose argument it is */
-static const char *const *choices;         /* of the setting being given a value */
+static char first[64];                     /* its first word                     */
+static int setting_at;                     /* of the value, or -1                */
 
 static const char *command_word(size_t i)
 {
@@ -33,12 +35,12 @@ static const char *command_word(size_t i)
     return word;
 }
 
-static const char *command_or_setting(size_t i)
+static const char *anything(size_t i)
 {
     size_t n = 0;
     while (command_at(n))
         n++;
-    return i < n ? command_at(i)->name : i - n < N_VARS ? var_defs[i - n].name : NULL;
+    return i < n ? command_at(i)->name : i - n < N_VARS ? var_defs[i - n].name : help_topic(i - n - N_VARS);
 }
 
 static const char *setting(size_t i)
@@ -46,9 +48,35 @@ static const char *setting(size_t i)
     return i < N_VARS ? var_defs[i].name : NULL;
 }
 
-static const char *choice(size_t i)
+/* What the setting can be, besides numbers and text */
+static const char *value(size_t i)
 {
-    return choices ? choices[i] : NULL;
+    if (setting_at < 0)
+        return NULL;
+    const struct var_def *d = &var_defs[setting_at];
+    for (size_t n = 0; d->choice && d->choice[n]; n++)
+        if (!i--)
+            return d->choice[n];
+    if (d->word && !i--)
+        return d->word;
+    return i ? NULL : "default";
+}
+
+/* "threads=", of the backend named in the line */
+static const char *option(size_t i)
+{
+    static char word[64];
+    const struct module *m;
+    for (size_t at = 0; (m = disp_module(shell->disp, at)); at++) {
+        if (!m->info || strcmp(m->info->name, first))
+            continue;
+        for (const struct dbrx_option *o = disp_options(shell->disp, at); o && o->name; o++)
+            if (!i--) {
+                snprintf(word, sizeof word, "%s=", o->name);
+                return word;
+            }
+    }
+    return NULL;
 }
 
 static const char *backend(size_t i)
@@ -66,6 +94,17 @@ static const char *flag(size_t i)
         if (a->type == ARG_FLAG && !i--)
             return a->name;
     return NULL;
+}
+
+static const char *branch(size_t i)
+{
+    return i < shell->tree->n ? shell->tree->branch[i]->name : NULL;
+}
+
+static const char *format(size_t i)
+{
+    static const char *const all[] = { "md", "json", "txt", NULL };
+    return all[i];
 }
 
 static const char *nothing(size_t i)
@@ -86,8 +125,9 @@ static char *generate(const char *text, int state)
     return NULL;
 }
 
-/* The command of this line, and the index of the argument that begins at `start` */
-static const struct command *locate(const char *line, int start, int *index, char *first, size_t size)
+/* The command of this line, its first word, and the index of the argument that begins at
+ * `start` */
+static const struct command *locate(const char *line, int start, int *index)
 {
     char *copy = strndup(line, (size_t)start), *save = NULL;
     *index = 0;
@@ -96,18 +136,29 @@ static const struct command *locate(const char *line, int start, int *index, cha
     const struct command *c = word ? command_find(word + 1, 1) : NULL;
     for (int n = 0; c && (word = strtok_r(NULL, " \t", &save)); n++) {
         if (!n)
-            snprintf(first, size, "%s", word);
+            snprintf(first, sizeof first, "%s", word);
         *index += strncmp(word, "--", 2) != 0;
     }
     free(copy);
-    for (int i = 0; c && i <= *index && c->arg[i].type != ARG_END; i++)
-        *index += c->arg[i].type == ARG_FLAG;
     return c;
+}
+
+/* The type of the index-th argument that is no flag; the last one may repeat */
+static enum arg_type type_at(const struct command *c, int index)
+{
+    enum arg_type type = ARG_END;
+    for (const struct arg *a = c->arg; a->type != ARG_END; a++) {
+        if (a->type == ARG_FLAG)
+            continue;
+        type = a->type;
+        if (!index-- || type == ARG_OPTIONS)
+            return type;
+    }
+    return type == ARG_VALUE || type == ARG_TEXT ? type : ARG_END;
 }
 
 static char **complete(const char *text, int start, int end)
 {
-    char first[64];
     int index;
     (void)end;
     rl_attempted_completion_over = 1;      /* no file names unless we say so */
@@ -117,22 +168,22 @@ static char **complete(const char *text, int start, int end)
         candidate = command_word;
         return rl_completion_matches(text, generate);
     }
-    command = locate(rl_line_buffer, start, &index, first, sizeof first);
+    command = locate(rl_line_buffer, start, &index);
     if (!command)
         return NULL;
-    enum arg_type type = ARG_END;
-    for (int i = 0; i <= index && (type = command->arg[i].type) != ARG_END; i++)
-        ;
-    choices = NULL;
-    if (type == ARG_VALUE) {
-        int var = var_find(first, 1);
-        choices = var >= 0 ? var_defs[var].choice : NULL;
-    }
-    candidate = !strncmp(text, "--", 2) ? flag : type == ARG_COMMAND ? command_or_setting
+    enum arg_type type = type_at(command, index);
+    int typed = command->arg[0].type == ARG_VALUE;     /* "/mode chat": the command is the setting */
+    setting_at = var_find(typed ? command->name : first, 1);
+    if (type == ARG_VALUE && index == !typed && setting_at >= 0 && var_defs[setting_at].type == VAR_FILE)
+        type = ARG_FILE;
+    candidate = !strncmp(text, "--", 2) ? flag : type == ARG_COMMAND ? anything
               : type == ARG_VAR ? setting : type == ARG_BACKEND ? backend
-              : type == ARG_VALUE ? choice : nothing;
+              : type == ARG_BRANCH ? branch : type == ARG_FORMAT ? format
+              : type == ARG_VALUE && index == !typed ? value : type == ARG_OPTIONS ? option : nothing;
     if (type == ARG_DIR || type == ARG_FILE)
         return rl_completion_matches(text, rl_filename_completion_function);
+    if (candidate == option)
+        rl_completion_append_character = '\0';         /* the value follows */
     return rl_completion_matches(text, generate);
 }
 
@@ -140,4 +191,9 @@ void complete_init(struct shell *sh)
 {
     shell = sh;
     rl_attempted_completion_function = complete;
+    rl_completer_word_break_characters = (char *)" \t\n\"'";  /* "threads=2" is one word */
+#ifndef USE_LIBEDIT
+    rl_completer_quote_characters = "\"'";
+    rl_filename_quote_characters = " \t\"'";            /* names with blanks are quoted */
+#endif
 }

@@ -224,3 +224,53 @@ dbrx_status disp_eval(struct disp *d, const struct dbrx_batch *b, struct dbrx_er
 {
     return d->now.session ? settle(d, d->now.vt->eval(d->now.session, b, err)) : none(err);
 }
+
+/* ---- KV to and from files ---- */
+
+int disp_has_kv(const struct disp *d)
+{
+    return d->now.kv != NULL;
+}
+
+static dbrx_status no_kv(const struct disp *d, struct dbrx_error *err)
+{
+    return d->now.session ? fail(err, DBRX_E_UNSUPPORTED, "%s can neither give nor take a KV cache",
+                                 disp_name(d)) : none(err);
+}
+
+dbrx_status disp_export(struct disp *d, uint32_t max_n,
+                        dbrx_status (*emit)(void *, const struct dbrx_kv_block *), void *ctx,
+                        struct dbrx_error *err)
+{
+    return d->now.kv ? settle(d, d->now.kv->export_kv(d->now.session, max_n, emit, ctx, err))
+                     : no_kv(d, err);
+}
+
+dbrx_status disp_import(struct disp *d, uint32_t n,
+                        dbrx_status (*next)(void *, struct dbrx_kv_block *, struct dbrx_error *),
+                        void *ctx, struct dbrx_error *err)
+{
+    dbrx_session *fresh;
+    struct dbrx_kv_block b;
+    if (!d->now.kv)
+        return no_kv(d, err);
+    dbrx_status st = d->now.vt->session_open(d->now.model, d->max_pos, &fresh, err);
+    if (st != DBRX_OK)
+        return st;
+    while ((st = next(ctx, &b, err)) == DBRX_OK)
+        if ((st = d->now.kv->import_kv(fresh, &b, err)) != DBRX_OK)
+            break;
+    if (st == DBRX_STOPPED)                /* all blocks are in */
+        st = d->now.kv->commit(fresh, n, err);
+    if (st == DBRX_OK && d->now.vt->position(fresh) != n)
+        st = fail(err, DBRX_E_INVALID, "%s holds %u positions instead of %u after taking the KV "
+                  "cache over", disp_name(d), d->now.vt->position(fresh), n);
+    if (st != DBRX_OK) {
+        d->now.vt->session_close(fresh);
+        return st;
+    }
+    d->now.vt->session_close(d->now.session);
+    d->now.session = fresh;
+    snprintf(d->origin, sizeof d->origin, "loaded");
+    return DBRX_OK;
+}

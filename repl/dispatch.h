@@ -33,7 +33,7 @@ dbrx_status disp_use(struct disp *, const char *name, const char *const *opt, in
                      const int32_t *token, uint32_t n, struct dbrx_error *err);
 
 const char *disp_name(const struct disp *);            /* "cpu-blas", or NULL before the first */
-/* Where the current KV came from: "computed", "copied from ref", "recomputed". */
+/* Where the current KV came from: "computed", "copied from ref", "recomputed", "loaded". */
 const char *disp_kv_origin(const struct disp *);
 
 /* The current session, contracts of backend.h.  After DBRX_E_LOST the backend is gone:
@@ -42,5 +42,17 @@ uint32_t    disp_max_pos(const struct disp *);
 uint32_t    disp_position(const struct disp *);
 dbrx_status disp_truncate(struct disp *, uint32_t n_keep, struct dbrx_error *);
 dbrx_status disp_eval(struct disp *, const struct dbrx_batch *, struct dbrx_error *);
+
+/* The KV cache of the current session, out to a file and back in; DBRX_E_UNSUPPORTED when
+ * the backend has no dbrx.kv/1.  Import is transactional: next(ctx, &block) fills a block and
+ * says DBRX_OK, or ends with DBRX_STOPPED; then a session with n positions replaces the
+ * current one.  On anything else the current one is untouched. */
+int         disp_has_kv(const struct disp *);
+dbrx_status disp_export(struct disp *, uint32_t max_n,
+                        dbrx_status (*emit)(void *ctx, const struct dbrx_kv_block *), void *ctx,
+                        struct dbrx_error *);
+dbrx_status disp_import(struct disp *, uint32_t n,
+                        dbrx_status (*next)(void *ctx, struct dbrx_kv_block *, struct dbrx_error *),
+                        void *ctx, struct dbrx_error *);
 
 #endif

@@ -123,17 +123,16 @@ static int fill(struct dump *d, const char *dir)
 int handle_dump(struct shell *sh, const struct args *a)
 {
     const struct dbrx_config *c = &sh->ckpt->desc.config;
-    const char *dir = a->text[0];
     int made = 0;
     if (!sh->sess->n)
         return render_error(&sh->out, "there is nothing to dump: the conversation is empty");
     if (!disp_name(sh->disp))
         return render_error(&sh->out, "no backend is open; /backend NAME opens one");
     struct dump d = { .sh = sh, .T = sh->sess->n, .V = c->n_vocab, .E = c->n_experts, .k = c->top_k };
+    const char *dir = a->text[0];
     d.wide = malloc((size_t)MAX_PIECE * d.k * sizeof *d.wide);
-    if (!d.wide)
-        return render_error(&sh->out, "out of memory");
-    int failed = make_dir(sh, dir, &made) || fill(&d, dir);
+    int failed = !d.wide ? render_error(&sh->out, "out of memory")
+                                 : make_dir(sh, dir, &made) || fill(&d, dir);
     for (int i = 0; i < N_FILES; i++)
         npy_abort(&d.file[i]);
     free(d.wide);

@@ -22,9 +22,17 @@ int handle_quit(struct shell *sh, const struct args *a)
 
 int handle_new(struct shell *sh, const struct args *a)
 {
+    char was[TREE_NAME + 1];
     (void)a;
-    shell_new(sh);
-    render_event(&sh->out, "status", NULL, "new conversation");
+    snprintf(was, sizeof was, "%s", sh->tree->now->name);
+    if (shell_new(sh))
+        return -1;
+    const char *now = sh->tree->now->name;
+    if (strcmp(was, now))
+        render_event(&sh->out, "status", NULL, "new conversation \"%s\"; /switch %s goes back to the one "
+                     "before", now, was);
+    else
+        render_event(&sh->out, "status", NULL, "new conversation");
     return 0;
 }
 
@@ -98,7 +106,7 @@ static void backend_row(struct shell *sh, size_t i, const struct module *m, cJSO
     }
 }
 
-void list_backends(struct shell *sh)
+static void list_backends(struct shell *sh)
 {
     static const struct column col[] = {
         { NULL, "", 0, 0, show_current }, { "name", "backend", 0, 0, NULL },
@@ -124,11 +132,12 @@ static void say_backend(struct shell *sh)
 int handle_backend(struct shell *sh, const struct args *a)
 {
     const char *name = a->text[0];
-    if (!name) {
+    int replay = a->text[1] != NULL;
+    if (!name && !replay) {
         list_backends(sh);
         return 0;
     }
-    if (shell_use(sh, name, a->list, a->text[1] != NULL))
+    if (shell_use(sh, name ? name : disp_name(sh->disp), a->list, replay))
         return -1;
     for (int i = 0; a->list[i]; i++) {     /* what was asked for here is the setting from now on */
         char err[256];
@@ -160,7 +169,7 @@ static void var_row(const struct shell *sh, int var, cJSON *list)
     field_string(row, "unit", d->unit);
     field_string(row, "help", d->help);
     if (var == VAR_SEED)
-        cJSON_AddNumberToObject(row, "in_use", (double)sh->seed);
+        cJSON_AddNumberToObject(row, "in_use", (double)sh->tree->seed);
 }
 
 static char *show_value(const struct render *r, const cJSON *row)
@@ -199,7 +208,8 @@ static int show_settings(struct shell *sh, int var)
     render_rows(&sh->out, &rows, NULL, NULL, list);
     if (var >= 0 && !sh->out.json) {
         const char *text = sh->vars.v[var].text;
-        if ((var_defs[var].type == VAR_TEXT || var_defs[var].type == VAR_LIST) && *text)
+        enum var_type type = var_defs[var].type;
+        if ((type == VAR_TEXT || type == VAR_FILE || type == VAR_LIST) && *text)
             render_paragraph(&sh->out, 2, text);
         render_paragraph(&sh->out, 2, var_defs[var].help);
     }
@@ -222,24 +232,30 @@ static int apply_threads(struct shell *sh)
     return 0;
 }
 
-int set_value(struct shell *sh, int var, const char *text)
+/* Changes a setting and what depends on it.  0 or -1. */
+static int set_value(struct shell *sh, int var, const char *text)
 {
     char err[320];
     struct var *v = &sh->vars.v[var];
+    if (sh->in_rc && v->origin == FROM_COMMAND_LINE)
+        return 0;                          /* what was typed for this run outranks the file */
     char *was = strdup(v->text);
     enum var_origin from = v->origin;
     if (!was)
         return render_error(&sh->out, "out of memory");
-    int failed = vars_set(&sh->vars, var, text, FROM_SESSION, err, sizeof err);
+    int failed = vars_set(&sh->vars, var, text, sh->in_rc ? FROM_RC_FILE : FROM_SESSION, err, sizeof err);
     int refused = !failed && var_defs[var].type == VAR_LIST && shell_read_lists(sh, err, sizeof err);
     if (failed || refused)
         render_error(&sh->out, "%s", err);
-    if (refused || (!failed && var == VAR_THREADS && strcmp(was, v->text) && apply_threads(sh))) {
+    int constrains = var == VAR_GRAMMAR || var == VAR_SCHEMA;
+    if (!failed && (refused || (var == VAR_THREADS && strcmp(was, v->text) && apply_threads(sh)) ||
+                    (constrains && shell_set_constraint(sh, var)))) {
         vars_set(&sh->vars, var, was, from, err, sizeof err);
         failed = -1;
     }
     if (!failed) {
-        const char *when = var == VAR_SYSTEM && sh->sess->n ? "; it counts from the next /new" : "";
+        const char *when = var == VAR_SYSTEM && sh->sess->n ? "; it counts from the next /new"
+                         : constrains && *v->text ? "; replies match it from now on" : "";
         if (var == VAR_SEED)
             shell_reseed(sh);
         render_event(&sh->out, "status", NULL, "%s = %s%s", var_defs[var].name,
@@ -249,36 +265,26 @@ int set_value(struct shell *sh, int var, const char *text)
     return failed;
 }
 
-/* The value without quotes around it all; in a list of tokens they belong to a token, but
- * nothing in quotes is nothing there, too */
-static const char *unquoted(int var, char *text)
+int set_named(struct shell *sh, const char *name, int prefix, const char *text)
 {
-    size_t n = strlen(text);
-    if (n > 1 && (*text == '"' || *text == '\'') && text[n - 1] == *text &&
-        (var_defs[var].type != VAR_LIST || n == 2)) {
-        text[n - 1] = '\0';
-        return text + 1;
+    int var = var_find(name, prefix);
+    if (var < 0) {
+        const char *near = var_nearest(name);
+        return render_error(&sh->out, "there is no setting \"%.60s\"%s%s%s", name,
+                            near ? "; did you mean " : "; /set lists them", near ? near : "",
+                            near ? "?" : "");
     }
-    return text;
+    return text ? set_value(sh, var, text) : show_settings(sh, var);
 }
 
 int handle_set(struct shell *sh, const struct args *a)
 {
-    if (!a->text[0])
-        return show_settings(sh, -1);
-    int var = var_find(a->text[0], sh->interactive);
-    if (var < 0) {
-        const char *near = var_nearest(a->text[0]);
-        return render_error(&sh->out, "there is no setting \"%.60s\"%s%s%s", a->text[0],
-                            near ? "; did you mean " : "; /set lists them", near ? near : "",
-                            near ? "?" : "");
-    }
-    if (!a->text[1])
-        return show_settings(sh, var);
-    char *text = strdup(a->text[1]);
-    int failed = text ? set_value(sh, var, unquoted(var, text)) : render_error(&sh->out, "out of memory");
-    free(text);
-    return failed;
+    return a->text[0] ? set_named(sh, a->text[0], sh->interactive, a->text[1]) : show_settings(sh, -1);
+}
+
+int handle_setting(struct shell *sh, const struct args *a)
+{
+    return set_named(sh, a->command->name, 0, a->text[0]);
 }
 
 /* ---- the timeline ---- */
@@ -287,7 +293,7 @@ int catch_up(struct shell *sh, const char *undone)
 {
     struct dbrx_error err = { 0 };
     render_busy(&sh->out, 1);
-    dbrx_status st = sess_sync(sh->sess, &err);
+    dbrx_status st = sess_retrace(sh->sess, &err);
     render_busy(&sh->out, 0);
     if (st == DBRX_STOPPED)
         return render_error(&sh->out, "interrupted; %s", undone);
@@ -301,6 +307,8 @@ int handle_feed(struct shell *sh, const struct args *a)
     uint32_t before = s->n;
     if (!disp_name(sh->disp))
         return render_error(&sh->out, "no backend is open; /backend NAME opens one");
+    if (!a->ids.n)
+        return render_error(&sh->out, "there is no token id in that; nothing was fed");
     dbrx_status st = sess_append(s, a->ids.id, a->ids.n, &err);
     if (st == DBRX_E_FULL)
         return render_error(&sh->out, "%zu tokens do not fit: %u of the context's %u are taken; nothing "
@@ -312,12 +320,37 @@ int handle_feed(struct shell *sh, const struct args *a)
         sess_truncate(s, before);
         return -1;
     }
+    if ((st = tree_settle(sh->tree, &err)) != DBRX_OK) {
+        sess_truncate(s, before);
+        return shell_failed(sh, st, &err);
+    }
     cJSON *f = cJSON_CreateObject();
     cJSON_AddNumberToObject(f, "tokens", (double)a->ids.n);
     cJSON_AddNumberToObject(f, "position", s->n);
     render_event(&sh->out, "status", f, "fed %zu token%s; context %u/%u", a->ids.n,
                  a->ids.n == 1 ? "" : "s", s->n, disp_max_pos(sh->disp));
     return 0;
+}
+
+char *tokens_text(const struct shell *sh, const int32_t *id, uint32_t n, int special, size_t *len)
+{
+    char *text = NULL, *p = NULL;
+    for (int pass = 0; pass < 2; pass++) {
+        *len = 0;
+        for (uint32_t i = 0; sh->tok && i < n; i++) {
+            size_t size;
+            const char *bytes = tok_bytes(sh->tok, id[i], &size);
+            if (!bytes || (!special && tok_is_special(sh->tok, id[i])))
+                continue;
+            if (p)
+                memcpy(p + *len, bytes, size);
+            *len += size;
+        }
+        if (!pass && !(p = text = malloc(*len + 1)))
+            return NULL;
+    }
+    text[*len] = '\0';
+    return text;
 }
 
 char *token_text(const struct shell *sh, int32_t id)
@@ -361,7 +394,10 @@ static void stat_row(cJSON *list, const char *name, double value, const char *un
     cJSON *row = cJSON_CreateObject();
     cJSON_AddItemToArray(list, row);
     field_string(row, "name", name);
-    cJSON_AddNumberToObject(row, "value", value);
+    if (*unit == 't')                      /* a speed; counts and seeds have more digits */
+        field_real(row, "value", value);
+    else
+        cJSON_AddNumberToObject(row, "value", value);
     field_string(row, "unit", unit);
 }
 
@@ -424,7 +460,7 @@ int handle_stats(struct shell *sh, const struct args *a)
     stat_word(list, "kv", disp_kv_origin(sh->disp));
     stat_row(list, "context used", sh->sess->n, "tokens");
     stat_row(list, "context", disp_max_pos(sh->disp), "tokens");
-    stat_row(list, "seed", (double)sh->seed, "");
+    stat_row(list, "seed", (double)sh->tree->seed, "");
     speed_rows(list, "last", &sh->sess->last);
     speed_rows(list, "total", &sh->sess->total);
     double now = resident_bytes(), most = getrusage(RUSAGE_SELF, &use) ? 0 : 1024.0 * (double)use.ru_maxrss;

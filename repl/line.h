@@ -11,8 +11,14 @@ enum line_result { LINE_TEXT,              /* *line is malloc'd; pasted newlines
                    LINE_END,               /* Ctrl-D */
                    LINE_KILLED };          /* SIGTERM */
 
+/* From here on the terminal is silent but for line_read: what is typed meanwhile is neither
+ * echoed nor lost, the next line_read finds it, Ctrl-D and pasted newlines included. */
+void line_quiet(void);
 void line_open(struct shell *);            /* the shell is what completion asks */
 enum line_result line_read(const char *prompt, char **line);
+void line_remember(const char *text);      /* in the history */
 void line_close(void);
+/* The terminal as it was found, for another program and at the end.  Was it quiet? */
+int  line_give_back(void);
 
 #endif

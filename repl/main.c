@@ -2,11 +2,12 @@
 #define _GNU_SOURCE
 #include "config.h"
 
+#include "repl/batch.h"
 #include "repl/help.h"
 #include "repl/shell.h"
 #include "repl/signals.h"
-#include "repl/inspect.h"
-#include "repl/tokenize.h"
+#include "repl/line.h"
+#include "repl/options.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -15,63 +16,8 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { OPT_JSON = 256, OPT_THREADS, OPT_CTX, OPT_SEED, OPT_MODULE_PATH, OPT_HELP, OPT_HELP_COMMANDS,
-       OPT_VERSION };
-
-static const struct {
-    const char *name;
-    int letter;                            /* below 256: its short form too */
-    const char *arg, *help;
-} options[] = {
-    { "model", 'm', "DIR", "checkpoint directory (default: the bundled nano)" },
-    { "backend", 'b', "NAME", "backend to start with (default: the best that can run here)" },
-    { "set", 's', "VAR=VALUE", "change a setting, as /set does; repeatable" },
-    { "command", 'c', "LINE", "run one line (command or prompt) and end; repeatable" },
-    { "file", 'f', "SCRIPT", "run the lines of a file (- is stdin) and end" },
-    { "prompt", 'p', "FILE", "the whole file (- is stdin) is one prompt; print its completion and end" },
-    { "json", OPT_JSON, NULL, "results as JSON Lines, one object per event" },
-    { "threads", OPT_THREADS, "N", "CPU threads (default: the backend's choice)" },
-    { "ctx", OPT_CTX, "N", "context to reserve, in tokens (default: the model's, at most 4096)" },
-    { "seed", OPT_SEED, "N", "seed of the random numbers, to repeat a run" },
-    { "module-path", OPT_MODULE_PATH, "DIRS", "look for backends here first (colon-separated)" },
-    { "help", OPT_HELP, NULL, "show this" },
-    { "help-commands", OPT_HELP_COMMANDS, NULL, "list the shell's commands, as Markdown" },
-    { "version", OPT_VERSION, NULL, "show the version" },
-};
-enum { N_OPTIONS = sizeof options / sizeof *options };
-
-static const struct {
-    const char *name, *help;
-    int (*run)(int argc, char **argv);     /* argv[0] is the name; the exit code */
-} tools[] = {
-    { "inspect", "what is in a checkpoint", tool_inspect },
-    { "tokenize", "text to token ids, one a line", tool_tokenize },
-    { "detokenize", "token ids to text", tool_detokenize },
-};
-enum { N_TOOLS = sizeof tools / sizeof *tools };
-
 /* -c, -f and -p in the order given */
 struct job { int letter; const char *arg; };
-
-static void print_help(void)
-{
-    printf("Usage: dbrx [OPTION...]\n");
-    for (int i = 0; i < N_TOOLS; i++)
-        printf("       dbrx %-10s ...   %s (--help says more)\n", tools[i].name, tools[i].help);
-    printf("\nTalk to, look inside and experiment on DBRX mixture-of-experts language models.\n"
-           "Without -c, -f and -p lines are read from the terminal or from stdin.\n\n");
-    for (int i = 0; i < N_OPTIONS; i++) {
-        char form[64];
-        int letter = options[i].letter;
-        snprintf(form, sizeof form, "%c%c%s--%s%s%s", letter < 256 ? '-' : ' ', letter < 256 ? letter : ' ',
-                 letter < 256 ? ", " : "  ", options[i].name, options[i].arg ? " " : "",
-                 options[i].arg ? options[i].arg : "");
-        printf("  %-24s %s\n", form, options[i].help);
-    }
-    printf("\nLines beginning with / are commands: dbrx -c /help lists them, dbrx -c /set the settings.\n"
-           "Exit codes: 0 ok, 1 internal, 2 usage, 3 a command failed, 4 checkpoint, 5 no usable\n"
-           "backend, 130/143/141 ended by SIGINT/SIGTERM/SIGPIPE.\n");
-}
 
 static int usage(const char *fmt, const char *what)
 {
@@ -100,16 +46,17 @@ static int set_option(struct vars *vars, const char *assignment)
 }
 
 /* 0, an exit code, or -1: done */
-static int parse(int argc, char **argv, struct shell *sh, struct shell_options *o, int *json,
+static int parse(int argc, char **argv, struct shell *sh, struct shell_options *o, int *json, int *rc,
                  struct job *jobs, int *n_jobs)
 {
-    struct option longs[N_OPTIONS + 1] = { 0 };
-    char shorts[2 * N_OPTIONS + 2] = ":", *s = shorts + 1, text[300];
-    for (int i = 0; i < N_OPTIONS; i++) {
-        longs[i] = (struct option){ options[i].name, options[i].arg ? required_argument : no_argument,
-                                    NULL, options[i].letter };
-        if (options[i].letter < 256) {
-            *s++ = (char)options[i].letter;
+    enum { MAX = 64 };
+    struct option longs[MAX + 1] = { 0 };
+    char shorts[2 * MAX + 2] = ":", *s = shorts + 1, text[300];
+    for (int i = 0; i < MAX && option_rows[i].name; i++) {
+        const struct option_row *row = &option_rows[i];
+        longs[i] = (struct option){ row->name, row->arg ? required_argument : no_argument, NULL, row->letter };
+        if (row->letter < 256) {
+            *s++ = (char)row->letter;
             *s++ = ':';
         }
     }
@@ -125,7 +72,12 @@ static int parse(int argc, char **argv, struct shell *sh, struct shell_options *
         case 'c': case 'f': case 'p':
             jobs[(*n_jobs)++] = (struct job){ c, optarg };
             break;
+        case OPT_PROMPTS:
+            jobs[(*n_jobs)++] = (struct job){ c, optarg };
+            break;
+        case OPT_OUT: o->out = optarg; break;
         case OPT_JSON: *json = 1; break;
+        case OPT_NO_RC: *rc = 0; break;
         case OPT_THREADS: case OPT_SEED:
             snprintf(text, sizeof text, "%s=%.200s", c == OPT_SEED ? "seed" : "threads", optarg);
             bad = set_option(&sh->vars, text);
@@ -141,6 +93,9 @@ static int parse(int argc, char **argv, struct shell *sh, struct shell_options *
         case OPT_MODULE_PATH: o->module_path = optarg; break;
         case OPT_HELP: print_help(); return -1;
         case OPT_HELP_COMMANDS: help_markdown(); return -1;
+        case OPT_HELP_MAN: print_man(); return -1;
+        case OPT_HELP_COMPLETION:
+            return print_completion(optarg) ? usage("completions are made for bash and zsh, not \"%.40s\"", optarg) : -1;
         case OPT_VERSION: printf("dbrx " PACKAGE_VERSION "\n"); return -1;
         case ':': return usage("%s needs an argument", argv[optind - 1]);
         default:
@@ -158,6 +113,10 @@ static int parse(int argc, char **argv, struct shell *sh, struct shell_options *
     for (int i = 0; i < *n_jobs; i++)
         if (jobs[i].letter == 'p' && *n_jobs > 1)
             return usage("%s stands alone: settings are made with -s, more prompts are -c TEXT", "-p");
+        else if (jobs[i].letter == OPT_PROMPTS && *n_jobs > 1)
+            return usage("%s stands alone: settings are made with -s, or in the file", "--prompts");
+    if (o->out && (!*n_jobs || jobs[0].letter != OPT_PROMPTS))
+        return usage("%s says where the results of --prompts go; there is no --prompts", "--out");
     return 0;
 }
 
@@ -172,39 +131,21 @@ static FILE *open_input(struct shell *sh, const char *name)
 /* -p: all of the file but its last newline is one prompt */
 static int run_prompt(struct shell *sh, const char *name)
 {
-    char *text = NULL;
-    size_t len = 0, cap = 0;
-    int failed = 0;
+    size_t len = 0;
     FILE *f = open_input(sh, name);
-    if (!f)
-        return -1;
-    for (size_t n = 1; n && !failed; len += n) {
-        if (cap - len < 4096) {
-            char *more = realloc(text, cap = 2 * cap + 65536);
-            if (!more) {
-                failed = render_error(&sh->out, "%s does not fit into memory", name);
-                break;
-            }
-            text = more;
-        }
-        n = fread(text + len, 1, cap - len, f);
-    }
-    if (!failed && ferror(f) && !signals_fatal())
-        failed = render_error(&sh->out, "%s cannot be read: %s", name, strerror(errno));
-    if (len && text[len - 1] == '\n')
-        len -= len > 1 && text[len - 2] == '\r' ? 2 : 1;
-    if (!failed && !len)
-        failed = render_error(&sh->out, "%s holds no text to continue", name);
-    if (!failed)
-        failed = reply_to(sh, text, len);
+    char *text = f ? read_whole(sh, f, name, &len) : NULL;
+    int failed = !text ? -1 : len ? reply_to(sh, text, len)
+               : render_error(&sh->out, "%s holds no text to continue", name);
     free(text);
-    if (f != stdin)
+    if (f && f != stdin)
         fclose(f);
     return failed;
 }
 
-static int run_job(struct shell *sh, const struct job *j, int number)
+static int run_job(struct shell *sh, const struct shell_options *o, const struct job *j, int number)
 {
+    if (j->letter == OPT_PROMPTS)
+        return batch_run(sh, j->arg, o->out);
     if (j->letter == 'p')
         return run_prompt(sh, j->arg);
     if (j->letter == 'c') {
@@ -245,33 +186,43 @@ static void say_session(struct shell *sh)
 int main(int argc, char **argv)
 {
     setlocale(LC_CTYPE, "");               /* numbers stay as in C */
-    for (int i = 0; argc > 1 && i < N_TOOLS; i++)
-        if (!strcmp(argv[1], tools[i].name))
-            return tools[i].run(argc - 1, argv + 1);
+    for (const struct tool_row *t = tool_rows; argc > 1 && t->name; t++)
+        if (!strcmp(argv[1], t->name))
+            return t->run(argc - 1, argv + 1);
 
     static struct shell sh;
     struct shell_options o = { 0 };
     struct job *jobs = calloc((size_t)argc + 1, sizeof *jobs);
-    int n_jobs = 0, json = 0;
+    int n_jobs = 0, json = 0, rc = 1, any = 0;
     if (!jobs || vars_init(&sh.vars)) {
         fprintf(stderr, "dbrx: out of memory\n");
         return EXIT_INTERNAL;
     }
-    int code = parse(argc, argv, &sh, &o, &json, jobs, &n_jobs);
+    int code = parse(argc, argv, &sh, &o, &json, &rc, jobs, &n_jobs);
     if (!code) {
         render_init(&sh.out, json);
         int tty = !n_jobs && isatty(STDIN_FILENO) && isatty(STDERR_FILENO);
         signals_init(tty);
+        if (tty)
+            line_quiet();                  /* what is typed while it loads is for the prompt */
         code = shell_open(&sh, &o);
-        if (!code)
+        if (!code && !(n_jobs && jobs[0].letter == OPT_PROMPTS))
             say_session(&sh);
         sh.interactive = tty;
         if (!code && !n_jobs && !tty)
             jobs[n_jobs++] = (struct job){ 'f', "-" };
         if (!code && tty)
-            shell_interactive(&sh);
-        for (int i = 0; i < n_jobs && !code && !sh.quit && !signals_fatal(); i++)
-            code = run_job(&sh, &jobs[i], i + 1) ? EXIT_COMMAND : 0;
+            shell_interactive(&sh, rc);
+        for (int i = 0; i < n_jobs && !code && !sh.quit && !signals_fatal(); i++) {
+            int failed = run_job(&sh, &o, &jobs[i], i + 1) != 0;
+            any |= failed;
+            code = failed && sh.vars.v[VAR_ON_ERROR].num == ON_ERROR_STOP ? EXIT_COMMAND : 0;
+        }
+        if (!code && any)
+            code = EXIT_COMMAND;
+        if (output_end(&sh))
+            code = EXIT_INTERNAL;
+        line_give_back();
     }
     int sig = signals_fatal();
     free(jobs);

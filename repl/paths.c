@@ -74,18 +74,49 @@ char *path_default_model(void)
     return built ? built : strdup(PKGDATADIR "/models/nano");
 }
 
+/* The file in an XDG folder, which is $env or below home */
+static char *xdg(const char *env, const char *below_home, const char *file)
+{
+    const char *dir = getenv(env), *home = getenv("HOME");
+    char *path = NULL;
+    int n = dir && dir[0] == '/'     ? asprintf(&path, "%s/dbrx/%s", dir, file)
+          : home && home[0] == '/'   ? asprintf(&path, "%s/%s/dbrx/%s", home, below_home, file) : -1;
+    return n < 0 ? NULL : path;
+}
+
+char *path_typed(const char *path)
+{
+    const char *home = path[0] == '~' && (path[1] == '/' || !path[1]) ? getenv("HOME") : NULL;
+    char *full;
+    if (!home || home[0] != '/')
+        return strdup(path);
+    return asprintf(&full, "%s%s", home, path + 1) < 0 ? NULL : full;
+}
+
 char *path_history(void)
 {
-    const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
-    char *path = NULL;
-    int n = state && state[0] == '/' ? asprintf(&path, "%s/dbrx/history", state)
-          : home && home[0] == '/'   ? asprintf(&path, "%s/.local/state/dbrx/history", home) : -1;
-    if (n < 0)
-        return NULL;
-    for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+    char *path = xdg("XDG_STATE_HOME", ".local/state", "history");
+    for (char *slash = path ? strchr(path + 1, '/') : NULL; slash; slash = strchr(slash + 1, '/')) {
         *slash = '\0';
         mkdir(path, 0700);
         *slash = '/';
     }
     return path;
+}
+
+char *path_rc(void)
+{
+    return xdg("XDG_CONFIG_HOME", ".config", "rc");
+}
+
+const char *path_editor(void)
+{
+    const char *visual = getenv("VISUAL"), *editor = getenv("EDITOR");
+    return visual && *visual ? visual : editor && *editor ? editor : NULL;
+}
+
+const char *path_temp(void)
+{
+    const char *dir = getenv("TMPDIR");
+    return dir && dir[0] == '/' ? dir : "/tmp";
 }

@@ -1,4 +1,4 @@
-/* repl/paths.h -- where modules, the bundled model and the history live.
+/* repl/paths.h -- where modules, the bundled model, history and rc file live; the editor.
  *
  * With main.c and render.c the only place that reads the environment.  Nothing is ever
  * looked for in the current directory. */
@@ -13,7 +13,17 @@ char *path_modules(const char *option);
 /* models/nano beside the executable, else the installed one.  free() it. */
 char *path_default_model(void);
 
+/* What a user typed: "~" or "~/..." in $HOME, anything else as it is.  free() it. */
+char *path_typed(const char *path);
+
 /* The history file, its folder created; NULL when there can be none.  free() it. */
 char *path_history(void);
+
+/* The rc file in the XDG config folder, whether it exists or not.  free() it; NULL: none. */
+char *path_rc(void);
+
+/* $VISUAL or $EDITOR, or NULL; where a file for it can be put. */
+const char *path_editor(void);
+const char *path_temp(void);
 
 #endif

@@ -32,10 +32,21 @@ void render_init(struct render *r, int json)
     pthread_mutex_init(&r->lock, NULL);
 }
 
+void render_redirected(struct render *r)
+{
+    r->out_tty = isatty(STDOUT_FILENO);
+}
+
 unsigned render_width(const struct render *r)
 {
     struct winsize w;
     return r->out_tty && !ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) && w.ws_col >= 20 ? w.ws_col : 80;
+}
+
+unsigned render_height(const struct render *r)
+{
+    struct winsize w;
+    return r->out_tty && !ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) && w.ws_row >= 5 ? w.ws_row : 24;
 }
 
 /* ---- characters ---- */
@@ -122,6 +133,21 @@ void field_string(cJSON *obj, const char *key, const char *text)
     field_text(obj, key, text, strlen(text));
 }
 
+/* Nine digits are all that a float has; a double made of them prints as short */
+cJSON *json_real(double number)
+{
+    char text[32];
+    if (!(number - number == 0))
+        return cJSON_CreateNull();
+    snprintf(text, sizeof text, "%.9g", number);
+    return cJSON_CreateNumber(strtod(text, NULL));
+}
+
+void field_real(cJSON *obj, const char *key, double number)
+{
+    cJSON_AddItemToObject(obj, key, json_real(number));
+}
+
 /* Puts type (and text) first, then the fields; takes them */
 static void emit(const char *type, const char *of, const char *text, cJSON *fields)
 {
@@ -151,6 +177,8 @@ static void emit(const char *type, const char *of, const char *text, cJSON *fiel
 
 /* ---- progress ---- */
 
+static const double PROGRESS_AFTER = 0.08, PROGRESS_EVERY = 0.1;       /* seconds */
+
 static void erase_progress(struct render *r)
 {
     if (r->shown)                          /* spaces, not an escape sequence: works everywhere */
@@ -171,7 +199,7 @@ void render_progress(struct render *r, const char *what, uint64_t done, uint64_t
 {
     double t = now();
     pthread_mutex_lock(&r->lock);
-    if (r->busy && t - r->since > 0.5 && (!r->shown || t - r->last > 0.1)) {
+    if (r->busy && t - r->since > PROGRESS_AFTER && (!r->shown || t - r->last > PROGRESS_EVERY)) {
         char line[79];
         int n = total ? snprintf(line, sizeof line, "%.50s: %3.0f%%", what,
                                  100 * (double)done / (double)total)
@@ -179,6 +207,31 @@ void render_progress(struct render *r, const char *what, uint64_t done, uint64_t
         fprintf(stderr, "\r%s%*s", line, r->shown > n ? r->shown - n : 0, "");
         r->shown = r->shown > n ? r->shown : n;
         r->last = t;
+        fflush(stderr);
+    }
+    pthread_mutex_unlock(&r->lock);
+}
+
+void render_bar(struct render *r, unsigned long done, unsigned long total, unsigned long failed)
+{
+    enum { WIDTH = 30 };
+    char line[79], bar[WIDTH + 1];
+    if (!r->err_tty)
+        return;
+    pthread_mutex_lock(&r->lock);
+    erase_progress(r);
+    if (done) {
+        size_t full = total ? (size_t)((double)WIDTH * (double)done / (double)total) : 0;
+        memset(bar, '.', WIDTH);
+        memset(bar, '#', full < WIDTH ? full : WIDTH);
+        bar[WIDTH] = '\0';
+        char left[32] = "";
+        if (total)
+            snprintf(left, sizeof left, "/%lu", total);
+        r->shown = snprintf(line, sizeof line, "%s%s%s%lu%s%s%.0lu%s", total ? "[" : "", total ? bar : "",
+                            total ? "] " : "", done, left, failed ? ", " : "", failed, failed ? " failed" : "");
+        r->shown = r->shown < (int)sizeof line ? r->shown : (int)sizeof line - 1;
+        fputs(line, stderr);
         fflush(stderr);
     }
     pthread_mutex_unlock(&r->lock);
@@ -211,7 +264,9 @@ void render_event(struct render *r, const char *type, cJSON *fields, const char 
     if (vasprintf(&text, fmt, ap) < 0)
         text = NULL;
     va_end(ap);
-    if (r->json) {
+    if (r->hush && !strcmp(type, "status")) {
+        cJSON_Delete(fields);
+    } else if (r->json) {
         emit(type, NULL, text, fields);
     } else {
         if (text)
@@ -269,7 +324,48 @@ void render_aside(struct render *r, const char *fmt, ...)
     free(text);
 }
 
+void render_line(struct render *r, const char *text)
+{
+    if (r->json) {
+        emit("status", NULL, text, NULL);
+        return;
+    }
+    char *clean = r->out_tty ? text_clean(text, strlen(text)) : NULL;
+    clear_line(r);
+    if (clean)
+        put(stdout, clean, strlen(clean));
+    else
+        fputs(text, stdout);
+    putchar('\n');
+    fflush(stdout);
+    free(clean);
+}
+
 /* ---- running text ---- */
+
+/* Middle tones, to be read on black and on white */
+static const struct { double below; int colour; const char *text; } shades[] = {
+    { 0.01, 196, "under 1%" }, { 0.1, 208, "under 10%" }, { 0.33, 178, "under 33%" }, { 0.67, 71, "under 67%" } };
+enum { N_SHADES = sizeof shades / sizeof *shades };
+
+int render_shade(struct render *r, double p)
+{
+    int can = r->colour && r->out_tty && !r->json, i = 0;
+    while (i < N_SHADES && p >= shades[i].below)
+        i++;
+    r->shade = can && p >= 0 && i < N_SHADES ? shades[i].colour : 0;
+    return can;
+}
+
+void render_shades(struct render *r)
+{
+    if (!render_shade(r, -1))
+        return;
+    clear_line(r);
+    for (int i = 0; i < N_SHADES; i++)
+        fprintf(stderr, "%s\033[38;5;%dm%s\033[0m", i ? "  " : "[probability: ", shades[i].colour, shades[i].text);
+    fputs("  else plain]\n", stderr);
+}
 
 void render_reply(struct render *r, const char *text, size_t len)
 {
@@ -277,16 +373,21 @@ void render_reply(struct render *r, const char *text, size_t len)
         return;
     if (!r->mid_line)
         clear_line(r);
+    if (r->shade)
+        printf("\033[38;5;%dm", r->shade);
     if (r->out_tty)
         put(stdout, text, len);
     else
         fwrite(text, 1, len, stdout);
+    if (r->shade)
+        fputs("\033[0m", stdout);
     fflush(stdout);
     r->mid_line = text[len - 1] != '\n';
 }
 
 void render_reply_end(struct render *r)
 {
+    r->shade = 0;
     if (r->mid_line)
         putchar('\n');
     fflush(stdout);
@@ -297,6 +398,76 @@ void render_paragraph(struct render *r, unsigned indent, const char *text)
 {
     printf("%*s", (int)indent, "");
     wrap(stdout, text, indent, indent, render_width(r));
+}
+
+void render_heading(struct render *r, const char *fmt, ...)
+{
+    char *text = NULL;
+    va_list ap;
+    va_start(ap, fmt);
+    if (vasprintf(&text, fmt, ap) < 0)
+        text = NULL;
+    va_end(ap);
+    int bold = r->colour && r->out_tty;
+    clear_line(r);
+    fputs(bold ? "\033[1m" : "", stdout);
+    put_string(stdout, text ? text : "");
+    puts(bold ? "\033[0m" : "");
+    fflush(stdout);
+    free(text);
+}
+
+/* How many bytes of text fit into `width` columns, cut between words where there are some;
+ * *next is where the following line begins */
+static size_t fitting(const char *text, unsigned width, size_t *next)
+{
+    size_t line = strcspn(text, "\n"), best = 0, i = 0;
+    while (i < line) {
+        size_t one = 1;
+        while (i + one < line && ((unsigned char)text[i + one] & 0xc0) == 0x80)
+            one++;
+        if (columns(text, i + one) > width && i)
+            break;
+        if (text[i] == ' ')
+            best = i;
+        i += one;
+    }
+    if (i == line) {
+        *next = line + (text[line] == '\n');
+        return line;
+    }
+    *next = best ? best + 1 : i;
+    return best ? best : i;
+}
+
+void render_columns(struct render *r, size_t n, const char (*title)[64], const char *const *text)
+{
+    enum { GAP = 2 };
+    unsigned width = (render_width(r) - (unsigned)(n - 1) * GAP) / (unsigned)n;
+    size_t *at = calloc(n, sizeof *at);
+    char **clean = calloc(n, sizeof *clean);
+    int left = at && clean;
+    for (size_t i = 0; left && i < n; i++)
+        left = (clean[i] = text_clean(text[i], strlen(text[i]))) != NULL;
+    clear_line(r);
+    for (long line = -1; left; line++) {
+        left = line < 0;
+        for (size_t i = 0; i < n; i++) {
+            const char *from = line < 0 ? title[i] : clean[i] + at[i];
+            size_t next, len = fitting(from, width, &next);
+            put(stdout, from, len);
+            at[i] += line < 0 ? 0 : next;
+            left |= clean[i][at[i]] != '\0';
+            if (i + 1 < n)
+                printf("%*s", (int)(width + GAP - columns(from, len)), "");
+        }
+        putchar('\n');
+    }
+    fflush(stdout);
+    for (size_t i = 0; clean && i < n; i++)
+        free(clean[i]);
+    free(clean);
+    free(at);
 }
 
 int render_failed(struct render *r)

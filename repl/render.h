@@ -13,8 +13,10 @@
 
 struct render {
     int json, out_tty, err_tty, colour, utf8;
+    int shade;                             /* of 256 colours, for reply text; 0: plain  */
     int mid_line;                          /* reply text that has not ended its line    */
     char where[160];                       /* "script:3", put before errors; or ""      */
+    int hush;                              /* no status events: nobody asked            */
     char *quiet;                           /* [quiet_size] errors go here, or NULL: out */
     size_t quiet_size;
     pthread_mutex_t lock;                  /* progress may come from a backend's thread */
@@ -23,7 +25,9 @@ struct render {
 };
 
 void render_init(struct render *, int json);
+void render_redirected(struct render *);   /* stdout is another file now */
 unsigned render_width(const struct render *);
+unsigned render_height(const struct render *);
 
 /* ---- rows ---- */
 struct column {
@@ -45,6 +49,9 @@ void render_rows(struct render *, const struct rows *, const char *title, cJSON 
 /* A string member whatever the bytes are (repaired to UTF-8, NUL replaced). */
 void field_text(cJSON *obj, const char *key, const char *text, size_t len);
 void field_string(cJSON *obj, const char *key, const char *text);
+/* A number that is no more exact than a float; null if it is none (infinite, NaN). */
+void field_real(cJSON *obj, const char *key, double number);
+cJSON *json_real(double number);
 
 /* ---- events ---- */
 /* A sentence for stderr; as JSON {"type":type,"text":sentence,fields...}.  Takes fields. */
@@ -59,13 +66,27 @@ int  render_error(struct render *, const char *fmt, ...);
 __attribute__((format(printf, 2, 3)))
 void render_aside(struct render *, const char *fmt, ...);
 
+/* A line among the results; as JSON a status. */
+void render_line(struct render *, const char *text);
+
 /* ---- running text ---- */
 void render_reply(struct render *, const char *text, size_t len);   /* whole UTF-8 characters */
+/* Colours the reply text that follows by its probability, < 0: plain.  0 where there is no colour. */
+int  render_shade(struct render *, double probability);
+void render_shades(struct render *);       /* says what the colours mean */
 void render_reply_end(struct render *);    /* ends the line if it is open */
 /* A paragraph on stdout, wrapped at the terminal's width. */
 void render_paragraph(struct render *, unsigned indent, const char *text);
 
-/* ---- progress: one line that erases itself, at a terminal, after half a second ---- */
+/* A line on stdout that announces what follows. */
+__attribute__((format(printf, 2, 3)))
+void render_heading(struct render *, const char *fmt, ...);
+/* n texts side by side, each under its title. */
+void render_columns(struct render *, size_t n, const char (*title)[64], const char *const *text);
+
+/* ---- progress: one line that erases itself, at a terminal, of what takes over 100 ms ---- */
+/* A bar for something long that goes on between them; total 0: not known; done 0: gone. */
+void render_bar(struct render *, unsigned long done, unsigned long total, unsigned long failed);
 void render_busy(struct render *, int on);
 void render_progress(struct render *, const char *what, uint64_t done, uint64_t total);   /* [any] */
 

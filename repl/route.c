@@ -59,7 +59,7 @@ static cJSON *layer_row(const struct shell *sh, uint32_t pos, uint32_t layer)
     cJSON *e = cJSON_AddArrayToObject(row, "expert"), *w = cJSON_AddArrayToObject(row, "weight");
     for (uint32_t i = 0; i < k; i++) {
         cJSON_AddItemToArray(e, cJSON_CreateNumber(expert[i]));
-        cJSON_AddItemToArray(w, cJSON_CreateNumber((double)weight[i]));
+        cJSON_AddItemToArray(w, json_real((double)weight[i]));
     }
     return row;
 }
@@ -83,11 +83,10 @@ int handle_route(struct shell *sh, const struct args *a)
         return render_error(&sh->out, "token %ld is not there: the conversation has tokens 0 to %ld "
                             "(or -1 to -%ld, from the end)", pos, n - 1, n);
     pos = pos < 0 ? n + pos : pos;
-    if (trace_len(sh->sess->trace) <= (unsigned long)pos && catch_up(sh, "the route is not known yet"))
+    if (sess_routed(sh->sess) <= (unsigned long)pos && catch_up(sh, "the route is not known yet"))
         return -1;
-    if (trace_len(sh->sess->trace) <= (unsigned long)pos)
-        return render_error(&sh->out, "the routing of token %ld was not recorded (out of memory); "
-                            "/backend NAME --replay computes it again", pos);
+    if (sess_routed(sh->sess) <= (unsigned long)pos)
+        return render_error(&sh->out, "the routing of token %ld was not recorded: memory ran out", pos);
     int32_t id = sh->sess->token[pos];
     cJSON *head = cJSON_CreateObject(), *list = cJSON_CreateArray();
     char *text = token_text(sh, id), *title = NULL;

@@ -26,7 +26,7 @@ struct sampler {
 const char *sampler_stage_name(enum sampler_stage stage)
 {
     static const char *const name[SAMPLER_STAGES + 1] = {
-        "vocabulary", "no_repeat_ngram_size", "min_new_tokens", "suppress_tokens", "temperature 0",
+        "vocabulary", "no_repeat_ngram_size", "min_new_tokens", "suppress_tokens", "greedy",
         "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "",
     };
     return name[stage];
@@ -73,6 +73,11 @@ void sampler_free(struct sampler *s)
 void sampler_seed(struct sampler *s, uint64_t seed)
 {
     s->state = seed;
+}
+
+void sampler_mask(struct sampler *s, const uint8_t *banned)
+{
+    s->with.mask = banned;
 }
 
 uint64_t sampler_state(const struct sampler *s)

@@ -60,6 +60,9 @@ struct sampler;
 struct sampler *sampler_new(uint32_t n_vocab, const uint8_t *banned);   /* NULL: out of memory */
 void sampler_free(struct sampler *);
 void sampler_seed(struct sampler *, uint64_t seed);    /* restarts the stream */
+/* Besides those banned for good, banned[n_vocab] of the draws from now on; not copied;
+ * NULL: none.  Such ids are no candidates at all: every setting applies to what is left. */
+void sampler_mask(struct sampler *, const uint8_t *banned);
 /* Where the stream is; sampler_seed(that) goes on from there. */
 uint64_t sampler_state(const struct sampler *);
 

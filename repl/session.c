@@ -16,7 +16,8 @@ static double now(void)
 
 const char *sess_finish_name(enum sess_finish f)
 {
-    static const char *const name[] = { "eos", "length", "context", "interrupted", "error" };
+    static const char *const name[] = { "eos", "length", "context", "interrupted", "error",
+                                        "stop", "none" };
     return name[f];
 }
 
@@ -44,8 +45,33 @@ void sess_free(struct sess *s)
     trace_free(s->trace);
     sampler_free(s->sampler);
     free(s->token);
+    free(s->held);
     free(s->logits);
     free(s);
+}
+
+/* Room for n tokens on the timeline, of which `kept` stay in front of id[n - kept] */
+static dbrx_status reserve(struct sess *s, const int32_t *id, size_t n, size_t kept,
+                           struct dbrx_error *err)
+{
+    uint32_t max = disp_max_pos(s->disp);
+    for (size_t i = 0; i < n - kept; i++)
+        if (id[i] < 0 || (uint32_t)id[i] >= s->n_vocab)
+            return fail(err, DBRX_E_INVALID, "token id %d is outside the vocabulary (0 to %u)",
+                        id[i], s->n_vocab - 1);
+    if (n <= s->cap)
+        return DBRX_OK;
+    size_t cap = 2 * n < max ? 2 * n : max;
+    int32_t *token = realloc(s->token, cap * sizeof *token);
+    if (token)
+        s->token = token;
+    int32_t *held = realloc(s->held, cap * sizeof *held);
+    if (held)
+        s->held = held;
+    if (!token || !held)
+        return fail(err, DBRX_E_NOMEM, "out of memory");
+    s->cap = (uint32_t)cap;
+    return DBRX_OK;
 }
 
 dbrx_status sess_append(struct sess *s, const int32_t *id, size_t n, struct dbrx_error *err)
@@ -54,18 +80,9 @@ dbrx_status sess_append(struct sess *s, const int32_t *id, size_t n, struct dbrx
     if (n > max - s->n)
         return fail(err, DBRX_E_FULL, "%zu more tokens do not fit: the context has room for %u, "
                     "of which %u are taken", n, max, s->n);
-    for (size_t i = 0; i < n; i++)
-        if (id[i] < 0 || (uint32_t)id[i] >= s->n_vocab)
-            return fail(err, DBRX_E_INVALID, "token id %d is outside the vocabulary (0 to %u)",
-                        id[i], s->n_vocab - 1);
-    if (s->n + n > s->cap) {
-        size_t cap = 2 * (s->n + n) < max ? 2 * (s->n + n) : max;
-        int32_t *token = realloc(s->token, cap * sizeof *token);
-        if (!token)
-            return fail(err, DBRX_E_NOMEM, "out of memory");
-        s->token = token;
-        s->cap = (uint32_t)cap;
-    }
+    dbrx_status st = reserve(s, id, s->n + n, s->n, err);
+    if (st != DBRX_OK)
+        return st;
     if (n)
         memcpy(s->token + s->n, id, n * sizeof *id);
     s->n += (uint32_t)n;
@@ -73,22 +90,64 @@ dbrx_status sess_append(struct sess *s, const int32_t *id, size_t n, struct dbrx
     return DBRX_OK;
 }
 
+dbrx_status sess_replace(struct sess *s, const int32_t *id, size_t n, struct dbrx_error *err)
+{
+    uint32_t max = disp_max_pos(s->disp);
+    if (n > max)
+        return fail(err, DBRX_E_FULL, "%zu tokens do not fit into the context of %u", n, max);
+    dbrx_status st = reserve(s, id, n, 0, err);
+    if (st != DBRX_OK)
+        return st;
+    int same = n == s->n && (!n || !memcmp(s->token, id, n * sizeof *id));
+    if (n)
+        memmove(s->token, id, n * sizeof *id);
+    s->n = (uint32_t)n;
+    s->has_logits = s->has_logits && same;
+    return DBRX_OK;
+}
+
 void sess_truncate(struct sess *s, uint32_t n_keep)
 {
     if (n_keep >= s->n)
         return;
-    s->n = n_keep;
+    s->n = n_keep;                         /* backend and trace follow at the next sync */
     s->has_logits = 0;
-    trace_truncate(s->trace, n_keep);
-    /* at once: what is appended next must not find the old tokens' KV at its positions */
-    if (disp_position(s->disp) > n_keep)
-        disp_truncate(s->disp, n_keep, NULL);
 }
 
-/* the backend forgets what is no longer on the timeline, or what the caller wants again */
+uint32_t sess_in_step(const struct sess *s)
+{
+    uint32_t i = 0, n = s->n_held < s->n ? s->n_held : s->n, pos = disp_position(s->disp);
+    n = pos < n ? pos : n;                 /* a lost backend holds nothing */
+    if (!n || !memcmp(s->held, s->token, n * sizeof *s->held))
+        return n;
+    while (s->held[i] == s->token[i])
+        i++;
+    return i;
+}
+
+uint32_t sess_routed(const struct sess *s)
+{
+    uint32_t n = sess_in_step(s), traced = trace_len(s->trace);
+    return traced < n ? traced : n;
+}
+
+/* the backend, and the trace with it, forgets what differs and all beyond n_keep */
 static dbrx_status rewind_to(struct sess *s, uint32_t n_keep, struct dbrx_error *err)
 {
+    uint32_t same = sess_in_step(s);
+    n_keep = n_keep < same ? n_keep : same;
+    s->n_held = n_keep;
+    trace_truncate(s->trace, n_keep);
     return disp_position(s->disp) > n_keep ? disp_truncate(s->disp, n_keep, err) : DBRX_OK;
+}
+
+/* what the backend has been given since */
+static void took(struct sess *s)
+{
+    uint32_t pos = disp_position(s->disp);
+    if (pos > s->n_held)
+        memcpy(s->held + s->n_held, s->token + s->n_held, (pos - s->n_held) * sizeof *s->held);
+    s->n_held = pos;
 }
 
 dbrx_status sess_sync(struct sess *s, struct dbrx_error *err)
@@ -107,14 +166,34 @@ dbrx_status sess_sync(struct sess *s, struct dbrx_error *err)
     };
     double t0 = now();
     st = disp_eval(s->disp, &b, err);
-    uint32_t done = disp_position(s->disp) - pos;
-    trace_truncate(s->trace, disp_position(s->disp));
+    took(s);
+    uint32_t done = s->n_held > pos ? s->n_held - pos : 0;
+    trace_truncate(s->trace, s->n_held);
     s->has_logits = st == DBRX_OK;
     s->last.prompt_tokens = done;
     s->last.prompt_s = now() - t0;
     s->total.prompt_tokens += done;
     s->total.prompt_s += s->last.prompt_s;
     return st;
+}
+
+dbrx_status sess_logits_at(struct sess *s, uint32_t n, float *logits, struct dbrx_error *err)
+{
+    dbrx_status st;
+    if (n == s->n) {
+        if ((st = sess_sync(s, err)) == DBRX_OK)
+            memcpy(logits, s->logits, s->n_vocab * sizeof *logits);
+        return st;
+    }
+    if ((st = rewind_to(s, n - 1, err)) != DBRX_OK)
+        return st;
+    uint32_t pos = disp_position(s->disp);
+    struct dbrx_batch b = {
+        .struct_size = sizeof b, .n_tokens = n - pos, .token = s->token + pos,
+        .want_logits = DBRX_LOGITS_LAST, .logits = logits, .logits_len = s->n_vocab,
+        .route = trace_sink(s->trace),
+    };
+    return disp_eval(s->disp, &b, err);
 }
 
 static int is_eos(const struct sess_gen *g, int32_t id)
@@ -135,6 +214,29 @@ dbrx_status sess_no_candidate(int32_t why, struct dbrx_error *err)
                 "damaged");
 }
 
+/* The next token of the reply that began at `reply`, as far as the constraint allows */
+static dbrx_status choose(struct sess *s, const struct sess_gen *g, uint32_t reply, int32_t *id,
+                          struct dbrx_error *err)
+{
+    const uint8_t *banned = NULL;
+    dbrx_status st = g->constraint ? constraint_mask(g->constraint, &banned, err) : DBRX_OK;
+    if (st != DBRX_OK)
+        return st;
+    struct sampler_params sampling = g->sampling;
+    const struct sampler_history history = { s->token, s->n, reply };
+    sampling.eos = g->eos;
+    sampling.n_eos = g->n_eos;
+    sampler_mask(s->sampler, banned);
+    *id = sampler_draw(s->sampler, &sampling, &history, s->logits);
+    sampler_mask(s->sampler, NULL);
+    if (*id == SAMPLER_NONE_LEFT && banned)
+        return fail(err, DBRX_E_UNSUPPORTED, "none of the tokens that the grammar allows here can be "
+                    "drawn");
+    if (*id < 0)
+        return sess_no_candidate(*id, err);
+    return g->constraint ? constraint_accept(g->constraint, *id, err) : DBRX_OK;
+}
+
 dbrx_status sess_generate(struct sess *s, const struct sess_gen *g, enum sess_finish *why,
                           struct dbrx_error *err)
 {
@@ -143,13 +245,13 @@ dbrx_status sess_generate(struct sess *s, const struct sess_gen *g, enum sess_fi
         return fail(err, DBRX_E_INVALID, "there is nothing to continue: the conversation is empty");
     dbrx_status st = sess_sync(s, err);
     struct sess_stats prompt = s->last, total = s->total;
-    struct sampler_params sampling = g->sampling;
-    struct sampler_history history = { .n_prompt = s->n };
-    sampling.eos = g->eos;
-    sampling.n_eos = g->n_eos;
-    uint32_t made = 0;
+    uint32_t made = 0, reply = g->reply ? g->reply : s->n;
     double t0 = now();
     while (st == DBRX_OK) {
+        if (g->constraint && constraint_complete(g->constraint)) {
+            *why = SESS_EOS;
+            break;
+        }
         if (g->max_tokens && made == g->max_tokens) {
             *why = SESS_MAX_TOKENS;
             break;
@@ -158,17 +260,15 @@ dbrx_status sess_generate(struct sess *s, const struct sess_gen *g, enum sess_fi
             *why = SESS_CONTEXT_FULL;
             break;
         }
-        history.token = s->token;
-        history.n = s->n;
-        int32_t id = sampler_draw(s->sampler, &sampling, &history, s->logits);
-        if (id < 0) {
-            st = sess_no_candidate(id, err);
-            break;
-        }
-        if ((st = sess_append(s, &id, 1, err)) != DBRX_OK)
+        int32_t id;
+        if ((st = choose(s, g, reply, &id, err)) != DBRX_OK || (st = sess_append(s, &id, 1, err)) != DBRX_OK)
             break;
         made++;
-        int stop = g->on_token && g->on_token(g->ctx, id, s->n - 1);
+        int stop = g->on_token ? g->on_token(g->ctx, id, s->n - 1) : SESS_GO_ON;
+        if (stop == SESS_ENOUGH) {
+            *why = SESS_STOP_STRING;
+            break;
+        }
         st = stop ? DBRX_STOPPED : sess_sync(s, err);      /* an eos too: its routes count */
         if (st == DBRX_OK && is_eos(g, id)) {
             *why = SESS_EOS;
@@ -191,8 +291,37 @@ dbrx_status sess_use(struct sess *s, const char *backend, const char *const *opt
 {
     dbrx_status st = rewind_to(s, s->n, err);
     /* what the old one has not computed yet is left to the next sync, which traces it */
-    return st != DBRX_OK ? st : disp_use(s->disp, backend, opt, replay, s->token,
-                                         disp_position(s->disp), err);
+    if (st == DBRX_OK)
+        st = disp_use(s->disp, backend, opt, replay, s->token, disp_position(s->disp), err);
+    took(s);
+    return st;
+}
+
+dbrx_status sess_import(struct sess *s, uint32_t n,
+                        dbrx_status (*next)(void *, struct dbrx_kv_block *, struct dbrx_error *),
+                        void *ctx, struct dbrx_error *err)
+{
+    if (n > s->n)
+        return fail(err, DBRX_E_INVALID, "a KV cache of %u tokens for a conversation of %u", n, s->n);
+    dbrx_status st = disp_import(s->disp, n, next, ctx, err);
+    if (st != DBRX_OK)
+        return st;
+    if (n)
+        memcpy(s->held, s->token, n * sizeof *s->held);
+    s->n_held = n;
+    s->has_logits = 0;
+    trace_truncate(s->trace, 0);
+    return DBRX_OK;
+}
+
+dbrx_status sess_retrace(struct sess *s, struct dbrx_error *err)
+{
+    dbrx_status st = DBRX_OK;
+    if (sess_routed(s) < s->n) {
+        s->has_logits = 0;
+        st = rewind_to(s, sess_routed(s), err);
+    }
+    return st == DBRX_OK ? sess_sync(s, err) : st;
 }
 
 dbrx_status sess_rescan(struct sess *s, uint32_t step, const struct dbrx_route_sink *sink,
@@ -204,7 +333,10 @@ dbrx_status sess_rescan(struct sess *s, uint32_t step, const struct dbrx_route_s
     float *logits = malloc(((size_t)step * s->n_vocab + 1) * sizeof *logits);
     if (!logits)
         return fail(err, DBRX_E_NOMEM, "out of memory for the logits of %u tokens", step);
-    dbrx_status st = rewind_to(s, 0, err);
+    dbrx_status st = rewind_to(s, s->n, err);
+    s->n_held = 0;                         /* the trace stays: the same words come again */
+    if (st == DBRX_OK && disp_position(s->disp))
+        st = disp_truncate(s->disp, 0, err);
     for (uint32_t pos = 0, n; pos < s->n && st == DBRX_OK; pos += n) {
         n = s->n - pos < step ? s->n - pos : step;
         struct dbrx_batch b = {
@@ -213,6 +345,7 @@ dbrx_status sess_rescan(struct sess *s, uint32_t step, const struct dbrx_route_s
             .logits_len = (size_t)n * s->n_vocab, .route = sink,
         };
         st = disp_eval(s->disp, &b, err);
+        took(s);
         if (st == DBRX_OK)
             st = piece(ctx, pos, n, logits);
     }

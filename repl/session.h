@@ -7,6 +7,7 @@
 #ifndef DBRX_REPL_SESSION_H
 #define DBRX_REPL_SESSION_H
 
+#include "repl/constraint.h"
 #include "repl/dispatch.h"
 #include "repl/sampler.h"
 #include "repl/trace.h"
@@ -18,6 +19,8 @@ struct sess {
     uint32_t n_vocab;
     int32_t *token;                        /* [n], the timeline                           */
     uint32_t n, cap;
+    int32_t *held;                         /* [n_held], what the backend was given: may be other */
+    uint32_t n_held;                       /* words than the timeline's until the next sync      */
     float   *logits;                       /* [n_vocab] of the last token, when has_logits */
     int      has_logits;
 
@@ -28,15 +31,22 @@ struct sess {
     } last, total;
 };
 
-enum sess_finish { SESS_EOS, SESS_MAX_TOKENS, SESS_CONTEXT_FULL, SESS_STOPPED, SESS_FAILED };
-const char *sess_finish_name(enum sess_finish);        /* "eos", "length", "context", "interrupted", "error" */
+enum sess_finish { SESS_EOS, SESS_MAX_TOKENS, SESS_CONTEXT_FULL, SESS_STOPPED, SESS_FAILED,
+                   SESS_STOP_STRING, SESS_NO_REPLY, SESS_N_FINISH };
+/* "eos", "length", "context", "interrupted", "error", "stop", "none" */
+const char *sess_finish_name(enum sess_finish);
 
+enum { SESS_GO_ON, SESS_INTERRUPT, SESS_ENOUGH };
 struct sess_gen {
-    struct sampler_params sampling;        /* its eos is the one below                    */
+    struct sampler_params sampling;        /* its eos are those below                     */
+    uint32_t reply;                        /* where the reply began, if it goes on; 0: here */
     uint32_t max_tokens;                   /* 0: until eos or the context is full         */
     const int32_t *eos;
     uint32_t n_eos;
-    /* After each token is on the timeline, an eos included.  Non-zero: stop here. */
+    struct constraint *constraint;         /* what may be said, or NULL; told of every token.
+                                              Nothing else is possible: SESS_EOS, without an eos */
+    /* After each token is on the timeline, an eos included.  SESS_GO_ON, SESS_INTERRUPT: stop
+     * here, SESS_ENOUGH: stop here, the reply is complete (SESS_STOP_STRING). */
     int (*on_token)(void *ctx, int32_t id, uint32_t pos);
     void *ctx;
 };
@@ -48,10 +58,22 @@ void sess_free(struct sess *);
  * DBRX_E_INVALID for an id outside the vocabulary. */
 dbrx_status sess_append(struct sess *, const int32_t *id, size_t n, struct dbrx_error *);
 void sess_truncate(struct sess *, uint32_t n_keep);
+/* These tokens instead of the timeline; DBRX_E_FULL, DBRX_E_NOMEM and DBRX_E_INVALID change
+ * nothing.  Costs nothing yet: the next sync recomputes what differs from what the backend
+ * holds, so that going back to words not yet overwritten is free. */
+dbrx_status sess_replace(struct sess *, const int32_t *id, size_t n, struct dbrx_error *);
+/* How many leading tokens of the timeline the backend holds already. */
+uint32_t sess_in_step(const struct sess *);
+/* ... and how many of those the trace knows; beyond, it may speak of other words. */
+uint32_t sess_routed(const struct sess *);
 
 /* Makes the backend hold the whole timeline, routes traced; afterwards `logits` are the
  * last token's.  DBRX_STOPPED leaves the timeline as it is; a later sync goes on. */
 dbrx_status sess_sync(struct sess *, struct dbrx_error *);
+
+/* The logits[n_vocab] that the first n tokens lead to, 0 < n <= s->n: those of the token at
+ * position n.  The timeline stays; a later sync computes what follows again. */
+dbrx_status sess_logits_at(struct sess *, uint32_t n, float *logits, struct dbrx_error *);
 
 /* Samples, appends, syncs, until something ends it.  An empty timeline is
  * DBRX_E_INVALID.  The status is an error only for SESS_FAILED; what was generated
@@ -64,6 +86,14 @@ dbrx_status sess_no_candidate(int32_t why, struct dbrx_error *);
 /* Another backend for this timeline; see disp_use. */
 dbrx_status sess_use(struct sess *, const char *backend, const char *const *opt, int replay,
                      struct dbrx_error *);
+
+/* The KV cache of the first n tokens from elsewhere; see disp_import. */
+dbrx_status sess_import(struct sess *, uint32_t n,
+                        dbrx_status (*next)(void *ctx, struct dbrx_kv_block *, struct dbrx_error *),
+                        void *ctx, struct dbrx_error *);
+/* As sess_sync, and computes once more what the trace does not know (imported, or recording
+ * had run out of memory). */
+dbrx_status sess_retrace(struct sess *, struct dbrx_error *);
 
 /* Evaluates the timeline afresh from position 0 in pieces of at most `step` tokens and
  * hands out each piece: logits[n][n_vocab], and through `sink` its routes.  Leaves the

@@ -1,4 +1,4 @@
-/* repl/shell.c -- opening, lines, scripts and the interactive loop.  See shell.h.
+/* repl/shell.c -- opening, lines and the interactive loop.  See shell.h.
  * Knows no command by name and no option of any backend but `threads`. */
 #define _GNU_SOURCE
 #include "config.h"
@@ -11,7 +11,6 @@
 #include "repl/signals.h"
 #include "repl/words.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -175,28 +174,38 @@ int shell_open(struct shell *sh, const struct shell_options *o)
         return st != DBRX_OK ? EXIT_CHECKPOINT : EXIT_INTERNAL;
     }
     open_text(sh);
-    char why[320];
-    if (shell_read_lists(sh, why, sizeof why)) {
-        render_error(&sh->out, "%s", why);
-        return EXIT_USAGE;
-    }
     int code = open_backend(sh, o);
+    char why[512];
+    if (!code && shell_constrain(sh, why, sizeof why)) {       /* -s grammar=FILE */
+        render_error(&sh->out, "%s", why);
+        code = EXIT_USAGE;
+    }
+    if (!code && !(sh->tree = tree_new(sh->sess))) {
+        render_error(&sh->out, "out of memory");
+        code = EXIT_INTERNAL;
+    }
     if (!code)
-        shell_new(sh);
+        shell_reseed(sh);
     return code;
 }
 
 void shell_close(struct shell *sh)
 {
+    constraint_free(sh->constraint);
+    free(sh->constraint_from);
+    id_list_free(&sh->logit_bias);
+    id_list_free(&sh->suppress_tokens);
+    trie_free(sh->trie);
+    tree_free(sh->tree);
     sess_free(sh->sess);
     disp_free(sh->disp);
     modules_free(&sh->modules);
-    id_list_free(&sh->logit_bias);
-    id_list_free(&sh->suppress_tokens);
     chat_close(&sh->chat);
     tok_close(sh->tok);
     ckpt_close(sh->ckpt);
     free(sh->name);
+    free(sh->last_prompt);
+    free(sh->output);
     vars_free(&sh->vars);
 }
 
@@ -212,7 +221,7 @@ int shell_failed(struct shell *sh, dbrx_status st, const struct dbrx_error *err)
     return render_error(&sh->out, "%s", err->text);
 }
 
-static uint64_t random_seed(void)
+uint64_t shell_random(void)
 {
     uint32_t r;
     if (getrandom(&r, sizeof r, 0) != sizeof r)
@@ -223,16 +232,18 @@ static uint64_t random_seed(void)
 void shell_reseed(struct shell *sh)
 {
     double seed = sh->vars.v[VAR_SEED].num;
-    sh->seed = seed < 0 ? random_seed() : (uint64_t)seed;
+    tree_seed(sh->tree, seed < 0 ? shell_random() : (uint64_t)seed);
     sh->seed_shown = 0;
-    sampler_seed(sh->sess->sampler, sh->seed);
 }
 
-void shell_new(struct shell *sh)
+int shell_new(struct shell *sh)
 {
-    sess_truncate(sh->sess, 0);
-    sh->reply_open = 0;
+    struct dbrx_error err;
+    dbrx_status st = tree_fresh(sh->tree, &err);
+    if (st != DBRX_OK)
+        return shell_failed(sh, st, &err);
     shell_reseed(sh);
+    return 0;
 }
 
 int shell_knows_threads(const struct shell *sh, const char *name)
@@ -303,31 +314,36 @@ int shell_line(struct shell *sh, const char *line, size_t len)
     if (len && line[0] == '/' && !(len > 1 && line[1] == '/'))
         return command_run(sh, line, len);
     int escaped = len > 1 && line[0] == '/';
-    return reply_to(sh, line + escaped, len - (size_t)escaped);
+    return shell_prompt(sh, line + escaped, len - (size_t)escaped);
 }
 
-int shell_script(struct shell *sh, FILE *f, const char *name)
+int shell_prompt(struct shell *sh, const char *text, size_t len)
 {
-    char *line = NULL;
-    size_t cap = 0;
-    unsigned long n = 0;
-    int failed = 0;
-    ssize_t len;
-    while (!failed && !sh->quit && !signals_fatal() && (len = getline(&line, &cap, f)) >= 0) {
-        n++;
-        if (len && line[len - 1] == '\n')
-            line[--len] = '\0';
-        if (len && line[len - 1] == '\r')
-            line[--len] = '\0';
-        snprintf(sh->out.where, sizeof sh->out.where, "%.120s:%lu", name, n);
-        if (len)                           /* blank lines separate, they say nothing */
-            failed = shell_line(sh, line, (size_t)len);
+    char *copy = len ? malloc(len + 1) : NULL;
+    if (copy) {
+        memcpy(copy, text, len);
+        copy[len] = '\0';
+        free(sh->last_prompt);
+        sh->last_prompt = copy;
     }
-    if (!failed && ferror(f) && !signals_fatal())
-        failed = render_error(&sh->out, "%s cannot be read: %s", name, strerror(errno));
-    sh->out.where[0] = '\0';
-    free(line);
-    return failed;
+    return reply_to(sh, text, len);
+}
+
+int shell_input(struct shell *sh, const struct input *in)
+{
+    if (!in->literal)
+        return shell_line(sh, in->text, in->len);
+    return in->len ? shell_prompt(sh, in->text, in->len) : 0;
+}
+
+/* A prompt that begins with a slash is remembered in the form that can be typed */
+void shell_remember(const char *text, int literal)
+{
+    char *escaped = NULL;
+    if (literal && *text == '/' && asprintf(&escaped, "/%s", text) < 0)
+        return;
+    line_remember(escaped ? escaped : text);
+    free(escaped);
 }
 
 static const char *human(double n, char *out, size_t size)
@@ -342,7 +358,7 @@ static void banner(struct shell *sh)
 {
     const struct dbrx_config *c = &sh->ckpt->desc.config;
     char total[32], active[32];
-    int chat = sh->vars.v[VAR_MODE].num == 1;
+    int chat = sh->vars.v[VAR_MODE].num == MODE_CHAT;
     render_event(&sh->out, "status", NULL, "dbrx " PACKAGE_VERSION ": %s, %s parameters (%s active), "
                  "%u layers x %u experts, top %u", sh->name,
                  human((double)ckpt_params_total(sh->ckpt), total, sizeof total),
@@ -355,23 +371,40 @@ static void banner(struct shell *sh)
     render_event(&sh->out, "status", NULL, "/help lists the commands, Ctrl-C stops a reply, Ctrl-D quits");
 }
 
-void shell_interactive(struct shell *sh)
+void shell_interactive(struct shell *sh, int rc)
 {
-    banner(sh);
+    struct input in = { 0 };
     line_open(sh);
+    if (rc)
+        shell_rc(sh);
+    if (!sh->quit)
+        banner(sh);
     while (!sh->quit) {
         char *line = NULL;
-        enum line_result what = line_read("dbrx> ", &line);
-        if (what == LINE_END || what == LINE_KILLED)
+        int ready = 0;
+        enum line_result what = line_read(in.open ? "  ... " : "dbrx> ", &line);
+        if (what == LINE_KILLED || (what == LINE_END && !in.open))
             break;
-        if (what == LINE_TEXT) {
-            signals_clear();
-            shell_line(sh, line, strlen(line));
-            if (signals_fatal())
-                sh->quit = 1;
-            signals_clear();
+        if (what == LINE_CLEARED) {
+            input_drop(&in);
+        } else if (what == LINE_END) {     /* in a prompt of several lines Ctrl-D ends that */
+            input_end(&in);
+            ready = 1;
+        } else {
+            ready = input_line(&in, line, strlen(line));
         }
         free(line);
+        if (ready < 0)
+            render_error(&sh->out, "out of memory");
+        if (ready <= 0)
+            continue;
+        shell_remember(in.text, in.literal);
+        signals_clear();
+        shell_input(sh, &in);
+        if (signals_fatal())
+            sh->quit = 1;
+        signals_clear();
     }
+    input_free(&in);
     line_close();
 }

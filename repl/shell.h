@@ -7,8 +7,9 @@
 
 #include "backends/model/checkpoint.h"
 #include "repl/idlist.h"
+#include "repl/input.h"
 #include "repl/render.h"
-#include "repl/session.h"
+#include "repl/timeline.h"
 #include "repl/vars.h"
 #include "tokenizer/chat.h"
 
@@ -18,6 +19,7 @@ enum { EXIT_OK, EXIT_INTERNAL, EXIT_USAGE, EXIT_COMMAND, EXIT_CHECKPOINT, EXIT_N
 
 struct shell_options {
     const char *model, *backend, *module_path;     /* NULL: the default ones            */
+    const char *out;                       /* of a batch, or NULL: stdout               */
     uint32_t ctx;                          /* 0: the checkpoint's, at most DEFAULT_CTX  */
 };
 enum { DEFAULT_CTX = 4096 };               /* a full context can cost gigabytes         */
@@ -26,6 +28,11 @@ struct shell {
     struct render out;
     struct vars   vars;
     int interactive, quit;
+    int in_rc;                             /* settings come from the rc file            */
+    const struct script *script;           /* running, or NULL                          */
+    char *last_prompt;                     /* or NULL; for /edit                        */
+    char *output;                          /* where results go, or NULL: stdout         */
+    int old_stdout;                        /* while they do                             */
 
     struct ckpt *ckpt;
     char *name;                            /* the checkpoint's folder, for people       */
@@ -39,12 +46,16 @@ struct shell {
     struct dbrx_host host;
     struct disp *disp;
     struct sess *sess;
+    struct trie *trie;                     /* of tok, when it was needed                */
+    struct constraint *constraint;         /* on replies, or NULL                       */
+    char *constraint_from;                 /* the file it was read from                 */
+    int constraint_var;                    /* VAR_GRAMMAR or VAR_SCHEMA                 */
 
     struct id_list logit_bias, suppress_tokens;    /* the settings of these names, read */
-
-    uint64_t seed;                         /* of this conversation                      */
+    struct tree *tree;                     /* the conversation's branches and turns     */
     int seed_shown;
-    int reply_open;                        /* chat: the model's turn is not yet closed  */
+    int show_explained;                    /* what /set show does, here                 */
+    uint32_t looked_at, looked_n;          /* /logits: position (0: none), tokens then  */
 };
 
 /* Opens checkpoint, tokenizer and backend; vars are set already.  0, or the exit code
@@ -54,18 +65,37 @@ void shell_close(struct shell *);
 
 /* One line, [len] bytes: a command or a prompt.  0, or -1: it failed and said so. */
 int shell_line(struct shell *, const char *line, size_t len);
-/* Lines of a file until the first failure; 0 or -1.  name is for messages. */
+/* ... that input.h made of several.  0 or -1. */
+int shell_input(struct shell *, const struct input *);
+/* A prompt, whatever it begins with.  0 or -1. */
+int shell_prompt(struct shell *, const char *text, size_t len);
+/* Into the history; literal: it is a prompt, whatever it begins with. */
+void shell_remember(const char *text, int literal);
+/* Prompts until /quit, Ctrl-D or SIGTERM; with `rc` the rc file comes first. */
+void shell_interactive(struct shell *, int rc);
+
+/* repl/script.c.  Lines of a file until the first failure, or as on_error says; 0 or -1.
+ * name is for messages. */
 int shell_script(struct shell *, FILE *, const char *name);
-/* Prompts until /quit, Ctrl-D or SIGTERM. */
-void shell_interactive(struct shell *);
+/* The rc file: settings and commands; what is wrong with it is said and passed over. */
+void shell_rc(struct shell *);
+/* Ends /output, if it is on; 0 or -1. */
+int output_end(struct shell *);
+
+/* repl/edit.c.  All of a file but its last newline, NUL at the end, or NULL after saying
+ * why not; free() it. */
+char *read_whole(struct shell *, FILE *, const char *name, size_t *len);
 
 /* Reads the settings that are lists of tokens.  0, or -1 with one sentence in err, and the
  * lists are as they were. */
 int shell_read_lists(struct shell *, char *err, size_t size);
-/* Forgets the conversation; a random seed is drawn anew. */
-void shell_new(struct shell *);
+
+/* An empty conversation, the one before is kept as a branch; a random seed is drawn anew.
+ * 0 or -1. */
+int shell_new(struct shell *);
 /* Starts the random numbers again after the setting changed. */
 void shell_reseed(struct shell *);
+uint64_t shell_random(void);               /* 32 bits, for a seed */
 int shell_knows_threads(const struct shell *, const char *backend);
 /* Another backend for this conversation.  opt: NULL-ended "k=v"; threads is added from its
  * variable when the backend knows the option.  0, or -1: nothing changed, and said so. */
@@ -73,8 +103,41 @@ int shell_use(struct shell *, const char *name, const char *const *opt, int repl
 /* A dbrx_status other than OK, as an error; -1. */
 int shell_failed(struct shell *, dbrx_status, const struct dbrx_error *);
 
-/* repl/reply.c: text to the model, its reply to the renderer.  0 or -1. */
+/* repl/constrain.c: makes the constraint what the settings say, which may have come from
+ * anywhere; call before drawing.  0, or -1 with a sentence in err, and it is what it was. */
+int shell_constrain(struct shell *, char *err, size_t size);
+/* `var` was set: turns the other one off and reads the file, also if it is the same name.
+ * 0, or -1: said why not; all but `var` is as it was. */
+int shell_set_constraint(struct shell *, int var);
+/* Before the first token of the last turn's reply, or, when that goes on with one that was
+ * cut, after it. */
+void shell_constrain_turn(struct shell *, uint32_t turn);
+
+/* repl/reply.c: text to the model, its reply to the renderer.  0 or -1; empty text goes on
+ * without a new prompt. */
 int reply_to(struct shell *, const char *text, size_t len);
 int reply_is_eos(const struct shell *, int32_t id);
+
+/* What came of a reply; free(text). */
+struct said {
+    char    *text;                         /* [len] valid UTF-8, as it was shown         */
+    size_t   len;
+    enum sess_finish why;
+};
+/* Draws the reply of the last turn, which has none yet; shows it unless `quiet`.  said may
+ * be NULL. */
+int reply_draw(struct shell *, int quiet, struct said *);
+/* These ids as a prompt: on the timeline, evaluated, a turn of their own.  Makes room if
+ * /set overflow says so.  On failure nothing was added. */
+int reply_prompt(struct shell *, const struct tok_ids *, int chat);
+/* The ids that a message adds after what is there; NULL text: only closes an open reply. */
+int reply_message(struct shell *, const char *role, const char *text, size_t len, struct tok_ids *);
+/* The settings that draw, for sess_generate: as they are now. */
+struct sess_gen reply_gen(const struct shell *);
+/* Draws or, with num_beams, searches. */
+dbrx_status reply_generate(struct shell *, const struct sess_gen *, enum sess_finish *,
+                           struct dbrx_error *);
+/* ... and as JSON text, for a turn; NULL: no memory. */
+char *reply_settings(const struct shell *);
 
 #endif

@@ -1,15 +1,18 @@
 /* repl/signals.c -- see signals.h.  The third Ctrl-C kills because the second one puts
  * the default action back: a handler that only sets flags cannot end a process that no
- * longer looks at them. */
+ * longer looks at them.  With it goes the terminal, as it was found: the third press is
+ * nobody's to handle. */
 #define _GNU_SOURCE
 #include "repl/signals.h"
 
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <termios.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t presses, terminated, resized;
+static volatile sig_atomic_t presses, terminated, resized, resumed, have_modes;
+static struct termios modes;
 static int is_interactive;
 
 static void on_signal(int sig)
@@ -18,8 +21,22 @@ static void on_signal(int sig)
         terminated = sig;
     else if (sig == SIGWINCH)
         resized = 1;
-    else if (++presses == 2)
+    else if (sig == SIGCONT)
+        resumed = 1;
+    else if (++presses == 2) {
         signal(SIGINT, SIG_DFL);
+        if (have_modes)
+            tcsetattr(STDIN_FILENO, TCSANOW, &modes);
+    }
+}
+
+void signals_terminal(const struct termios *t)
+{
+    have_modes = 0;
+    if (t) {
+        modes = *t;
+        have_modes = 1;
+    }
 }
 
 static void catch_signal(int sig, int flags)
@@ -33,11 +50,12 @@ void signals_init(int interactive)
     is_interactive = interactive;
     int flags = interactive ? SA_RESTART : 0;
     catch_signal(SIGINT, flags);
-    catch_signal(SIGTERM, flags);
+    catch_signal(SIGTERM, flags | SA_RESETHAND);   /* a second one ends a backend that is deaf */
     signal(SIGPIPE, SIG_DFL);
     if (interactive) {
-        catch_signal(SIGHUP, flags);
+        catch_signal(SIGHUP, flags | SA_RESETHAND);
         catch_signal(SIGWINCH, flags);
+        catch_signal(SIGCONT, flags);
     }
 }
 
@@ -82,6 +100,7 @@ enum wait_result signals_wait(int fd)
     sigaddset(&mine, SIGTERM);
     sigaddset(&mine, SIGHUP);
     sigaddset(&mine, SIGWINCH);
+    sigaddset(&mine, SIGCONT);
     sigprocmask(SIG_BLOCK, &mine, &old);
     enum wait_result what = WAIT_INPUT;
     for (;;) {
@@ -89,13 +108,18 @@ enum wait_result signals_wait(int fd)
             what = WAIT_TERMINATE;
         else if (presses)
             what = WAIT_INTERRUPT;
+        else if (resumed)
+            what = WAIT_RESUME;
         else if (resized)
             what = WAIT_RESIZE;
         else if (ppoll(&p, 1, &limit, &old) <= 0)
             continue;
         break;
     }
-    resized = 0;
+    if (what == WAIT_RESUME)
+        resumed = 0;
+    else
+        resized = 0;
     sigprocmask(SIG_SETMASK, &old, NULL);
     return what;
 }

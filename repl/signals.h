@@ -15,8 +15,13 @@ void signals_clear(void);                  /* forgets Ctrl-C, never SIGTERM */
 int  signals_fatal(void);
 _Noreturn void signals_die(int sig);       /* by that signal, so that the parent sees it */
 
-/* Waits until fd can be read (WAIT_INPUT) or a signal came. */
-enum wait_result { WAIT_INPUT, WAIT_INTERRUPT, WAIT_TERMINATE, WAIT_RESIZE };
+/* Modes that stdin's terminal gets back when Ctrl-C is about to kill; NULL: none.  Copied. */
+struct termios;
+void signals_terminal(const struct termios *);
+
+/* Waits until fd can be read (WAIT_INPUT) or a signal came.  WAIT_RESUME: the process was
+ * stopped (Ctrl-Z) and goes on; the terminal may be as somebody else left it. */
+enum wait_result { WAIT_INPUT, WAIT_INTERRUPT, WAIT_TERMINATE, WAIT_RESIZE, WAIT_RESUME };
 enum wait_result signals_wait(int fd);
 
 #endif

@@ -141,6 +141,23 @@ static void print_ids(const struct tok_ids *ids)
     }
 }
 
+/* Ids can spell any bytes, but encoding repairs text first: then it does not come back. */
+static int is_utf8(const char *s, size_t len)
+{
+    enum { BLOCK = 4096 };
+    struct tok_stream stream = { 0 };
+    char out[3 * BLOCK + 12];
+    size_t same = 0;
+    for (size_t at = 0, n; at < len; at += n) {
+        n = len - at < BLOCK ? len - at : BLOCK;
+        size_t got = tok_stream_push(&stream, s + at, n, out);
+        if (got > len - same || memcmp(out, s + same, got))
+            return 0;
+        same += got;
+    }
+    return same == len;
+}
+
 int tool_tokenize(int argc, char **argv)
 {
     struct options o;
@@ -161,6 +178,9 @@ int tool_tokenize(int argc, char **argv)
     } else {
         print_ids(&ids);
         rc = finish_output();
+        if (!is_utf8(text, len))
+            fprintf(stderr, "dbrx: %s: not all of it is UTF-8; what is not became U+FFFD and will not "
+                    "come back\n", strcmp(o.input, "-") ? o.input : "standard input");
     }
     free(text);
     free(ids.id);

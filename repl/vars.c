@@ -1,6 +1,7 @@
 /* repl/vars.c -- see vars.h. */
 #include "repl/vars.h"
 
+#include "repl/stops.h"
 #include "repl/words.h"
 
 #include <errno.h>
@@ -10,6 +11,11 @@
 
 static const char *const modes[] = { "base", "chat", NULL };
 static const char *const early[] = { "false", "true", "never", NULL };
+static const char *const specials[] = { "plain", "parse", NULL };
+static const char *const shows[] = { "plain", "probs", NULL };
+static const char *const off_on[] = { "off", "on", NULL };
+static const char *const on_errors[] = { "stop", "continue", NULL };
+static const char *const overflows[] = { "stop", "shift", NULL };
 
 const struct var_def var_defs[N_VARS] = {
     [VAR_TEMPERATURE] = { "temperature", VAR_REAL, 0, 100, NULL, "0.8", "",
@@ -70,11 +76,36 @@ const struct var_def var_defs[N_VARS] = {
     [VAR_SYSTEM] = { "system", VAR_TEXT, 0, 0, NULL, "", "",
         "system message that opens a conversation in chat mode; empty is none.  The default "
         "is the checkpoint's own", NULL },
+    [VAR_STOP] = { "stop", VAR_TEXT, 0, 0, NULL, "", "",
+        "a reply ends where its text contains this; several are each put in quotes, and \\n, \\t, "
+        "\\\" and \\\\ mean what they do in C.  The stop string is not shown; tokens that began "
+        "before it stay in the conversation", NULL },
+    [VAR_OVERFLOW] = { "overflow", VAR_CHOICE, 0, 0, NULL, "stop", "",
+        "when the context is full: stop ends the reply; shift drops the oldest turns (a system "
+        "message, or else the first 4 tokens, stay), says so, keeps a copy as a branch and goes "
+        "on", overflows },
+    [VAR_GRAMMAR] = { "grammar", VAR_FILE, 0, 0, NULL, "", "",
+        "file with a grammar (GBNF, as in llama.cpp) that replies must match; empty is none.  "
+        "Turns schema off", NULL },
+    [VAR_SCHEMA] = { "schema", VAR_FILE, 0, 0, NULL, "", "",
+        "file with a JSON Schema: replies are JSON that is valid under it; empty is none.  "
+        "Turns grammar off", NULL },
+    [VAR_SPECIALS] = { "specials", VAR_CHOICE, 0, 0, NULL, "plain", "",
+        "what <|im_end|> and the like mean in a prompt: plain is text like any other, so that "
+        "nothing pasted can end a message; parse makes control tokens of them", specials },
+    [VAR_SHOW] = { "show", VAR_CHOICE, 0, 0, NULL, "plain", "",
+        "probs colours a reply by how likely the model thought each token, from red (under "
+        "1 in 100) to plain (over 2 in 3)", shows },
+    [VAR_TIMING] = { "timing", VAR_CHOICE, 0, 0, NULL, "on", "",
+        "the status line after each reply: tokens, speeds, backend, context", off_on },
+    [VAR_ON_ERROR] = { "on_error", VAR_CHOICE, 0, 0, NULL, "stop", "",
+        "what a script does after a line that failed; the exit code is 3 either way", on_errors },
 };
 
 const char *var_origin_name(enum var_origin from)
 {
-    return from == FROM_DEFAULT ? "default" : from == FROM_COMMAND_LINE ? "command line" : "session";
+    static const char *const name[] = { "default", "rc file", "command line", "session" };
+    return name[from];
 }
 
 static const char *var_name(size_t i)
@@ -95,8 +126,8 @@ const char *var_nearest(const char *name)
 void var_range(int var, char *out, size_t size)
 {
     const struct var_def *d = &var_defs[var];
-    if (d->type == VAR_TEXT) {
-        snprintf(out, size, "text");
+    if (d->type == VAR_TEXT || d->type == VAR_FILE) {
+        snprintf(out, size, d->type == VAR_TEXT ? "text" : "a file");
     } else if (d->type == VAR_LIST) {
         snprintf(out, size, d->min < d->max ? "ID=BIAS, ..." : "ID, ...");
     } else if (d->type == VAR_CHOICE) {
@@ -142,8 +173,12 @@ int vars_set(struct vars *vars, int var, const char *text, enum var_origin from,
             i++;
         bad = !d->choice[i];
         num = (double)i;
-    } else if (d->type != VAR_TEXT && d->type != VAR_LIST) {
+    } else if (d->type != VAR_TEXT && d->type != VAR_FILE && d->type != VAR_LIST) {
         bad = number(d, text, &num);
+    } else if (var == VAR_STOP) {
+        struct stops stops;
+        if (stops_parse(&stops, text, err, size))
+            return -1;
     }
     if (bad) {
         char range[128];
@@ -183,6 +218,20 @@ int vars_init(struct vars *vars)
     for (int i = 0; i < N_VARS; i++)
         if (vars_set(vars, i, "default", FROM_DEFAULT, err, sizeof err))
             return -1;
+    return 0;
+}
+
+int vars_copy(struct vars *to, const struct vars *from)
+{
+    *to = (struct vars){ 0 };
+    for (int i = 0; i < N_VARS; i++) {
+        const struct var *v = &from->v[i];
+        to->v[i] = (struct var){ strdup(v->text), v->num, v->origin, v->fallback ? strdup(v->fallback) : NULL };
+        if (!to->v[i].text || (v->fallback && !to->v[i].fallback)) {
+            vars_free(to);
+            return -1;
+        }
+    }
     return 0;
 }
 

@@ -13,11 +13,17 @@ enum { VAR_TEMPERATURE, VAR_TOP_K, VAR_TOP_P, VAR_MIN_P, VAR_TYPICAL_P, VAR_EPSI
        VAR_ETA_CUTOFF, VAR_REPETITION_PENALTY, VAR_NO_REPEAT_NGRAM_SIZE, VAR_FREQUENCY_PENALTY,
        VAR_PRESENCE_PENALTY, VAR_LOGIT_BIAS, VAR_SUPPRESS_TOKENS, VAR_MIN_NEW_TOKENS,
        VAR_NUM_BEAMS, VAR_LENGTH_PENALTY, VAR_EARLY_STOPPING, VAR_SEED, VAR_MAX_TOKENS,
-       VAR_THREADS, VAR_MODE, VAR_SYSTEM, N_VARS };
+       VAR_THREADS, VAR_MODE, VAR_SYSTEM, VAR_STOP, VAR_OVERFLOW, VAR_GRAMMAR,
+       VAR_SCHEMA, VAR_SPECIALS, VAR_SHOW, VAR_TIMING, VAR_ON_ERROR, N_VARS };
+enum { MODE_BASE, MODE_CHAT };             /* values of the choices, in order */
+enum { SPECIALS_PLAIN, SPECIALS_PARSE };
+enum { SHOW_PLAIN, SHOW_PROBS };
+enum { TIMING_OFF, TIMING_ON };
+enum { ON_ERROR_STOP, ON_ERROR_CONTINUE };
 
 /* VAR_LIST: of tokens, see idlist.h; its text is checked by who knows the vocabulary */
-enum var_type { VAR_REAL, VAR_COUNT, VAR_CHOICE, VAR_TEXT, VAR_LIST };
-enum var_origin { FROM_DEFAULT, FROM_COMMAND_LINE, FROM_SESSION };
+enum var_type { VAR_REAL, VAR_COUNT, VAR_CHOICE, VAR_TEXT, VAR_FILE, VAR_LIST };
+enum var_origin { FROM_DEFAULT, FROM_RC_FILE, FROM_COMMAND_LINE, FROM_SESSION };
 
 struct var_def {
     const char *name;
@@ -41,6 +47,7 @@ struct vars {
 };
 
 int  vars_init(struct vars *);             /* all defaults; -1: out of memory */
+int  vars_copy(struct vars *to, const struct vars *);  /* -1: out of memory, and *to is empty */
 void vars_free(struct vars *);
 
 /* The variable of that name, or -1; with `prefix` also of an unambiguous beginning of it. */
@@ -54,7 +61,7 @@ int vars_set(struct vars *, int var, const char *text, enum var_origin, char *er
 int vars_default(struct vars *, int var, const char *text);
 
 const char *var_origin_name(enum var_origin);
-/* "0 .. 1", "base or chat", "text": what it accepts. */
+/* "0 .. 1", "base or chat", "text", "a file": what it accepts. */
 void var_range(int var, char *out, size_t size);
 
 #endif

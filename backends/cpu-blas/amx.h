@@ -22,15 +22,15 @@ void amx_pack(uint16_t *block, const float *const *row, size_t n, size_t cols);
 void amx_linear(float *y, size_t ldy, const uint16_t *x, size_t n, const void *w, size_t rows,
                 size_t cols);
 
-/* h[n][ldh] = silu(w1 x) * (v1 x) for `rows` rows of one expert, split: `hi` and `lo` are two
- * arrays of that shape.  All tokens of the last block are written: h has room for them. */
-void amx_up(uint16_t *hi, uint16_t *lo, size_t ldh, const uint16_t *x, size_t n,
+/* Rows first .. first + rows of one expert, h = silu(w1 x) * (v1 x), into h's blocks of
+ * amx_block(ffn); w1 and v1 begin at the expert's row `first`. */
+void amx_up(uint16_t *h, size_t ffn, size_t first, const uint16_t *x, size_t n,
             const void *w1, const void *v1, size_t rows, size_t cols);
 
-/* out[n][ldo] = h[n][ffn] w2 for `cols` columns (a multiple of 16) of w2, whose rows are ldw
- * apart.  panel: scratch of amx_panel(ffn) floats.  out has room for whole blocks. */
-static inline size_t amx_panel(size_t ffn) { return 16 * ffn + 16; }
-void amx_down(float *out, size_t ldo, const uint16_t *hi, const uint16_t *lo, size_t n,
-              size_t ffn, const void *w2, size_t ldw, size_t cols, float *panel);
+enum { AMX_PANEL = 256 * 1024 };           /* floats of scratch for amx_down */
+/* out[n][ldo] = h[n][ffn] w2 for `cols` columns (a multiple of 16, <= 256) of w2, whose rows
+ * are ldw apart; h: as amx_up left it.  out has room for whole blocks. */
+void amx_down(float *out, size_t ldo, const uint16_t *h, size_t n, size_t ffn, const void *w2,
+              size_t ldw, size_t cols, float *panel);
 
 #endif

@@ -17,13 +17,10 @@ struct job {
     uint32_t *expert;                      /* [n_active] its id                              */
     uint32_t n_active;
     float *in;                             /* [slots][d_model], or packed blocks of as many bytes */
-    float *hidden;                         /* [slots][d_ffn], or hi and lo in BF16           */
+    float *hidden;                         /* [slots][d_ffn], or blocks of as many bytes     */
     float *out;                            /* [slots][d_model]                               */
     size_t step, parts;                    /* rows or columns an item; items an expert       */
 };
-
-static uint16_t *hidden_hi(const struct job *j) { return (uint16_t *)j->hidden; }
-static uint16_t *hidden_lo(const struct job *j) { return hidden_hi(j) + j->c->slots * j->m->d_ffn; }
 
 /* the inputs of one expert, side by side */
 static void gather_item(void *arg, unsigned worker, uint32_t a)
@@ -52,15 +49,13 @@ static void up_item(void *arg, unsigned worker, uint32_t item)
     const struct dbrx_layer *l = m->layer;
     size_t a = item / j->parts, r = item % j->parts * j->step, n = j->count[a];
     size_t rows = min(j->step, m->d_ffn - r), w = (size_t)j->expert[a] * m->d_ffn + r;
-    size_t at = (size_t)j->first[a] * m->d_ffn + r;
+    float *h = j->hidden + (size_t)j->first[a] * m->d_ffn, *gate = h + r;
     const float *x = j->in + (size_t)j->first[a] * m->d_model;
     if (j->tiles) {
-        amx_up(hidden_hi(j) + at, hidden_lo(j) + at, m->d_ffn, (const uint16_t *)x, n,
-               tensor_at(&l->w1, w * m->d_model), tensor_at(&l->v1, w * m->d_model), rows,
-               m->d_model);
+        amx_up((uint16_t *)h, m->d_ffn, r, (const uint16_t *)x, n, tensor_at(&l->w1, w * m->d_model),
+               tensor_at(&l->v1, w * m->d_model), rows, m->d_model);
         return;
     }
-    float *gate = j->hidden + at;
     float *up = j->c->panel + (worker + 1) * j->c->panel_floats - n * rows;
     cpu_product(j->c, worker, gate, m->d_ffn, x, n, &l->w1, w, rows, m->d_model);
     cpu_product(j->c, worker, up, rows, x, n, &l->v1, w, rows, m->d_model);
@@ -82,14 +77,12 @@ static void down_item(void *arg, unsigned worker, uint32_t item)
     const int type = kernels_type(w2->dtype);
     size_t a = item / j->parts, col = item % j->parts * j->step, n = j->count[a];
     size_t cols = min(j->step, d - col), w = (size_t)j->expert[a] * ffn * d + col;
-    const size_t at = (size_t)j->first[a] * ffn;
-    const float *h = j->hidden + at;
+    const float *h = j->hidden + (size_t)j->first[a] * ffn;
     float *out = j->out + (size_t)j->first[a] * d + col;
     float *panel = j->c->panel + worker * j->c->panel_floats;
 
     if (j->tiles) {
-        amx_down(out, d, hidden_hi(j) + at, hidden_lo(j) + at, n, ffn, tensor_at(w2, w), d, cols,
-                 panel);
+        amx_down(out, d, (const uint16_t *)h, n, ffn, tensor_at(w2, w), d, cols, panel);
         return;
     }
     if (n <= CPU_FEW) {
@@ -158,7 +151,7 @@ static void experts_some(const struct cpu *c, struct work *wk, const struct moe 
     j.step = cpu_share(m->d_ffn, items, cpu_panel_rows(d));
     j.parts = ceil_div(m->d_ffn, j.step);
     pool_run(c->pool, (uint32_t)(j.n_active * j.parts), up_item, &j);
-    j.step = cpu_share(d, items, most <= CPU_FEW ? d : CPU_WIDE);
+    j.step = cpu_share(d, items, !j.tiles && most <= CPU_FEW ? d : CPU_WIDE);
     j.parts = ceil_div(d, j.step);
     pool_run(c->pool, (uint32_t)(j.n_active * j.parts), down_item, &j);
 

@@ -2,7 +2,8 @@ modules_LTLIBRARIES += cpu-blas.la
 noinst_LTLIBRARIES  += libcpu.la
 # what is under test on its own: everything but the module's table
 libcpu_la_SOURCES = %D%/cpu_blas.h %D%/ops.c %D%/experts.c %D%/blas.h %D%/blas.c %D%/pool.h \
-  %D%/pool.c %D%/isa.h %D%/isa.c %D%/kernels.h %D%/kernels.c %D%/simd.h %D%/amx.h
+  %D%/pool.c %D%/isa.h %D%/isa.c %D%/kernels.h %D%/kernels.c %D%/simd.h %D%/simd_exp.h %D%/avx512.h \
+  %D%/amx.h
 libcpu_la_CFLAGS  = $(AM_CFLAGS) $(OPENBLAS_CFLAGS)
 libcpu_la_LIBADD  =
 if HAVE_X86_64

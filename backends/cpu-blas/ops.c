@@ -16,10 +16,10 @@ enum {
 
 int cpu_reserve(struct cpu *c, const struct dbrx_config *cfg)
 {
-    size_t group = cfg->n_heads / cfg->n_kv_heads, longest = max(cfg->d_model, cfg->d_ffn);
-    size_t widened = max(CPU_PANEL, 16 * longest + 16) + (size_t)GRAPH_CHUNK * CPU_WIDE;
+    size_t group = cfg->n_heads / cfg->n_kv_heads;
+    size_t widened = max(CPU_PANEL, 16 * (size_t)cfg->d_model) + (size_t)GRAPH_CHUNK * CPU_WIDE;
     size_t scores = max(BLOCK, group) * (TILE + 2);
-    c->panel_floats = round16(max(widened, scores));
+    c->panel_floats = round16(max(max(widened, scores), AMX_PANEL));
     c->panel = aligned_alloc(64, pool_threads(c->pool) * c->panel_floats * sizeof(float));
     c->slots = max((size_t)GRAPH_CHUNK * cfg->top_k, cfg->n_experts) +
                (size_t)AMX_TOKENS * cfg->n_experts;

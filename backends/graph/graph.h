@@ -55,4 +55,12 @@ dbrx_status graph_truncate(dbrx_session *, uint32_t n_keep, struct dbrx_error *)
 extern const struct dbrx_head graph_head;  /* the optional tables */
 extern const struct dbrx_kv   graph_kv;
 
+/* All of a backend's table but options, probe and model_open: .struct_size first, then this. */
+#define GRAPH_BACKEND \
+    .model_close = graph_model_close, .session_open = graph_session_open, \
+    .session_close = graph_session_close, .eval = graph_eval, .position = graph_position, \
+    .truncate = graph_truncate
+/* A module's get(): its backend table, and the optional ones. */
+const void *graph_get(const char *id, const struct dbrx_backend *);
+
 #endif

@@ -244,3 +244,10 @@ const struct dbrx_kv graph_kv = {
     .struct_size = sizeof graph_kv, .export_kv = export_kv, .import_kv = import_kv,
     .commit = commit,
 };
+
+const void *graph_get(const char *id, const struct dbrx_backend *backend)
+{
+    return !strcmp(id, DBRX_BACKEND) ? (const void *)backend
+         : !strcmp(id, DBRX_KV)      ? (const void *)&graph_kv
+         : !strcmp(id, DBRX_HEAD)    ? (const void *)&graph_head : NULL;
+}

@@ -6,8 +6,6 @@
 
 #include "plugins/fail.h"
 
-#include <string.h>
-
 static const struct dbrx_option options[] = { { NULL, NULL, NULL } };
 
 static dbrx_status probe(const struct dbrx_host *host, struct dbrx_probe *p,
@@ -31,17 +29,13 @@ static dbrx_status model_open(const struct dbrx_host *host, const struct dbrx_mo
 }
 
 static const struct dbrx_backend backend = {
-    .struct_size = sizeof backend, .options = options, .probe = probe,
-    .model_open = model_open, .model_close = graph_model_close,
-    .session_open = graph_session_open, .session_close = graph_session_close,
-    .eval = graph_eval, .position = graph_position, .truncate = graph_truncate,
+    .struct_size = sizeof backend, .options = options, .probe = probe, .model_open = model_open,
+    GRAPH_BACKEND
 };
 
 static const void *get(const char *id)
 {
-    return !strcmp(id, DBRX_BACKEND) ? (const void *)&backend
-         : !strcmp(id, DBRX_KV)      ? (const void *)&graph_kv
-         : !strcmp(id, DBRX_HEAD)    ? (const void *)&graph_head : NULL;
+    return graph_get(id, &backend);
 }
 
 DBRX_EXPORT const struct dbrx_module_info dbrx_module = {

@@ -4,10 +4,34 @@
 cases=$srcdir/tests/cli/cases.test
 T=$(mktemp -d) || exit 99
 trap 'rm -rf "$T"' EXIT
+HOME=$T; export HOME
 printf 'Once upon a time, there was a little girl named Lily.\n' > "$T/lily"
 printf '/feed 930 739\n\n/feed 259\r\n/route' > "$T/script"
 printf '/feed 930\n/set temprature 1\n/quit\n' > "$T/failing"
 echo 'no shared object' > "$T/broken.so"
+printf '/feed 930\n/nonsense\n/feed 739\n' > "$T/wrong"
+printf '"""\nOnce upon\na time\n"""\n' > "$T/block"
+printf '"""\n/x is text\n"""\n""""""\n' > "$T/slashes"
+printf 'Once upon\\\na time\n' > "$T/joined"
+printf '/feed 930\n"""\nnever\nclosed\n' > "$T/open"
+printf 'hanging \\\n' > "$T/hanging"
+printf '/source %s/cycle2\n' "$T" > "$T/cycle"
+printf '/source %s/cycle\n' "$T" > "$T/cycle2"
+printf '#!/bin/sh\ncat "%s/lily" > "$1"\n' "$T" > "$T/editor"
+chmod +x "$T/editor"
+unset VISUAL
+EDITOR=$T/editor
+export EDITOR
+printf 'root ::= ("yes" | "no") ", " [a-z ]{5,30} "."' > "$T/yes.gbnf"
+printf 'root ::= "a" |\n  [b' > "$T/bad.gbnf"
+printf '{"type": "object", "properties": {"name": {"type": "string", "maxLength": 12}, "pets":
+{"type": "array", "items": {"enum": ["cat", "dog"]}, "maxItems": 3}}, "required": ["name", "pets"]}' > "$T/pet.json"
+printf '{"properties": {"a": {"not": {}}}}' > "$T/not.json"
+printf '{"type":\n}' > "$T/bad.json"
+{ printf '{"prompt":"%s"}\n\n' "$(cat "$T/lily")"
+  printf '{"id":"two","prompt":"Once upon a time, there was a little girl named Lily. She loved","settings":{"max_tokens":2}}\n'
+} > "$T/batch"
+printf '{"prompt":"Once"}\nnonsense\n{"id":[],"prompt":"a"}\n{"prompt":"last"}' > "$T/bad"
 exec 3>&1
 n=0 bad=0
 

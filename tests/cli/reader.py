@@ -116,6 +116,72 @@ ok(said.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nH
 ids = [r["id"] for r in of(evs, "rows")[0]["rows"]]
 ok(ids.count(4087) == 4, "chat: typed <|im_end|> is text, not a token", ids)
 
+# ---- batches: what a kill leaves, and that the same command goes on
+def results(path):
+    return [json.loads(l) for l in open(path, encoding="utf-8").read().splitlines()]
+
+
+with tempfile.TemporaryDirectory() as tmp:
+    src, out, whole = (os.path.join(tmp, n) for n in ("in.jsonl", "out.jsonl", "whole.jsonl"))
+    words = ["Once", "The dog", "Lily went", "One day", "In the park", "She said"]
+    with open(src, "w") as f:
+        for i in range(60):
+            f.write(json.dumps({"id": "p%d" % i, "prompt": words[i % 6] + " %d" % i, "settings": {"max_tokens": 5 + i % 9}}) + "\n")
+    cmd = ["-b", "ref", "--seed", "9", "--prompts", src, "--out"]
+    r = run(*cmd, whole)
+    want = results(whole)
+    ok(r.returncode == 0 and [w["id"] for w in want] == ["p%d" % i for i in range(60)] and not r.stdout and
+       all(len(w["tokens"]) <= 5 + i % 9 and w["finish_reason"] in ("length", "eos") and w["seed"] == 9 and
+           w["prompt_tokens"] > 0 and w["seconds"] >= 0 for i, w in enumerate(want)), "a batch: one result a line, in order", r, want[:3])
+    kills, lost = 0, 0
+    while kills < 25:
+        p = subprocess.Popen([DBRX, *cmd, out], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            p.wait(0.05 + 0.013 * (kills % 11))
+            break
+        except subprocess.TimeoutExpired:
+            p.kill()
+            p.wait()
+            kills += 1
+            if kills % 3 == 0 and os.path.exists(out) and os.path.getsize(out) > 40:
+                os.truncate(out, os.path.getsize(out) - 17)   # as a kill in mid-write would
+                lost += 1
+    r = run(*cmd, out)
+    same = [(g["id"], g["text"], g["tokens"]) for g in results(out)] == [(w["id"], w["text"], w["tokens"]) for w in want]
+    ok(r.returncode == 0 and same and kills, "killed %d times and torn %d times, it ends with the same results" % (kills, lost), r)
+    r = run(*cmd, out)
+    ok(b"0 drawn, 60 there already" in r.stderr and r.returncode == 0, "... and then there is nothing left to do", r)
+    with open(out, "a") as f:
+        f.write('{"id":"gone","text":"' + "a" * 300)
+    before = os.path.getsize(out)
+    r = run(*cmd, out)
+    ok(r.returncode == 0 and before - os.path.getsize(out) == 321 and len(results(out)) == 60, "a torn last line is cut off, whatever it was", r)
+    open(src, "w").write('{"messages":[{"role":"system","content":"Be brief."},{"role":"user","content":"Hi"}],"id":1}\n'
+                         '{"id":1,"prompt":"again"}\n{"prompt":"a\\u0000b"}\n{"prompt":"x","settings":{"heat":1}}\n'
+                         '{"prompt":"x","settings":{"top_p":7}}\n{"messages":[{"role":"dog","content":"woof"}]}\n[]\n'
+                         '{"prompt":"%s"}\n{"prompt":"Once"}\n' % ("long " * 600))
+    r = run("-b", "ref", "-s", "max_tokens=3", "--prompts", src, "--json")
+    got = [json.loads(l) for l in r.stdout.decode().splitlines()]
+    ok(r.returncode == 3 and [g["id"] for g in got] == [1, 9] and all("in.jsonl:%d: " % n in r.stderr.decode() for n in range(2, 9)),
+       "bad lines are named, the others run", r.stderr.decode(), got)
+
+# ---- a session through JSON
+with tempfile.TemporaryDirectory() as tmp:
+    evs = events("-b", "ref", "--seed", "5", "-s", "max_tokens=6", "-s", "temperature=2", "-c", "Once", "-c", "/retry 3", "-c", "/branch",
+                 "-c", "/undo", "-c", "/redo", "-c", "/save %s/s" % tmp, "-c", "/load %s/s" % tmp, "-c", "/replay", "-c", "/prompt",
+                 "-c", "/transcript", "-c", "/transcript --tokens", "-c", "/export json %s/e.json" % tmp)
+    replies = of(evs, "reply")
+    rows = {e["of"]: e["rows"] for e in of(evs, "rows")}
+    ok({e["type"] for e in evs} <= TYPES and [r["branch"] for r in replies] == ["main", "retry-1", "retry-2", "retry-3"] and
+       len({r["seed"] for r in replies}) == 4 and len({r["text"] for r in replies}) == 4, "retries say their branch and seed", replies)
+    ok([b["name"] for b in rows["branches"]] == ["main", "retry-1", "retry-2", "retry-3"] and rows["branches"][1]["current"] and
+       rows["prompt"] == replies[0]["tokens"][:0] + [930] and rows["replay"][0]["result"] == "same" and
+       "".join(t["text"] for t in rows["transcript_tokens"]) == rows["transcript"][0]["text"], "rows of the tree", rows)
+    e = json.load(open(tmp + "/e.json"))
+    ok(e["turns"][0]["reply"] == replies[1]["tokens"] and e["messages"][0]["text"] == rows["transcript"][0]["text"], "/export json", e)
+    plain = run("-b", "ref", "--seed", "5", "-s", "max_tokens=40", "-s", "temperature=0", "-s", "stop=' outside'", "-c", LILY).stdout
+    ok(plain == b" She loved to play\n", "a stop string in quotes", plain)
+
 # ---- signals: what the caller sees
 WILD = ["-b", "ref", "--json", "-s", "max_tokens=0", "-s", "temperature=90", "-s", "top_p=1", "--seed", "1"]
 for name, sig in ("SIGINT", signal.SIGINT), ("SIGTERM", signal.SIGTERM):

@@ -1,99 +1,17 @@
 """What people see: the shell on a real (pseudo-)terminal.
 
 Run by terminal.sh; speaks TAP.  Nothing is timed: every step waits for what must appear."""
-import fcntl
 import os
-import pty
 import re
-import select
 import signal
 import stat
-import struct
-import sys
 import tempfile
 import termios
-import time
 
-DBRX = os.environ["DBRX"]
-WAIT = int(os.environ.get("WAIT", 60))
-count = failed = 0
-try:                                   # it pastes no newlines and redraws in its own way
-    LIBEDIT = "#define USE_LIBEDIT 1" in open(os.environ["builddir"] + "/config.h").read()
-except (KeyError, OSError):
-    LIBEDIT = False
-WILD = ["-b", "ref", "-s", "max_tokens=0", "-s", "temperature=90", "-s", "top_p=1", "--seed", "1"]
-
-
-def ok(good, name, seen=""):
-    global count, failed
-    count += 1
-    failed += not good
-    print("%sok %d - %s" % ("" if good else "not ", count, name))
-    if not good:
-        print("# " + repr(seen)[-1500:])
-    sys.stdout.flush()
-
-
-class Shell:
-    def __init__(self, *args, rows=24, cols=80, **env):
-        self.all, self.at, self.code = b"", 0, None
-        self.pid, self.fd = pty.fork()
-        if not self.pid:
-            os.environ.pop("NO_COLOR", None)
-            os.environ.update({"TERM": "xterm-256color", "INPUTRC": "/dev/null", **env})
-            os.execv(DBRX, [DBRX, *args])
-        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
-
-    def send(self, text):
-        os.write(self.fd, text.encode())
-
-    def read(self, until):
-        """Reads until the regex occurs after what was seen so far; False at the end or after WAIT."""
-        end = time.monotonic() + WAIT
-        while True:
-            m = re.search(until.encode(), self.all[self.at:]) if until else None
-            if m:
-                self.at += m.end()
-                return True
-            if not select.select([self.fd], [], [], max(0, end - time.monotonic()))[0]:
-                return False
-            try:
-                more = os.read(self.fd, 65536)
-            except OSError:
-                more = b""
-            if not more:
-                return False
-            self.all += more
-
-    def expect(self, until, name):
-        start = self.at
-        ok(self.read(until), name, self.all[start:])
-
-    def wait(self):
-        """To the end; the exit code as a shell sees it."""
-        self.read(None)
-        end = time.monotonic() + WAIT
-        while time.monotonic() < end:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-            time.sleep(0.01)
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
-        return None
-
-    def prompt(self):
-        """Keys that mean something else to a terminal without an editor wait for this."""
-        self.read("dbrx> ")
-
-    def quit(self, name):
-        self.send("\x04")
-        code = self.wait()
-        ok(code == 0, name, (code, self.all[-300:]))
-
+from screen import LIBEDIT, WILD, Shell, finish, ok
 
 tmp = tempfile.TemporaryDirectory()
-os.environ["XDG_STATE_HOME"] = tmp.name
+os.environ["XDG_STATE_HOME"] = os.environ["XDG_CONFIG_HOME"] = tmp.name
 history = os.path.join(tmp.name, "dbrx", "history")
 
 # ---- a first visit
@@ -188,6 +106,23 @@ os.kill(s.pid, signal.SIGTERM)
 ok(s.wait() == 143, "SIGTERM ends with 143")
 ok(not old[3] & termios.ICANON, "the editor had the terminal")
 
+# ---- Ctrl-Z and fg: a shell sets the terminal's mode to its own meanwhile
+s = Shell("-b", "ref")
+cooked = termios.tcgetattr(s.fd)
+s.prompt()
+s.send("/nonse")
+s.read("/nonse")
+os.kill(s.pid, signal.SIGSTOP)
+os.waitpid(s.pid, os.WUNTRACED)
+termios.tcsetattr(s.fd, termios.TCSANOW, cooked)
+os.kill(s.pid, signal.SIGCONT)
+s.expect("dbrx> /nonse", "after Ctrl-Z and fg the line is back")
+ok(not termios.tcgetattr(s.fd)[3] & termios.ICANON, "... and the editor has the terminal")
+s.send("nse\r")
+s.expect("no command /nonsense", "... and goes on")
+s.prompt()
+s.quit("... and quits")
+
 # ---- the terminal is given back
 s = Shell("-b", "ref")
 before = termios.tcgetattr(s.fd)[3]
@@ -240,5 +175,24 @@ for cols in 40, 200:
     ok(max(map(len, lines)) <= cols, "nothing is wider than %d columns" % cols, max(lines, key=len))
     s.quit("... and quits")
 
-print("1..%d" % count)
-sys.exit(failed != 0)
+# ---- a grammar
+good, wrong = os.path.join(tmp.name, "good.gbnf"), os.path.join(tmp.name, "wrong.gbnf")
+with open(good, "w") as f:
+    f.write('root ::= "abc" | "abd"\n')
+with open(wrong, "w") as f:
+    f.write('root ::= "abc" |)\n')
+s = Shell("-b", "ref", cols=200)
+s.read("dbrx> ")
+s.send("/set grammar %s/goo\t\r" % tmp.name)
+s.expect("replies match it from now on", "Tab completes the name of a grammar's file")
+s.send("/set grammar %s\r" % wrong)
+s.expect(r"wrong.gbnf:1:17: ", "a malformed one is refused with its place")
+s.send("/set grammar\r")
+s.expect(r"good.gbnf", "... and the one before stays")
+s.send("Lily\r")
+s.expect(r"ab[cd]\r?\n.*\| by grammar\]", "the status line says that it is on")
+s.send("/set grammar default\r")
+s.expect(r"grammar = \(empty\)", "... and off")
+s.quit("then the end")
+
+finish()

@@ -216,11 +216,19 @@ static void test_published_layout(void)
         skip("this filesystem refuses sparse files of 5 GB");
         goto out;
     }
-    struct timespec t0, t1;
-    clock_gettime(CLOCK_MONOTONIC, &t0);
-    struct ckpt *c = open_ok(dir, "the published layout");
-    clock_gettime(CLOCK_MONOTONIC, &t1);
-    double ms = 1e3 * (double)(t1.tv_sec - t0.tv_sec) + 1e-6 * (double)(t1.tv_nsec - t0.tv_nsec);
+    double ms = INFINITY;                  /* the best of some: another process may interrupt one */
+    struct ckpt *c = NULL;
+    for (int i = 0; i < 5; i++) {
+        struct timespec t0, t1;
+        ckpt_close(c);
+        clock_gettime(CLOCK_MONOTONIC, &t0);
+        if (ckpt_open(dir, &c, NULL) != DBRX_OK)
+            break;
+        clock_gettime(CLOCK_MONOTONIC, &t1);
+        ms = fmin(ms, 1e3 * (double)(t1.tv_sec - t0.tv_sec) + 1e-6 * (double)(t1.tv_nsec - t0.tv_nsec));
+    }
+    ckpt_close(c);
+    c = open_ok(dir, "the published layout");
     if (!c)
         goto out;
     double total = (double)ckpt_params_total(c), active = (double)ckpt_params_active(c);
@@ -233,7 +241,7 @@ static void test_published_layout(void)
     ok(fabs(active / 36e9 - 1) < 0.02, "36 billion active");
     ok(bits(&c->desc.layer[39].w2, UINT64_C(16) * 10752 * 6144 - 1) == 0,
        "the last element of the last w2 can be read");
-    ok(ms < 1000, "opening takes no second (the bench measures it)");
+    ok(ms < 100, "opening takes less than 100 ms");
     ckpt_close(c);
 out:
     if (dir)

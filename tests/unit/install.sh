@@ -45,4 +45,11 @@ mv elsewhere.so other.so
 ! "$builddir/tests/conformance/conformance" "$tmp/other.so" >"$tmp/log" 2>&1 &&
     grep -q 'file and module name differ' "$tmp/log"
 verdict $? "but not under another name"
+
+# a tree that was built in place, as quickstart does, may be moved: its links go along
+if grep -q '^top_srcdir = \.\.' "$builddir/Makefile"; then
+    readlink "$builddir/models/nano" >"$tmp/log"
+    grep -q '^\.\./' "$tmp/log"
+    verdict $? "the build tree's link to the bundled model is relative"
+fi
 echo "1..$n"

@@ -1,10 +1,8 @@
 /* tests/unit/kernels.c -- every SIMD kernel against its plain-C twin, on sizes around
  * the vector widths, unaligned, with guarded outputs; and the thread pool. */
 #include "backends/backend.h"
-#include "backends/cpu-blas/amx.h"
+#include "backends/cpu-blas/cpu_blas.h"
 #include "backends/cpu-blas/isa.h"
-#include "backends/cpu-blas/kernels.h"
-#include "backends/cpu-blas/pool.h"
 #include "tests/tap.h"
 
 #include <math.h>
@@ -12,6 +10,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MAX = 300, GUARD = 16 };
 static const size_t sizes[] = { 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 96, 131, 256 };
@@ -146,7 +145,7 @@ static void test_amx(size_t n, size_t d, size_t ffn, size_t rows)
     char *w = malloc(2 * rows * d);
     float *x = malloc(4 * n * d), *y = malloc(4 * (n * rows + GUARD)), *want = malloc(4 * n * rows);
     float *out = malloc(4 * (slots * d + GUARD)), *out_want = calloc(n * d, 4);
-    float *g = malloc(4 * ffn), *u = malloc(4 * ffn), *panel = malloc(4 * amx_panel(ffn));
+    float *g = malloc(4 * ffn), *u = malloc(4 * ffn), *panel = malloc(4 * AMX_PANEL);
     uint16_t *packed = malloc(2 * blocks * amx_block(d)), *h = malloc(4 * slots * ffn);
     fill(w1, K_BF16, ffn * d);
     fill(v1, K_BF16, ffn * d);
@@ -163,8 +162,12 @@ static void test_amx(size_t n, size_t d, size_t ffn, size_t rows)
     guard(y + n * rows);
     guard(out + slots * d);
     amx_linear(y, rows, packed, n, w, rows, d);
-    amx_up(h, h + slots * ffn, ffn, packed, n, w1, v1, ffn, d);
-    amx_down(out, d, h, h + slots * ffn, n, ffn, w2, d, d, panel);
+    for (size_t r = 0; r < ffn; r += 48) { /* in pieces that do not divide it */
+        size_t some = ffn - r < 48 ? ffn - r : 48;
+        amx_up(h, ffn, r, packed, n, w1 + 2 * r * d, v1 + 2 * r * d, some, d);
+    }
+    for (size_t c = 0; c < d; c += 80)
+        amx_down(out + c, d, h, n, ffn, w2 + 2 * c, d, d - c < 80 ? d - c : 80, panel);
     for (size_t t = 0; t < n; t++) {
         kernels_plain.matvec[K_BF16](want + t * rows, w, rows, d, d, x + t * d);
         kernels_plain.matvec[K_BF16](g, w1, ffn, d, d, x + t * d);
@@ -177,6 +180,47 @@ static void test_amx(size_t n, size_t d, size_t ffn, size_t rows)
     ok(b < 2e-5, "amx expert of %zu x %zu, %zu tokens, is plain's to 16 bits (%.1e)", ffn, d, n, b);
     ok(guarded(y + n * rows) && guarded(out + slots * d), "amx writes only its results");
     void *const all[] = { w1, v1, w2, w, x, y, want, out, out_want, g, u, panel, packed, h };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i]);
+}
+
+/* A few tokens at a width like DBRX's, spread thinly over the experts, against the plain op */
+static void test_experts(void)
+{
+    enum { N = 5, D = 4096, FFN = 32, E = 16, K = 4 };
+    const struct dbrx_config cfg = { .d_model = D, .d_ffn = FFN, .n_experts = E, .top_k = K,
+                                     .n_heads = 32, .n_kv_heads = 8 };
+    void *w[3];
+    for (int i = 0; i < 3; i++) {
+        w[i] = malloc(2 * (size_t)E * FFN * D);
+        fill(w[i], K_BF16, (size_t)E * FFN * D);
+    }
+    const struct dbrx_layer l = { .w1 = { .data = w[0], .dtype = DBRX_BF16 },
+                                  .v1 = { .data = w[1], .dtype = DBRX_BF16 },
+                                  .w2 = { .data = w[2], .dtype = DBRX_BF16 } };
+    float *h = malloc(N * D * sizeof *h), *row = malloc(D * sizeof *row), weight[N * K];
+    float *x = calloc(N * D, sizeof *x), *want = calloc(N * D, sizeof *x);
+    uint16_t expert[N * K];
+    fill(h, K_F32, N * D);
+    for (int i = 0; i < N * K; i++)
+        expert[i] = (uint16_t)(i % E), weight[i] = 0.25f;
+    struct cpu c = { .k = kernels_get(NULL), .pool = pool_open(1), .amx = isa_amx() };
+    if (blas_open(&c.blas, NULL) != DBRX_OK || cpu_reserve(&c, &cfg))
+        bail("no OpenBLAS, or no memory");
+    struct work wk = { .ctx = &c, .row = row,
+                       .scratch = aligned_alloc(64, (cpu_scratch(&c, &cfg) + 63) / 64 * 64) };
+    struct work plain = { .row = row, .scratch = malloc(2 * D * sizeof(double)) };
+    struct moe m = { .layer = &l, .h = h, .x = x, .expert = expert, .weight = weight, .n = N, .k = K,
+                     .d_model = D, .d_ffn = FFN, .n_experts = E, .act_fn = DBRX_SILU };
+    alarm(60);                             /* the tiles' panel once held no row: for ever */
+    cpu_experts(&wk, &m);
+    alarm(0);
+    m.x = want;
+    ops_plain.experts(&plain, &m);
+    double a = apart(x, want, N * D);
+    ok(a < 1e-4, "%d tokens through %d experts of %d x %d are plain's (%.1e)", N, E, FFN, D, a);
+    pool_close(c.pool);
+    void *const all[] = { w[0], w[1], w[2], h, row, x, want, c.panel, wk.scratch, plain.scratch };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
 }
@@ -239,9 +283,11 @@ int main(void)
         test_amx(31, 64, 96, 48);
         test_amx(33, 96, 352, 80);
         test_amx(100, 192, 64, 320);
+        test_amx(8, 64, 6560, 16);         /* more rows of w2 than a panel holds */
     } else {
         skip("no AMX on this CPU");
     }
+    test_experts();
     ok(kernels_get("plain") == &kernels_plain && !kernels_get("mmx"), "kernels by name");
     test_pool(1);
     test_pool(2);

@@ -40,3 +40,22 @@ tests_unit_tok_chat_CFLAGS    = $(TOK_TEST_CFLAGS)
 tests_unit_tok_chat_LDADD     = $(TOK_TEST_LIBS)
 tests_unit_tokenize_tool_SOURCES = %D%/tokenize-tool.c repl/tokenize.c repl/tokenize.h
 tests_unit_tokenize_tool_LDADD   = libtokenizer.la
+
+# --- branches and saved sessions
+check_PROGRAMS += %D%/tree
+TESTS += %D%/tree
+%C%_tree_LDADD = libshell.la -lm
+
+# ---- constrained generation
+check_PROGRAMS += %D%/grammar %D%/constraint %D%/schema
+TESTS          += %D%/grammar %D%/constraint %D%/schema
+tests_unit_grammar_SOURCES = %D%/grammar.c
+tests_unit_grammar_CFLAGS  = $(TOK_TEST_CFLAGS)
+tests_unit_grammar_LDADD   = librepl.la libtokenizer.la $(CJSON_LIBS)
+tests_unit_constraint_SOURCES = %D%/constraint.c
+tests_unit_constraint_CFLAGS  = $(TOK_TEST_CFLAGS)
+tests_unit_constraint_LDADD   = librepl.la libmodel.la libplugins.la libtokenizer.la $(CJSON_LIBS) -lm
+tests_unit_schema_SOURCES = %D%/schema.c
+tests_unit_schema_CFLAGS  = $(TOK_TEST_CFLAGS)
+tests_unit_schema_LDADD   = librepl.la libmodel.la libplugins.la libtokenizer.la $(CJSON_LIBS) -lm
+EXTRA_DIST += tests/fuzz/grammar.c

@@ -31,6 +31,10 @@ for f in "$srcdir/tokenizer/unicode_tables.h" "$srcdir/tests/data/cl100k_cases.j
 done
 printf 'a\000b\000' >"$tmp/nul"
 "$tool" tokenize "$tmp/nul" | "$tool" detokenize - | cmp -s - "$tmp/nul"; check "NUL bytes" $?
+status "what is lost is said"     0 "not all of it is UTF-8" "$tool" tokenize "$(command -v sh)"
+printf 'a\303' >"$tmp/cut"
+status "... a cut-off end, too"   0 "not all of it is UTF-8" "$tool" tokenize "$tmp/cut"
+"$tool" tokenize "$srcdir/tests/data/cl100k_cases.jsonl" 2>&1 >/dev/null | grep -q . ; [ $? = 1 ]; check "... and nothing where nothing is lost" $?
 [ "$(printf '  15339\t1917\r\n100300' | "$tool" detokenize -m "$data" -)" = "hello world" ]; check "ids between any blanks; padding is empty" $?
 
 status "no input"                 2 "no input"       "$tool" tokenize -m "$data"

@@ -1,0 +1,22 @@
+/* backends/cpu-blas/avx512.h -- simd.h's abstract vector on 16 lanes. */
+#include <immintrin.h>
+
+#define VEC   __m512
+#define LANES 16
+#define v_set(x)       _mm512_set1_ps(x)
+#define v_add(a, b)    _mm512_add_ps(a, b)
+#define v_sub(a, b)    _mm512_sub_ps(a, b)
+#define v_mul(a, b)    _mm512_mul_ps(a, b)
+#define v_div(a, b)    _mm512_div_ps(a, b)
+#define v_max(a, b)    _mm512_max_ps(a, b)
+#define v_min(a, b)    _mm512_min_ps(a, b)
+#define v_fma(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define v_sum(a)       _mm512_reduce_add_ps(a)
+#define v_top(a)       _mm512_reduce_max_ps(a)
+#define v_round(a)     _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
+#define v_exp2i(k)     _mm512_scalef_ps(_mm512_set1_ps(1), k)
+#define v_store(p, a)  _mm512_storeu_ps(p, a)
+#define v_load_f32(p)  _mm512_loadu_ps(p)
+#define v_load_f16(p)  _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p)))
+#define v_load_bf16(p) _mm512_castsi512_ps(_mm512_slli_epi32( \
+                           _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(p))), 16))

@@ -1,0 +1,18 @@
+/* backends/cpu-blas/simd_exp.h -- e^x over the abstract vector of simd.h. */
+/* e^x to about 2 ulp on [-87, 88]: 2^k * e^r, r in +-ln2/2, Taylor to r^7 */
+static inline VEC v_exp(VEC x)
+{
+    x = v_min(v_set(88.0f), v_max(v_set(-87.0f), x));     /* this order lets NaN through */
+    VEC k = v_round(v_mul(x, v_set(1.44269504f)));
+    VEC r = v_fma(k, v_set(-0.693359375f), x);         /* ln2 in two parts */
+    r = v_fma(k, v_set(2.12194440e-4f), r);
+    VEC p = v_set(1.0f / 5040);
+    p = v_fma(p, r, v_set(1.0f / 720));
+    p = v_fma(p, r, v_set(1.0f / 120));
+    p = v_fma(p, r, v_set(1.0f / 24));
+    p = v_fma(p, r, v_set(1.0f / 6));
+    p = v_fma(p, r, v_set(0.5f));
+    p = v_fma(p, r, v_set(1.0f));
+    p = v_fma(p, r, v_set(1.0f));
+    return v_mul(p, v_exp2i(k));
+}

@@ -1,0 +1,369 @@
+/* repl/batch.c -- many prompts, one after another, and what to do after a kill.  See batch.h.
+ *
+ * Each result is one line, written in one piece; what a kill tore off its last line is cut
+ * away when the same command runs again, and ids that are there are not drawn again. */
+#define _GNU_SOURCE
+#include "repl/batch.h"
+
+#include "repl/shell.h"
+#include "repl/signals.h"
+#include "repl/words.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- a set of ids, as JSON text ---- */
+
+struct ids { char **slot; size_t n, size; };           /* open addressing; size: a power of two */
+
+static char **ids_slot(const struct ids *s, const char *id)
+{
+    size_t h = 14695981039346656037u;
+    for (const char *p = id; *p; p++)
+        h = (h ^ (unsigned char)*p) * 1099511628211u;
+    for (h &= s->size - 1; s->slot[h] && strcmp(s->slot[h], id); h = (h + 1) & (s->size - 1))
+        ;
+    return &s->slot[h];
+}
+
+static int ids_has(const struct ids *s, const char *id)
+{
+    return s->n && *ids_slot(s, id);
+}
+
+/* 0; 1: it was there; -1: no memory */
+static int ids_add(struct ids *s, const char *id)
+{
+    if (2 * (s->n + 1) > s->size) {
+        struct ids more = { NULL, s->n, s->size ? 2 * s->size : 64 };
+        if (!(more.slot = calloc(more.size, sizeof *more.slot)))
+            return -1;
+        for (size_t i = 0; i < s->size; i++)
+            if (s->slot[i])
+                *ids_slot(&more, s->slot[i]) = s->slot[i];
+        free(s->slot);
+        *s = more;
+    }
+    char **slot = ids_slot(s, id);
+    if (*slot)
+        return 1;
+    s->n++;
+    return (*slot = strdup(id)) ? 0 : -1;
+}
+
+static void ids_free(struct ids *s)
+{
+    for (size_t i = 0; i < s->size; i++)
+        free(s->slot[i]);
+    free(s->slot);
+}
+
+/* ---- */
+
+struct batch {
+    struct shell *sh;
+    int fd;                                /* where results go                            */
+    struct ids done, seen;                 /* ids in the output; in the input so far      */
+    unsigned long line, total, drawn, skipped, failed;
+};
+
+/* ---- what the output holds already ---- */
+
+static char *id_text(const cJSON *id)
+{
+    return cJSON_IsString(id) || cJSON_IsNumber(id) ? cJSON_PrintUnformatted(id) : NULL;
+}
+
+/* Reads our own results, cuts a torn last line; 0 or -1 */
+static int resume(struct batch *b, const char *name)
+{
+    static const char begin[] = "{\"id\":";
+    struct render *out = &b->sh->out;
+    char *line = NULL;
+    size_t cap = 0;
+    ssize_t len;
+    off_t good = 0;
+    int failed = 0;
+    unsigned long n = 0;
+    int copy = dup(b->fd);
+    FILE *f = copy < 0 ? NULL : fdopen(copy, "r");
+    if (!f) {
+        if (copy >= 0)
+            close(copy);
+        return render_error(out, "%s cannot be read: %s", name, strerror(errno));
+    }
+    while (!failed && (len = getline(&line, &cap, f)) > 0) {
+        size_t head = (size_t)len < sizeof begin - 1 ? (size_t)len : sizeof begin - 1;
+        n++;
+        if (line[len - 1] != '\n' && !memcmp(line, begin, head))
+            break;                         /* torn */
+        cJSON *j = line[len - 1] == '\n' ? cJSON_ParseWithLength(line, (size_t)len) : NULL;
+        char *id = id_text(cJSON_GetObjectItemCaseSensitive(j, "id"));
+        if (!id)
+            failed = render_error(out, "line %lu of %s is no result of a batch; nothing was touched: choose "
+                                  "another file with --out", n, name);
+        else if (ids_add(&b->done, id) < 0)
+            failed = render_error(out, "out of memory");
+        good += len;
+        cJSON_free(id);
+        cJSON_Delete(j);
+    }
+    if (!failed && ferror(f))
+        failed = render_error(out, "%s cannot be read: %s", name, strerror(errno));
+    fclose(f);
+    free(line);
+    if (!failed && (ftruncate(b->fd, good) || lseek(b->fd, good, SEEK_SET) < 0))
+        failed = render_error(out, "%s cannot be written: %s", name, strerror(errno));
+    return failed;
+}
+
+static int open_out(struct batch *b, const char *name)
+{
+    struct stat st;
+    b->fd = STDOUT_FILENO;
+    if (!name)
+        return 0;
+    b->fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (b->fd < 0 || fstat(b->fd, &st))
+        return render_error(&b->sh->out, "%s cannot be written: %s", name, strerror(errno));
+    if (S_ISREG(st.st_mode))
+        return resume(b, name);
+    return 0;
+}
+
+/* ---- one line ---- */
+
+__attribute__((format(printf, 2, 3)))
+static int bad_line(struct batch *b, const char *fmt, ...)
+{
+    char what[256];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(what, sizeof what, fmt, ap);
+    va_end(ap);
+    b->failed++;
+    return render_error(&b->sh->out, "line %lu: %s", b->line, what);
+}
+
+/* "settings": {"temperature": 0.5, ...} over the ones here; 0 or -1 */
+static int apply(struct batch *b, const cJSON *settings)
+{
+    const cJSON *v;
+    char text[64], err[512];
+    if (settings && !cJSON_IsObject(settings))
+        return bad_line(b, "\"settings\" is no object");
+    cJSON_ArrayForEach(v, settings) {
+        int var = var_find(v->string, 0);
+        if (cJSON_IsNumber(v))
+            snprintf(text, sizeof text, "%.17g", v->valuedouble);
+        if (var < 0 || var == VAR_THREADS)
+            return bad_line(b, "there is no setting \"%.60s\" for a prompt", v->string);
+        if (!cJSON_IsNumber(v) && !cJSON_IsString(v))
+            return bad_line(b, "setting \"%.60s\" is neither text nor a number", v->string);
+        if (vars_set(&b->sh->vars, var, cJSON_IsNumber(v) ? text : v->valuestring, FROM_SESSION, err, sizeof err))
+            return bad_line(b, "%s", err);
+    }
+    return shell_constrain(b->sh, err, sizeof err) ? bad_line(b, "%s", err) : 0;
+}
+
+static int chat_ids(struct batch *b, const cJSON *messages, struct tok_ids *ids)
+{
+    struct shell *sh = b->sh;
+    const char *system = sh->vars.v[VAR_SYSTEM].text, *first = NULL;
+    const cJSON *m;
+    if (!cJSON_IsArray(messages) || !messages->child)
+        return bad_line(b, "\"messages\" is no list of messages");
+    first = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(messages->child, "role"));
+    if (*system && first && strcmp(first, "system") && reply_message(sh, "system", system, strlen(system), ids))
+        return -1;
+    cJSON_ArrayForEach(m, messages) {
+        const char *role = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(m, "role"));
+        const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(m, "content"));
+        if (!role || !text || (strcmp(role, "system") && strcmp(role, "user") && strcmp(role, "assistant")))
+            return bad_line(b, "a message needs \"content\" and a \"role\": system, user or assistant");
+        if (reply_message(sh, role, text, strlen(text), ids))
+            return -1;
+    }
+    return chat_reply(sh->tok, ids) ? bad_line(b, "out of memory") : 0;
+}
+
+static int prompt_ids(struct batch *b, const cJSON *j, struct tok_ids *ids, int *chat)
+{
+    const cJSON *messages = cJSON_GetObjectItemCaseSensitive(j, "messages");
+    const cJSON *prompt = cJSON_GetObjectItemCaseSensitive(j, "prompt");
+    const char *text = cJSON_GetStringValue(prompt);
+    *chat = messages != NULL || b->sh->vars.v[VAR_MODE].num == 1;
+    if (!messages == !prompt || (prompt && (!text || !*text)))
+        return bad_line(b, "it needs \"prompt\", some text, or \"messages\"");
+    if (messages)
+        return chat_ids(b, messages, ids);
+    if (*chat) {
+        const char *system = b->sh->vars.v[VAR_SYSTEM].text;
+        if ((*system && reply_message(b->sh, "system", system, strlen(system), ids)) ||
+            reply_message(b->sh, "user", text, strlen(text), ids))
+            return -1;
+        return chat_reply(b->sh->tok, ids) ? bad_line(b, "out of memory") : 0;
+    }
+    return tok_encode(b->sh->tok, text, strlen(text), TOK_PLAIN, ids) ? bad_line(b, "out of memory") : 0;
+}
+
+/* In one write where the system lets us: a kill leaves whole lines, but perhaps for the last */
+static int put_result(struct batch *b, const char *id, const struct said *said)
+{
+    const struct sess *s = b->sh->sess;
+    const struct turn *t = tree_last(b->sh->tree);
+    cJSON *j = cJSON_CreateObject();
+    cJSON_AddRawToObject(j, "id", id);
+    field_text(j, "text", said->text ? said->text : "", said->len);
+    cJSON_AddItemToObject(j, "tokens", cJSON_CreateIntArray(s->token + t->reply, (int)(t->end - t->reply)));
+    cJSON_AddStringToObject(j, "finish_reason", sess_finish_name(said->why));
+    cJSON_AddNumberToObject(j, "seed", (double)t->seed);
+    cJSON_AddNumberToObject(j, "prompt_tokens", t->reply - t->begin);
+    cJSON_AddNumberToObject(j, "prompt_seconds", s->last.prompt_s);
+    cJSON_AddNumberToObject(j, "seconds", s->last.gen_s);
+    char *line = cJSON_PrintUnformatted(j);
+    size_t len = line ? strlen(line) : 0;
+    cJSON_Delete(j);
+    if (!line)
+        return render_error(&b->sh->out, "out of memory");
+    line[len++] = '\n';                    /* in place of the NUL */
+    for (size_t at = 0; at < len; ) {
+        ssize_t n = write(b->fd, line + at, len - at);
+        if (n < 0 && errno != EINTR) {
+            render_error(&b->sh->out, "the results cannot be written: %s", strerror(errno));
+            cJSON_free(line);
+            return -1;
+        }
+        at += n > 0 ? (size_t)n : 0;
+    }
+    cJSON_free(line);
+    return 0;
+}
+
+/* The conversation of the line before is forgotten, not kept */
+static int start_anew(struct shell *sh)
+{
+    struct dbrx_error err;
+    sess_truncate(sh->sess, 0);
+    dbrx_status st = tree_settle(sh->tree, &err);
+    shell_reseed(sh);
+    return st == DBRX_OK ? 0 : shell_failed(sh, st, &err);
+}
+
+/* 0, also when the line was bad, or -1: there is no point in going on */
+static int run_line(struct batch *b, const char *line, size_t len)
+{
+    struct shell *sh = b->sh;
+    char number[32], *id = NULL;
+    struct vars was;
+    struct tok_ids ids = { 0 };
+    struct said said = { 0 };
+    int chat, stop = 0;
+    cJSON *j = cJSON_ParseWithLength(line, len);
+    const cJSON *given = cJSON_GetObjectItemCaseSensitive(j, "id");
+    snprintf(number, sizeof number, "%lu", b->line);
+    if (!cJSON_IsObject(j)) {
+        bad_line(b, "it is no JSON object");
+        goto out;
+    }
+    if (memmem(line, len, "\\u0000", 6)) { /* cJSON would end the text there */
+        bad_line(b, "it has a NUL character (\\u0000), which a prompt here cannot have");
+        goto out;
+    }
+    id = given ? id_text(given) : strdup(number);
+    if (!id) {
+        bad_line(b, "its \"id\" is neither text nor a number");
+        goto out;
+    }
+    int again = ids_add(&b->seen, id);
+    if (again) {
+        bad_line(b, again < 0 ? "out of memory" : "its id %.60s was there before", id);
+        goto out;
+    }
+    if (ids_has(&b->done, id)) {
+        b->skipped++;
+        goto out;
+    }
+    if (vars_copy(&was, &sh->vars)) {
+        bad_line(b, "out of memory");
+        goto out;
+    }
+    unsigned long bad = b->failed;
+    int failed = apply(b, cJSON_GetObjectItemCaseSensitive(j, "settings")) || start_anew(sh) ||
+                 prompt_ids(b, j, &ids, &chat) || reply_prompt(sh, &ids, chat) || reply_draw(sh, 1, &said);
+    if (failed)
+        b->failed += b->failed == bad;     /* said so itself */
+    else if (said.why != SESS_STOPPED)     /* an interrupted one is drawn again next time */
+        stop = put_result(b, id, &said);
+    b->drawn += !failed && said.why != SESS_STOPPED && !stop;
+    vars_free(&sh->vars);
+    sh->vars = was;
+out:
+    free(said.text);
+    free(ids.id);
+    free(id);
+    cJSON_Delete(j);
+    return stop;
+}
+
+/* ---- all of them ---- */
+
+static unsigned long count_lines(FILE *f)
+{
+    unsigned long n = 0;
+    int c, last = '\n';
+    struct stat st;
+    if (fstat(fileno(f), &st) || !S_ISREG(st.st_mode))
+        return 0;
+    while ((c = getc_unlocked(f)) != EOF) {
+        n += c == '\n';
+        last = c;
+    }
+    rewind(f);
+    return n + (last != '\n');
+}
+
+int batch_run(struct shell *sh, const char *in, const char *out)
+{
+    struct batch b = { .sh = sh, .fd = -1 };
+    char *line = NULL;
+    size_t cap = 0;
+    ssize_t len;
+    int stop = 0;
+    if (!sh->tok)
+        return render_error(&sh->out, "prompts need a tokenizer: %s", sh->tok_why);
+    FILE *f = !strcmp(in, "-") ? stdin : fopen(in, "re");
+    if (!f)
+        return render_error(&sh->out, "%s cannot be read: %s", in, strerror(errno));
+    int json = sh->out.json;
+    sh->out.json = 0;                      /* stdout has results only */
+    stop = open_out(&b, out);
+    b.total = stop ? 0 : count_lines(f);
+    while (!stop && !signals_stop() && (len = getline(&line, &cap, f)) >= 0) {
+        snprintf(sh->out.where, sizeof sh->out.where, "%.120s:%lu", in, ++b.line);
+        if (len && line[strspn(line, " \t\r\n")])
+            stop = run_line(&b, line, (size_t)len);
+        sh->out.where[0] = '\0';
+        render_bar(&sh->out, b.line, b.total, b.failed);
+    }
+    render_bar(&sh->out, 0, 0, 0);
+    if (!stop && ferror(f) && !signals_stop())
+        stop = render_error(&sh->out, "%s cannot be read: %s", in, strerror(errno));
+    if (b.line && !stop)
+        render_event(&sh->out, "status", NULL, "%lu drawn, %lu there already, %lu failed%s", b.drawn, b.skipped,
+                     b.failed, signals_stop() ? "; interrupted: the same command goes on" : "");
+    if (f != stdin)
+        fclose(f);
+    if (b.fd > STDERR_FILENO && close(b.fd) && !stop)
+        stop = render_error(&sh->out, "%s cannot be written: %s", out, strerror(errno));
+    sh->out.json = json;
+    ids_free(&b.done);
+    ids_free(&b.seen);
+    free(line);
+    return stop || b.failed || signals_stop() ? -1 : 0;
+}

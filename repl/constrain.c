@@ -1,0 +1,135 @@
+/* repl/constrain.c -- the settings `grammar` and `schema`: a file becomes the constraint of
+ * replies.  Settings change in many ways (/set, a batch's line, a loaded session, a turn
+ * that is replayed), so what is in force is compared with them before something is drawn. */
+#define _GNU_SOURCE
+#include "repl/shell.h"
+
+#include "repl/grammar.h"
+#include "repl/schema.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* The file, at most max + 1 bytes of it; NULL and a sentence */
+static char *read_file(const char *path, size_t max, size_t *len, char *err, size_t size)
+{
+    struct stat st;
+    char *text = NULL;
+    ssize_t n = 1;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    *len = 0;
+    if (fd < 0 || fstat(fd, &st)) {
+        snprintf(err, size, "%s cannot be read: %s", path, strerror(errno));
+    } else if (!S_ISREG(st.st_mode)) {
+        snprintf(err, size, "%s is no regular file", path);
+    } else if (!(text = malloc(max + 2))) {
+        snprintf(err, size, "out of memory");
+    } else {
+        while (n > 0 && *len <= max) {
+            n = read(fd, text + *len, max + 1 - *len);
+            *len += n > 0 ? (size_t)n : 0;
+        }
+        if (n < 0) {
+            snprintf(err, size, "%s cannot be read: %s", path, strerror(errno));
+            free(text);
+            text = NULL;
+        }
+    }
+    if (fd >= 0)
+        close(fd);
+    return text;
+}
+
+static int load(struct shell *sh, int var, const char *path, char *err, size_t size)
+{
+    size_t len;
+    struct rules rules = { 0 };
+    const char *file = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
+    if (!sh->tok) {
+        snprintf(err, size, "a %s needs a tokenizer: %s", var_defs[var].name, sh->tok_why);
+        return -1;
+    }
+    char *text = read_file(path, var == VAR_GRAMMAR ? GRAMMAR_MAX_BYTES : SCHEMA_MAX_BYTES, &len, err, size);
+    int failed = !text || (var == VAR_SCHEMA ? schema_rules : grammar_parse)(&rules, file, text, len, err, size);
+    free(text);
+    if (failed)
+        return -1;
+    if (!sh->trie)
+        sh->trie = trie_new(sh->tok, sh->ckpt->desc.config.n_vocab);
+    struct constraint *c = sh->trie ? constraint_new(&rules, sh->trie, sh->eos, sh->n_eos) : NULL;
+    char *from = c ? strdup(path) : NULL;
+    if (!from) {
+        rules_free(&rules);
+        constraint_free(c);
+        snprintf(err, size, "%s needs too much memory", file);
+        return -1;
+    }
+    constraint_free(sh->constraint);
+    free(sh->constraint_from);
+    sh->constraint = c;
+    sh->constraint_from = from;
+    sh->constraint_var = var;
+    return 0;
+}
+
+int shell_constrain(struct shell *sh, char *err, size_t size)
+{
+    if (shell_read_lists(sh, err, size))
+        return -1;
+    const char *grammar = sh->vars.v[VAR_GRAMMAR].text, *schema = sh->vars.v[VAR_SCHEMA].text;
+    int var = *grammar ? VAR_GRAMMAR : VAR_SCHEMA;
+    const char *path = *grammar ? grammar : schema;
+    if (*grammar && *schema) {
+        snprintf(err, size, "grammar and schema exclude each other; set one of them to \"\"");
+        return -1;
+    }
+    if (!*path) {
+        constraint_free(sh->constraint);
+        free(sh->constraint_from);
+        sh->constraint = NULL;
+        sh->constraint_from = NULL;
+        return 0;
+    }
+    if (sh->constraint && sh->constraint_var == var && !strcmp(sh->constraint_from, path))
+        return 0;
+    return load(sh, var, path, err, size);
+}
+
+int shell_set_constraint(struct shell *sh, int var)
+{
+    const char *path = sh->vars.v[var].text;
+    char err[512];
+    if (*path) {
+        if (load(sh, var, path, err, sizeof err))
+            return render_error(&sh->out, "%s", err);
+        vars_set(&sh->vars, var == VAR_GRAMMAR ? VAR_SCHEMA : VAR_GRAMMAR, "default", FROM_DEFAULT, err,
+                 sizeof err);
+    }
+    return shell_constrain(sh, err, sizeof err) ? render_error(&sh->out, "%s", err) : 0;
+}
+
+void shell_constrain_turn(struct shell *sh, uint32_t k)
+{
+    const struct turn *turn = sh->tree->now->turn;
+    const struct sess *s = sh->sess;
+    struct dbrx_error err;
+    uint32_t from = turn[k].reply, to = from;
+    if (!sh->constraint)
+        return;
+    constraint_restart(sh->constraint);
+    for (; k && turn[k].begin == turn[k].reply; k--) { /* no prompt in between */
+        enum sess_finish why = turn[k - 1].finish;
+        if (why != SESS_MAX_TOKENS && why != SESS_CONTEXT_FULL && why != SESS_STOPPED)
+            break;
+        from = turn[k - 1].reply;
+    }
+    for (; from < to; from++)
+        if (constraint_accept(sh->constraint, s->token[from], &err) != DBRX_OK) {
+            constraint_restart(sh->constraint);        /* it was said under another one */
+            return;
+        }
+}

@@ -1,0 +1,164 @@
+"""Every event of --json against docs/events.schema.json, whatever command made it.
+
+Run by events.sh; speaks TAP.  A few dozen lines understand the part of JSON Schema that the
+file uses.  With --markdown prints docs/json.md, which is made of the schema."""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+SRC = os.environ.get("srcdir") or os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
+SCHEMA = json.load(open(os.path.join(SRC, "docs/events.schema.json"), encoding="utf-8"))
+EVENTS = SCHEMA["oneOf"]
+TYPES = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "array": list, "object": dict,
+         "null": type(None)}
+KNOWN = {"$schema", "title", "description", "type", "const", "enum", "minimum", "properties", "required",
+         "additionalProperties", "items", "oneOf"}
+
+
+def check(v, s, where):
+    """What is wrong with the value, as sentences."""
+    assert set(s) <= KNOWN, "the validator does not know %s" % (set(s) - KNOWN)
+    if "const" in s:
+        return [] if v == s["const"] else ["%s is not %r" % (where, s["const"])]
+    kinds = s.get("type", [])
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if kinds and not any(isinstance(v, TYPES[k]) and (k == "boolean") == isinstance(v, bool) for k in kinds):
+        return ["%s is no %s: %r" % (where, " or ".join(kinds), v)]
+    bad = []
+    if "enum" in s and v not in s["enum"]:
+        bad.append("%s is none of %s: %r" % (where, s["enum"], v))
+    if isinstance(v, (int, float)) and v < s.get("minimum", v):
+        bad.append("%s is below %s" % (where, s["minimum"]))
+    if isinstance(v, list):
+        for i, item in enumerate(v):
+            bad += check(item, s.get("items", {}), "%s[%d]" % (where, i))
+    if isinstance(v, dict):
+        props, more = s.get("properties", {}), s.get("additionalProperties", True)
+        bad += ["%s has no %s" % (where, k) for k in s.get("required", []) if k not in v]
+        for k, item in v.items():
+            if k in props:
+                bad += check(item, props[k], "%s.%s" % (where, k))
+            elif more is False:
+                bad.append("%s.%s is not in the schema" % (where, k))
+            elif more is not True:
+                bad += check(item, more, "%s.%s" % (where, k))
+    return bad
+
+
+def kind(e):
+    return (e.get("type"), e.get("of"))
+
+
+BY_KIND = {tuple(s["properties"].get(k, {}).get("const") for k in ("type", "of")): s for s in EVENTS}
+
+
+def validate(e):
+    s = BY_KIND.get(kind(e))
+    return check(e, s, e["type"]) if s else ["no such event in docs/events.schema.json: %s %s" % kind(e)]
+
+
+# ---- docs/json.md
+
+def of_type(s):
+    if "enum" in s:
+        return " or ".join("`%s`" % v for v in s["enum"])
+    t = s.get("type", "")
+    return " or ".join(t) if isinstance(t, list) else t
+
+
+def fields(s, indent=""):
+    for name, f in s["properties"].items():
+        if "const" in f:
+            continue
+        note = "" if name in s["required"] else ", not always"
+        yield "%s- `%s` (%s%s): %s" % (indent, name, of_type(f), note, f["description"])
+        inner = f.get("items", {})
+        if "properties" in inner:
+            yield from fields(inner, indent + "  ")
+
+
+def markdown():
+    yield "# JSON Lines\n"
+    yield "<!-- made of events.schema.json by tests/cli/events.py --markdown -->\n"
+    yield ("With `--json` every event is one object on one line of stdout, with a `type`.  Errors are also said on\n"
+           "stderr.  Fields may be added; those here keep their meaning.  Text is valid UTF-8 whatever the bytes\n"
+           "were (U+FFFD instead of what is not).  Probabilities, weights and speeds have nine digits.\n"
+           "`/output FILE` sends the events that follow to a file.  The same as a JSON Schema:\n"
+           "[events.schema.json](events.schema.json).")
+    for s in EVENTS:
+        t, of = (s["properties"].get(k, {}).get("const") for k in ("type", "of"))
+        yield '\n## `"type":"%s"%s`\n\n%s.\n' % (t, ',"of":"%s"' % of if of else "", s["title"])
+        yield from fields(s)
+
+
+# ---- a run of all commands
+
+count = failed = 0
+
+
+def ok(good, name, *seen):
+    global count, failed
+    count += 1
+    failed += not good
+    print("%sok %d - %s" % ("" if good else "not ", count, name))
+    for s in seen if not good else ():
+        print("# %s" % str(s)[:2000].replace("\n", "\n# "))
+    sys.stdout.flush()
+
+
+def run(*args, cwd):
+    """The events of a run, those that /output took away included."""
+    env = {**os.environ, "EDITOR": "cp question.txt", "VISUAL": ""}
+    out = subprocess.run([os.environ["DBRX"], "--json", "-b", "ref", "-s", "max_tokens=3", *args], cwd=cwd, env=env,
+                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300)
+    text = out.stdout.decode("utf-8")
+    if os.path.exists(cwd + "/log.txt"):
+        text += open(cwd + "/log.txt", encoding="utf-8").read()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def main():
+    seen = set()
+
+    def runs(name, *args):
+        with tempfile.TemporaryDirectory() as cwd:
+            open(cwd + "/question.txt", "w").write("What is the capital of France?\n")
+            open(cwd + "/setup.dbrx", "w").write("/set temperature 0\n/nonsense\n")
+            evs = run(*args, cwd=cwd)
+        bad = [(e, w) for e in evs for w in validate(e)]
+        ok(evs and not bad, name, *bad)
+        seen.update(map(kind, evs))
+        return evs
+
+    base = ["-c", "Once upon", "-s", "on_error=continue"]
+    commands = runs("/help", "-c", "/help")[-1]["rows"]
+    for c in commands:
+        runs(c["example"], *base, "-c", c["example"], "-c", "/" + c["name"], "-c", "/" + c["name"] + " no such thing")
+    runs("settings, probabilities", "-s", "show=probs", "-c", "Once", "-c", "/logits 4096", "-c", "/help likely",
+         "-c", "/help keys")
+    runs("an end of text", "-s", "mode=chat", "-s", "temperature=0", "-s", "max_tokens=0", "-c",
+         "What is the capital of France?")
+    runs("a full context", "--ctx", "4", "-c", "Once upon", "-c", "x")
+    ok(set(BY_KIND) <= seen, "every kind of event was made", set(BY_KIND) - seen)
+
+    # the validator itself
+    good = {"type": "token", "pos": 0, "id": 1, "text": ""}
+    for name, e in {"a missing field": {"type": "token", "pos": 0, "id": 1}, "another type": {**good, "id": "1"},
+                    "a boolean for a number": {**good, "id": True}, "an unknown field": {**good, "x": 1},
+                    "below the minimum": {**good, "pos": -1}, "an unknown event": {"type": "toke"},
+                    "an unknown table": {"type": "rows", "of": "x", "rows": []},
+                    "a wrong row": {"type": "rows", "of": "tokens", "rows": [{"pos": 1}]}}.items():
+        ok(validate(e) and not validate(good), "the schema refuses " + name)
+    ok(open(os.path.join(SRC, "docs/json.md"), encoding="utf-8").read() == "\n".join(markdown()) + "\n",
+       "docs/json.md is what the schema says (tests/cli/events.py --markdown)")
+    print("1..%d" % count)
+    return failed != 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--markdown"]:
+        print("\n".join(markdown()))
+    else:
+        sys.exit(main())

@@ -1,0 +1,93 @@
+"""A shell on a pseudo-terminal, for viewer.py and typist.py; speaks TAP."""
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import sys
+import termios
+import time
+
+DBRX = os.environ["DBRX"]
+WAIT = int(os.environ.get("WAIT", 60))
+count = failed = 0
+try:                                   # it pastes no newlines and redraws in its own way
+    LIBEDIT = "#define USE_LIBEDIT 1" in open(os.environ["builddir"] + "/config.h").read()
+except (KeyError, OSError):
+    LIBEDIT = False
+WILD = ["-b", "ref", "-s", "max_tokens=0", "-s", "temperature=90", "-s", "top_p=1", "--seed", "1"]
+
+
+def ok(good, name, seen=""):
+    global count, failed
+    count += 1
+    failed += not good
+    print("%sok %d - %s" % ("" if good else "not ", count, name))
+    if not good:
+        print("# " + repr(seen)[-1500:])
+    sys.stdout.flush()
+
+
+class Shell:
+    def __init__(self, *args, rows=24, cols=80, **env):
+        self.all, self.at, self.code = b"", 0, None
+        self.pid, self.fd = pty.fork()
+        if not self.pid:
+            os.environ.pop("NO_COLOR", None)
+            os.environ.update({"TERM": "xterm-256color", "INPUTRC": "/dev/null", **env})
+            os.execv(DBRX, [DBRX, *args])
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
+
+    def send(self, text):
+        os.write(self.fd, text.encode())
+
+    def read(self, until):
+        """Reads until the regex occurs after what was seen so far; False at the end or after WAIT."""
+        end = time.monotonic() + WAIT
+        while True:
+            m = re.search(until.encode(), self.all[self.at:]) if until else None
+            if m:
+                self.at += m.end()
+                return True
+            if not select.select([self.fd], [], [], max(0, end - time.monotonic()))[0]:
+                return False
+            try:
+                more = os.read(self.fd, 65536)
+            except OSError:
+                more = b""
+            if not more:
+                return False
+            self.all += more
+
+    def expect(self, until, name):
+        start = self.at
+        ok(self.read(until), name, self.all[start:])
+
+    def wait(self):
+        """To the end; the exit code as a shell sees it."""
+        self.read(None)
+        end = time.monotonic() + WAIT
+        while time.monotonic() < end:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+            time.sleep(0.01)
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        return None
+
+    def prompt(self):
+        """Keys that mean something else to a terminal without an editor wait for this."""
+        self.read("dbrx> ")
+
+    def quit(self, name):
+        self.send("\x04")
+        code = self.wait()
+        ok(code == 0, name, (code, self.all[-300:]))
+
+
+def finish():
+    print("1..%d" % count)
+    sys.exit(failed != 0)
