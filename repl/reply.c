@@ -275,6 +275,9 @@ static int prefill(struct shell *sh, uint32_t before)
 int reply_prompt(struct shell *sh, const struct tok_ids *ids, int chat)
 {
     struct dbrx_error err;
+    char why[512];
+    if (shell_constrain(sh, why, sizeof why))
+        return render_error(&sh->out, "%s", why);
     if (fit(sh, ids->n))
         return -1;
     uint32_t before = sh->sess->n;
@@ -435,9 +438,6 @@ int reply_to(struct shell *sh, const char *text, size_t len)
         return render_error(&sh->out, "prompts need a tokenizer: %s.  /feed IDS works without", sh->tok_why);
     if (!disp_name(sh->disp))
         return render_error(&sh->out, "no backend is open; /backend NAME opens one");
-    char err[512];
-    if (shell_constrain(sh, err, sizeof err))
-        return render_error(&sh->out, "%s", err);
     struct tok_ids ids = { 0 };
     int failed = (len && to_ids(sh, text, len, chat, &ids)) || reply_prompt(sh, &ids, chat) ||
                  reply_draw(sh, 0, NULL);

@@ -1,6 +1,6 @@
 """Every event of --json against docs/events.schema.json, whatever command made it.
 
-Run by events.sh; speaks TAP.  A few dozen lines understand the part of JSON Schema that the
+Run by json.sh; speaks TAP.  A few dozen lines understand the part of JSON Schema that the
 file uses.  With --markdown prints docs/json.md, which is made of the schema."""
 import json
 import os

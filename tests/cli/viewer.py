@@ -171,7 +171,7 @@ for cols in 40, 200:
     s.read("L5 .*\r\n")
     s.prompt()
     lines = s.all.decode().split("/help\r\n")[-1]
-    lines = [re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "", l) for l in lines.split("\r\n")]
+    lines = [re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "", l).strip("\r") for l in lines.split("\r\n")]
     ok(max(map(len, lines)) <= cols, "nothing is wider than %d columns" % cols, max(lines, key=len))
     s.quit("... and quits")
 

@@ -529,6 +529,30 @@ static void test_hostile(void)
     ok(fine && matcher_bytes(&m) < 4 << 20, "a rule at many depths at once (%zu KB)", matcher_bytes(&m) / 1024);
     matcher_free(&m);
     rules_free(&r);
+    /* the same place reached at different depths: one pair, what is below merged */
+    static const char depths[] = "root ::= \"a\" root \"x\" | \"a\"* \"d\"";
+    parse(&r, depths, strlen(depths), err);
+    matcher_init(&m, &r);
+    fine = 1;
+    for (int i = 0; i < 200 && fine; i++) {
+        int deep = i < 199 ? (int)rng(30) : 600, k = i < 199 ? (int)rng(32) : 600;
+        memset(text, 'a', (size_t)deep);
+        text[deep] = 'd';
+        memset(text + deep + 1, 'x', (size_t)k);
+        fine = follow(&m, text, (size_t)(deep + 1 + k)) == (k <= deep ? 1 : -1);
+    }
+    ok(fine && matcher_bytes(&m) < 1 << 18, "a place at many depths at once (%zu KB)", matcher_bytes(&m) / 1024);
+    matcher_free(&m);
+    rules_free(&r);
+    /* 2^30 ways to leave rules that end with what may be nothing */
+    p = big + sprintf(big, "root ::= r30\nr0 ::= \"a\"\nx ::= \"x\"?\ny ::= \"y\"?\n");
+    for (int i = 1; i <= 30; i++)
+        p += sprintf(p, "r%d ::= r%d x | r%d y\n", i, i - 1, i - 1);
+    parse(&r, big, (size_t)(p - big), err);
+    matcher_init(&m, &r);
+    ok(follow(&m, "axyyx", 5) == 1 && m.n_set < 200, "2^30 ways to leave a rule are one");
+    matcher_free(&m);
+    rules_free(&r);
     static const char calls[] = "root ::= a0\na0 ::= a1 \"x\" | a1 \"y\"\na1 ::= a2 \"x\" | a2 \"y\"\n"
         "a2 ::= a3 \"x\" | a3 \"y\"\na3 ::= a4 \"x\" | a4 \"y\"\na4 ::= a5 \"x\" | a5 \"y\"\n"
         "a5 ::= a6 \"x\" | a6 \"y\"\na6 ::= \"z\"";
