@@ -110,7 +110,7 @@ static dbrx_status look(struct search *b, const struct beam *beam, struct dbrx_e
         st = sess_sync(s, err);
     if (st != DBRX_OK)
         return st;
-    const struct sampler_history h = { s->token, s->n, b->n_prompt };
+    const struct sampler_history h = { s->token, s->n, b->g->reply ? b->g->reply : b->n_prompt };
     log_softmax(s->logits, b->score, s->n_vocab);
     sampler_process(s->sampler, &b->sampling, &h, b->score);
     return DBRX_OK;
@@ -225,15 +225,20 @@ static dbrx_status run(struct search *b, struct dbrx_error *err)
 
 /* The reply goes on the timeline, token by token; then it is evaluated once more in one go,
  * which traces its routes and gives the logits to go on from */
-static dbrx_status tell(struct search *b, const struct beam *best, struct dbrx_error *err)
+static dbrx_status tell(struct search *b, const struct beam *best, enum sess_finish *why,
+                        struct dbrx_error *err)
 {
     struct sess *s = b->s;
     dbrx_status st = DBRX_OK;
     sess_truncate(s, b->n_prompt);
     for (uint32_t i = 0; i < best->n && st == DBRX_OK; i++) {
         st = sess_append(s, &best->token[i], 1, err);
-        if (st == DBRX_OK && b->g->on_token && b->g->on_token(b->g->ctx, best->token[i], s->n - 1))
-            return DBRX_STOPPED;
+        int stop = st == DBRX_OK && b->g->on_token ? b->g->on_token(b->g->ctx, best->token[i], s->n - 1)
+                                                   : SESS_GO_ON;
+        if (stop) {
+            *why = stop == SESS_ENOUGH ? SESS_STOP_STRING : SESS_STOPPED;
+            return DBRX_OK;
+        }
     }
     return st == DBRX_OK ? sess_sync(s, err) : st;
 }
@@ -244,6 +249,9 @@ dbrx_status beam_generate(struct sess *s, const struct beam_params *p, const str
     *why = SESS_FAILED;
     if (!s->n)
         return fail(err, DBRX_E_INVALID, "there is nothing to continue: the conversation is empty");
+    if (g->constraint)
+        return fail(err, DBRX_E_UNSUPPORTED, "a grammar or schema holds for one reply as it is drawn, not "
+                    "for several side by side: /set num_beams 1, or turn it off");
     dbrx_status st = sess_sync(s, err);
     struct sess_stats prompt = s->last, total = s->total;
     uint32_t room = disp_max_pos(s->disp) - s->n;
@@ -268,7 +276,7 @@ dbrx_status beam_generate(struct sess *s, const struct beam_params *p, const str
     if (score)
         *score = best ? best->score : 0;
     if (best)
-        st = tell(&b, best, err);
+        st = tell(&b, best, why, err);
     else
         sess_truncate(s, b.n_prompt);
     if (st < 0)

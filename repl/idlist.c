@@ -98,6 +98,24 @@ static int read_value(struct reader *r, int32_t id, double min, double max, floa
     return 0;
 }
 
+static int by_id(const void *a, const void *b)
+{
+    const struct sampler_bias *x = a, *y = b;
+    return (x->id > y->id) - (x->id < y->id);
+}
+
+/* Sorts; an id that is there twice, or -1 */
+static int32_t given_twice(struct id_list *l)
+{
+    qsort(l->bias, l->n, sizeof *l->bias, by_id);
+    for (uint32_t i = 0; i < l->n; i++) {
+        l->id[i] = l->bias[i].id;
+        if (i && l->id[i] == l->id[i - 1])
+            return l->id[i];
+    }
+    return -1;
+}
+
 int id_list_parse(struct id_list *out, const char *text, const struct tok *tok, uint32_t n_vocab,
                   int values, double min, double max, char *err, size_t size)
 {
@@ -106,29 +124,29 @@ int id_list_parse(struct id_list *out, const char *text, const struct tok *tok, 
     size_t most = strlen(text) / 2 + 1;    /* an entry and what separates it */
     struct id_list l = { calloc(most, sizeof *l.bias), calloc(most, sizeof *l.id), 0 };
     char *room = malloc(strlen(text) + 1);
+    int32_t id;
     int failed = !l.bias || !l.id || !room;
     if (failed)
         snprintf(err, size, "out of memory");
     for (r.at += strspn(r.at, gap); *r.at && !failed; r.at += strspn(r.at, gap)) {
         float value = 0;
-        int32_t id = read_id(&r, room);
+        id = read_id(&r, room);
         failed = id < 0 || (values && read_value(&r, id, min, max, &value));
         if (!failed && *r.at && !strchr(gap, *r.at)) {
             snprintf(err, size, values || *r.at != '=' ? "\"%.40s\": a comma or a blank separates tokens"
                      : "\"%.40s\": this list takes tokens without values", r.at);
             failed = 1;
         }
-        for (uint32_t i = 0; i < l.n && !failed; i++)
-            if (l.id[i] == id) {
-                snprintf(err, size, "token %d is given twice", id);
-                failed = 1;
-            }
         if (!failed) {
             l.bias[l.n] = (struct sampler_bias){ id, value };
             l.id[l.n++] = id;
         }
     }
     free(room);
+    if (!failed && (id = given_twice(&l)) >= 0) {
+        snprintf(err, size, "token %d is given twice", id);
+        failed = 1;
+    }
     if (failed) {
         id_list_free(&l);
         return -1;

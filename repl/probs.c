@@ -61,6 +61,15 @@ static int find_position(struct shell *sh, const char *given, long at, uint32_t 
     return 0;
 }
 
+/* Where the reply began that the token at pos belongs to */
+static uint32_t reply_of(const struct branch *b, uint32_t pos)
+{
+    for (uint32_t i = 0; i < b->n_turns; i++)
+        if (b->turn[i].reply <= pos && pos < b->turn[i].end)
+            return b->turn[i].reply;
+    return pos;
+}
+
 /* The k likeliest for that position; 0 or -1 */
 static int look(struct shell *sh, uint32_t pos, uint32_t k, struct look *l)
 {
@@ -68,6 +77,9 @@ static int look(struct shell *sh, uint32_t pos, uint32_t k, struct look *l)
     struct dbrx_error err = { 0 };
     if (!disp_name(sh->disp))
         return render_error(&sh->out, "no backend is open; /backend NAME opens one");
+    char why[320];
+    if (shell_read_lists(sh, why, sizeof why))
+        return render_error(&sh->out, "%s", why);
     *l = (struct look){ .pos = pos };
     k = k < s->n_vocab ? k : s->n_vocab;
     l->logits = malloc(s->n_vocab * sizeof *l->logits);
@@ -85,7 +97,8 @@ static int look(struct shell *sh, uint32_t pos, uint32_t k, struct look *l)
         return shell_failed(sh, st, &err);
     }
     struct sess_gen g = reply_gen(sh);
-    sampler_explain(s->sampler, &g.sampling, &(struct sampler_history){ s->token, pos, pos }, l->logits, &l->report);
+    const struct sampler_history h = { s->token, pos, reply_of(sh->tree->now, pos) };
+    sampler_explain(s->sampler, &g.sampling, &h, l->logits, &l->report);
     return 0;
 }
 

@@ -76,6 +76,9 @@ void processors_apply(const struct processors *with, const struct sampler_params
 {
     struct pass p = { with, score, cut };
     suppress_all(&p, with->banned, with->n_banned, SAMPLER_VOCABULARY);
+    for (uint32_t i = 0; with->mask && i < with->n_vocab; i++)
+        if (with->mask[i])
+            suppress(&p, (int32_t)i, SAMPLER_VOCABULARY);
     logit_bias(&p, s);
     if (s->repetition_penalty != 1)
         each_once(&p, s, h->token, h->n, repeated);

@@ -11,6 +11,7 @@ struct processors {                        /* what a pass works with            
     uint32_t  n_vocab;
     const int32_t *banned;                 /* [n_banned], ids that are never drawn          */
     uint32_t  n_banned;
+    const uint8_t *mask;                   /* [n_vocab], non-zero: not now, or NULL         */
     uint32_t *count;                       /* [n_vocab], zero before and after              */
     uint8_t  *cut_by;                      /* [n_vocab], the stage, of scores that were cut */
 };

@@ -17,7 +17,6 @@ struct sampler {
     uint64_t state;
     struct processors with;
     int32_t *banned;
-    const uint8_t *mask;                   /* [n_vocab] or NULL; not owned                     */
     float   *score;                        /* [n_vocab], the logits as the processors leave them */
     struct pool pool;
     uint32_t cut[SAMPLER_STAGES];          /* by the processors                                  */
@@ -27,7 +26,7 @@ struct sampler {
 const char *sampler_stage_name(enum sampler_stage stage)
 {
     static const char *const name[SAMPLER_STAGES + 1] = {
-        "vocabulary", "no_repeat_ngram_size", "min_new_tokens", "suppress_tokens", "temperature 0",
+        "vocabulary", "no_repeat_ngram_size", "min_new_tokens", "suppress_tokens", "greedy",
         "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "",
     };
     return name[stage];
@@ -76,14 +75,14 @@ void sampler_seed(struct sampler *s, uint64_t seed)
     s->state = seed;
 }
 
+void sampler_mask(struct sampler *s, const uint8_t *banned)
+{
+    s->with.mask = banned;
+}
+
 uint64_t sampler_state(const struct sampler *s)
 {
     return s->state;
-}
-
-void sampler_mask(struct sampler *s, const uint8_t *banned)
-{
-    s->mask = banned;
 }
 
 static double draw(struct sampler *s)
@@ -100,12 +99,6 @@ void sampler_process(struct sampler *s, const struct sampler_params *p,
     static const int32_t no_token[1];
     static const struct sampler_history none = { .token = no_token };
     memset(s->cut, 0, sizeof s->cut);
-    for (uint32_t i = 0; s->mask && i < s->with.n_vocab; i++)
-        if (s->mask[i] && score[i] > -INFINITY) {
-            score[i] = -INFINITY;
-            s->with.cut_by[i] = SAMPLER_VOCABULARY;
-            s->cut[SAMPLER_VOCABULARY]++;
-        }
     processors_apply(&s->with, p, h ? h : &none, score, s->cut);
 }
 

@@ -126,7 +126,9 @@ static int rc_setting(struct shell *sh, char *line)
     value += strspn(value, " \t");
     line[n] = '\0';
     size_t len = strlen(value);
-    if (len > 1 && (*value == '"' || *value == '\'') && value[len - 1] == *value) {
+    int var = var_find(line, 0);
+    if (len > 1 && (*value == '"' || *value == '\'') && value[len - 1] == *value &&
+        (var < 0 || var_defs[var].type != VAR_LIST || len == 2)) {
         value[len - 1] = '\0';
         return set_named(sh, line, 0, value + 1);
     }

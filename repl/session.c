@@ -214,24 +214,24 @@ dbrx_status sess_no_candidate(int32_t why, struct dbrx_error *err)
                 "damaged");
 }
 
-/* The next token, as far as the constraint allows */
-static dbrx_status choose(struct sess *s, const struct sess_gen *g, uint32_t n_prompt, int32_t *id,
+/* The next token of the reply that began at `reply`, as far as the constraint allows */
+static dbrx_status choose(struct sess *s, const struct sess_gen *g, uint32_t reply, int32_t *id,
                           struct dbrx_error *err)
 {
-    const struct sampler_history history = { s->token, s->n, n_prompt };
-    struct sampler_params sampling = g->sampling;
     const uint8_t *banned = NULL;
     dbrx_status st = g->constraint ? constraint_mask(g->constraint, &banned, err) : DBRX_OK;
     if (st != DBRX_OK)
         return st;
+    struct sampler_params sampling = g->sampling;
+    const struct sampler_history history = { s->token, s->n, reply };
     sampling.eos = g->eos;
     sampling.n_eos = g->n_eos;
     sampler_mask(s->sampler, banned);
     *id = sampler_draw(s->sampler, &sampling, &history, s->logits);
     sampler_mask(s->sampler, NULL);
-    if (*id < 0 && banned && *id == SAMPLER_NONE_LEFT)
-        return fail(err, DBRX_E_UNSUPPORTED,
-                    "none of the tokens that the grammar allows here can be drawn");
+    if (*id == SAMPLER_NONE_LEFT && banned)
+        return fail(err, DBRX_E_UNSUPPORTED, "none of the tokens that the grammar allows here can be "
+                    "drawn");
     if (*id < 0)
         return sess_no_candidate(*id, err);
     return g->constraint ? constraint_accept(g->constraint, *id, err) : DBRX_OK;
@@ -245,7 +245,7 @@ dbrx_status sess_generate(struct sess *s, const struct sess_gen *g, enum sess_fi
         return fail(err, DBRX_E_INVALID, "there is nothing to continue: the conversation is empty");
     dbrx_status st = sess_sync(s, err);
     struct sess_stats prompt = s->last, total = s->total;
-    uint32_t made = 0, n_prompt = s->n;
+    uint32_t made = 0, reply = g->reply ? g->reply : s->n;
     double t0 = now();
     while (st == DBRX_OK) {
         if (g->constraint && constraint_complete(g->constraint)) {
@@ -261,8 +261,7 @@ dbrx_status sess_generate(struct sess *s, const struct sess_gen *g, enum sess_fi
             break;
         }
         int32_t id;
-        if ((st = choose(s, g, n_prompt, &id, err)) != DBRX_OK ||
-            (st = sess_append(s, &id, 1, err)) != DBRX_OK)
+        if ((st = choose(s, g, reply, &id, err)) != DBRX_OK || (st = sess_append(s, &id, 1, err)) != DBRX_OK)
             break;
         made++;
         int stop = g->on_token ? g->on_token(g->ctx, id, s->n - 1) : SESS_GO_ON;

@@ -38,7 +38,8 @@ const char *sess_finish_name(enum sess_finish);
 
 enum { SESS_GO_ON, SESS_INTERRUPT, SESS_ENOUGH };
 struct sess_gen {
-    struct sampler_params sampling;        /* its eos is the one below                    */
+    struct sampler_params sampling;        /* its eos are those below                     */
+    uint32_t reply;                        /* where the reply began, if it goes on; 0: here */
     uint32_t max_tokens;                   /* 0: until eos or the context is full         */
     const int32_t *eos;
     uint32_t n_eos;

@@ -176,7 +176,7 @@ int shell_open(struct shell *sh, const struct shell_options *o)
     open_text(sh);
     int code = open_backend(sh, o);
     char why[512];
-    if (!code && shell_constrain(sh, why, sizeof why)) {       /* -s grammar=FILE, lists */
+    if (!code && shell_constrain(sh, why, sizeof why)) {       /* -s grammar=FILE */
         render_error(&sh->out, "%s", why);
         code = EXIT_USAGE;
     }
@@ -193,13 +193,13 @@ void shell_close(struct shell *sh)
 {
     constraint_free(sh->constraint);
     free(sh->constraint_from);
+    id_list_free(&sh->logit_bias);
+    id_list_free(&sh->suppress_tokens);
     trie_free(sh->trie);
     tree_free(sh->tree);
     sess_free(sh->sess);
     disp_free(sh->disp);
     modules_free(&sh->modules);
-    id_list_free(&sh->logit_bias);
-    id_list_free(&sh->suppress_tokens);
     chat_close(&sh->chat);
     tok_close(sh->tok);
     ckpt_close(sh->ckpt);
