@@ -42,7 +42,7 @@ void line_quiet(void)
     if (quiet || !isatty(STDIN_FILENO) || tcgetattr(STDIN_FILENO, &found))
         return;
     struct termios t = found;
-    t.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
+    t.c_lflag &= ~(tcflag_t)(ICANON);
     t.c_lflag |= NOFLSH;
     t.c_iflag &= ~(tcflag_t)(ICRNL | INLCR | IGNCR);
     t.c_cc[VMIN] = 1;
@@ -87,7 +87,7 @@ static void prepare(int meta)
 static void begin_edit(const char *prompt, rl_vcpfunc_t *taken)
 {
 #ifdef USE_LIBEDIT
-    line_give_back();                      /* it insists on a terminal that echoes */
+    line_give_back();                      /* it knows no other way to echo */
 #endif
     rl_callback_handler_install(prompt, taken);
 }
@@ -104,6 +104,11 @@ static void end_edit(void)
 
 void line_open(struct shell *sh)
 {
+#ifdef USE_LIBEDIT
+    line_give_back();                      /* where nothing echoes it edits nothing, for ever */
+    rl_initialize();
+    line_quiet();
+#endif
     rl_readline_name = (char *)"dbrx";
     rl_instream = stdin;
     rl_outstream = stderr;                 /* stdout is for results */

@@ -1,15 +1,20 @@
 /* tests/unit/shell.c -- the shell's parts that a run of the program cannot reach or pin
  * down: the third Ctrl-C, the edges of settings and words, hostile bytes. */
+#define _GNU_SOURCE
 #include "repl/commands.h"
+#include "repl/input.h"
 #include "repl/signals.h"
 #include "repl/vars.h"
 #include "repl/words.h"
 
 #include "tests/tap.h"
 
+#include <fcntl.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 /* How a child ends that gets n SIGINTs and looks at none: 0 or the signal */
@@ -124,8 +129,81 @@ static void test_table(void)
     }
 }
 
+/* Lines to one prompt: "a|b|c" are three, '~' is a newline within one (a paste) */
+static const char *joined(struct input *in, const char *lines)
+{
+    char copy[200], *save = NULL;
+    int ready = 0;
+    input_drop(in);
+    snprintf(copy, sizeof copy, "%s", lines);
+    for (char *p = copy; *p; p++)
+        *p = *p == '~' ? '\n' : *p;
+    for (char *l = strtok_r(copy, "|", &save); l && !ready; l = strtok_r(NULL, "|", &save)) {
+        if (!strcmp(l, "_"))
+            *l = '\0';                     /* an empty line */
+        ready = input_line(in, l, strlen(l));
+    }
+    return ready == 1 ? in->text : ready ? "no memory" : "unfinished";
+}
+
+static void test_input(void)
+{
+    static const struct { const char *lines, *want; int literal; } set[] = {
+        { "one", "one", 0 }, { "a\\|b", "a\nb", 0 }, { "a\\\\|b", "a\\\\", 0 }, { "a\\|b\\|c", "a\nb\nc", 0 },
+        { "a\\", "unfinished", 0 }, { "/set x \\|b", "/set x \\", 0 }, { "//x\\|/y", "//x\n/y", 0 },
+        { "\"\"\"|a|b|\"\"\"", "a\nb", 1 }, { "\"\"\"a|b\"\"\"", "a\nb", 1 }, { "\"\"\"a\"\"\"", "a", 1 },
+        { "\"\"\"|_|a|_|\"\"\"", "\na\n", 1 }, { "\"\"\"\"\"\"", "", 1 }, { "\"\"\"|\"\"\"", "", 1 },
+        { "\"\"\"|/x|\"\"\"", "/x", 1 }, { "\"\"\"|a\\|\"\"\"", "a\\", 1 }, { "\"\"\"|a", "unfinished", 1 },
+        { "\"\"\"~a~b~\"\"\"", "a\nb", 1 }, { "\"\"\"doc\"\"\"~x", "\"\"\"doc\"\"\"\nx", 0 },
+        { "\"\"\"|x~y~\"\"\"", "x\ny", 1 }, { "say \"\"\"", "say \"\"\"", 0 }, { "\"\"", "\"\"", 0 } };
+    struct input in = { 0 };
+    for (size_t i = 0; i < sizeof set / sizeof *set; i++) {
+        const char *got = joined(&in, set[i].lines);
+        ok(!strcmp(got, set[i].want) && in.literal == set[i].literal, "lines %s make a prompt", set[i].lines);
+    }
+    joined(&in, "\"\"\"|a");
+    input_end(&in);
+    ok(!in.open && !strcmp(in.text, "a"), "input_end: what there is, is all");
+    ok(input_line(&in, "b", 1) == 1 && !strcmp(in.text, "b") && !in.literal, "... and the next line begins anew");
+    input_free(&in);
+}
+
+/* The second Ctrl-C makes the third one deadly: by then the terminal is as it was found */
+static void test_terminal(void)
+{
+    int master = posix_openpt(O_RDWR | O_NOCTTY), status = 1;
+    if (master < 0 || grantpt(master) || unlockpt(master)) {
+        ok(1, "# SKIP no pseudo-terminal");
+        return;
+    }
+    pid_t pid = fork();
+    if (!pid) {
+        struct termios found, now, t;
+        int fd = open(ptsname(master), O_RDWR | O_NOCTTY);
+        if (fd < 0 || dup2(fd, STDIN_FILENO) < 0 || tcgetattr(0, &found))
+            _exit(1);
+        t = found;
+        t.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
+        tcsetattr(0, TCSANOW, &t);
+        signals_init(1);
+        signals_terminal(&found);
+        raise(SIGINT);
+        tcgetattr(0, &now);
+        if (now.c_lflag & ECHO)
+            _exit(2);
+        raise(SIGINT);
+        tcgetattr(0, &now);
+        _exit(now.c_lflag == found.c_lflag ? 0 : 3);
+    }
+    waitpid(pid, &status, 0);
+    ok(!status, "the second Ctrl-C gives the terminal back, the first does not");
+    close(master);
+}
+
 int main(void)
 {
+    test_input();
+    test_terminal();
     test_signals();
     test_vars();
     test_words();
