@@ -42,7 +42,7 @@ void line_quiet(void)
     if (quiet || !isatty(STDIN_FILENO) || tcgetattr(STDIN_FILENO, &found))
         return;
     struct termios t = found;
-    t.c_lflag &= ~(tcflag_t)(ICANON);
+    t.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
     t.c_lflag |= NOFLSH;
     t.c_iflag &= ~(tcflag_t)(ICRNL | INLCR | IGNCR);
     t.c_cc[VMIN] = 1;
