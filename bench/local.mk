@@ -16,14 +16,14 @@ bench_tok_speed_SOURCES = %D%/tok-speed.c
 bench_tok_speed_CFLAGS  = $(AM_CFLAGS) $(CJSON_CFLAGS)
 bench_tok_speed_LDADD   = libtokenizer.la $(CJSON_LIBS)
 
-# --- sampler: make bench/sampler
-EXTRA_PROGRAMS += %D%/sampler
-CLEANFILES     += %D%/sampler$(EXEEXT)
-%C%_sampler_LDADD = librepl.la -lm
-
 # ---- constrained generation: bench/grammar VOCAB GRAMMAR TEXT
 EXTRA_PROGRAMS += bench/grammar
 CLEANFILES     += bench/grammar$(EXEEXT)
 bench_grammar_SOURCES = %D%/grammar.c
 bench_grammar_CFLAGS  = $(AM_CFLAGS) $(CJSON_CFLAGS)
 bench_grammar_LDADD   = librepl.la libtokenizer.la $(CJSON_LIBS)
+
+# --- sampler: make bench/sampler
+EXTRA_PROGRAMS += %D%/sampler
+CLEANFILES     += %D%/sampler$(EXEEXT)
+%C%_sampler_LDADD = librepl.la -lm

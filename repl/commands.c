@@ -207,19 +207,13 @@ static int parse_ids(struct shell *sh, char *rest, struct tok_ids *ids)
     return 0;
 }
 
-/* The rest of the line without blanks around it, or quotes around it all; in a list of tokens
- * those belong to a token, but nothing in quotes is nothing there, too */
-static char *trimmed(char *rest, int list)
+/* The rest of the line without blanks around it */
+static char *trimmed(char *rest)
 {
     rest += strspn(rest, " \t");
     size_t n = strlen(rest);
     while (n && strchr(" \t", rest[n - 1]))
         n--;
-    if (n > 1 && (*rest == '"' || *rest == '\'') && strchr(rest + 1, *rest) == rest + n - 1 &&
-        (!list || n == 2)) {
-        rest++;
-        n -= 2;
-    }
     rest[n] = '\0';
     return rest;
 }
@@ -249,8 +243,8 @@ static int parse_args(struct shell *sh, const struct command *c, char *rest, str
             return parse_ids(sh, rest, &a->ids);
         }
         if (any && (arg->type == ARG_VALUE || arg->type == ARG_TEXT)) {
-            int var = at && c->arg[at - 1].type == ARG_VAR ? var_find(a->text[at - 1], sh->interactive) : -1;
-            a->text[at] = trimmed(rest, var >= 0 && var_defs[var].type == VAR_LIST);
+            /* the quotes of a value are the setting's to judge */
+            a->text[at] = arg->type == ARG_TEXT ? unquoted(trimmed(rest)) : trimmed(rest);
             return 0;
         }
         char *word = word_next(&rest), *end, what[200];

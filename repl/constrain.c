@@ -78,11 +78,16 @@ static int load(struct shell *sh, int var, const char *path, char *err, size_t s
 
 int shell_constrain(struct shell *sh, char *err, size_t size)
 {
-    if (shell_read_lists(sh, err, size))
-        return -1;
     const char *grammar = sh->vars.v[VAR_GRAMMAR].text, *schema = sh->vars.v[VAR_SCHEMA].text;
     int var = *grammar ? VAR_GRAMMAR : VAR_SCHEMA;
     const char *path = *grammar ? grammar : schema;
+    if (shell_read_lists(sh, err, size))
+        return -1;
+    if (*path && sh->vars.v[VAR_NUM_BEAMS].num > 1) {
+        snprintf(err, size, "beam search does not know grammars: num_beams and %s exclude each other",
+                 var_defs[var].name);
+        return -1;
+    }
     if (*grammar && *schema) {
         snprintf(err, size, "grammar and schema exclude each other; set one of them to \"\"");
         return -1;

@@ -208,8 +208,8 @@ static int show_settings(struct shell *sh, int var)
     render_rows(&sh->out, &rows, NULL, NULL, list);
     if (var >= 0 && !sh->out.json) {
         const char *text = sh->vars.v[var].text;
-        enum var_type type = var_defs[var].type;
-        if ((type == VAR_TEXT || type == VAR_FILE || type == VAR_LIST) && *text)
+        int prose = var_defs[var].type == VAR_TEXT || var_defs[var].type == VAR_FILE || var_defs[var].type == VAR_LIST;
+        if (prose && *text)
             render_paragraph(&sh->out, 2, text);
         render_paragraph(&sh->out, 2, var_defs[var].help);
     }
@@ -248,8 +248,8 @@ static int set_value(struct shell *sh, int var, const char *text)
     if (failed || refused)
         render_error(&sh->out, "%s", err);
     int constrains = var == VAR_GRAMMAR || var == VAR_SCHEMA;
-    if (!failed && (refused || (var == VAR_THREADS && strcmp(was, v->text) && apply_threads(sh)) ||
-                    (constrains && shell_set_constraint(sh, var)))) {
+    if (refused || (!failed && ((var == VAR_THREADS && strcmp(was, v->text) && apply_threads(sh)) ||
+                                (constrains && shell_set_constraint(sh, var))))) {
         vars_set(&sh->vars, var, was, from, err, sizeof err);
         failed = -1;
     }
@@ -274,7 +274,16 @@ int set_named(struct shell *sh, const char *name, int prefix, const char *text)
                             near ? "; did you mean " : "; /set lists them", near ? near : "",
                             near ? "?" : "");
     }
-    return text ? set_value(sh, var, text) : show_settings(sh, var);
+    if (!text)
+        return show_settings(sh, var);
+    char *copy = strdup(text);
+    if (!copy)
+        return render_error(&sh->out, "out of memory");
+    /* in a list of tokens quotes belong to a token, but nothing in quotes is nothing there, too */
+    int whole = var_defs[var].type != VAR_LIST || strlen(copy) == 2;
+    int failed = set_value(sh, var, whole ? unquoted(copy) : copy);
+    free(copy);
+    return failed;
 }
 
 int handle_set(struct shell *sh, const struct args *a)

@@ -53,7 +53,7 @@ void print_help(void)
         printf("  %-24s %s\n", form, o->help);
     }
     printf("\nWithout -c, -f, -p and --prompts lines come from the terminal or stdin; those\n"
-           "that begin with / are commands.  dbrx -c /help lists them, man dbrx says more.\n"
+           "that begin with / are commands.  dbrx -c /help lists them, man dbrx explains.\n"
            "Exit codes: 0 ok, 1 internal, 2 usage, 3 a command failed, 4 checkpoint,\n"
            "5 no usable backend, 130/143/141 ended by SIGINT/SIGTERM/SIGPIPE.\n");
 }

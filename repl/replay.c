@@ -55,7 +55,8 @@ static int replay_turn(struct shell *sh, const struct turn *t, uint32_t k, const
         *differ = 1;
     } else {
         struct sess_gen g = reply_gen(sh);
-        g.max_tokens = n;
+        if (sh->vars.v[VAR_NUM_BEAMS].num < 2)     /* a search chooses among ends, it needs its own limit */
+            g.max_tokens = n;
         sampler_seed(s->sampler, t->state);
         dbrx_status st = sess_replace(s, all, t->reply, &err);
         shell_constrain_turn(sh, k);

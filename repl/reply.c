@@ -297,28 +297,22 @@ int reply_prompt(struct shell *sh, const struct tok_ids *ids, int chat)
 
 /* ---- replies ---- */
 
-static struct sampler_params sampling(const struct shell *sh)
-{
-    const struct var *v = sh->vars.v;
-    return (struct sampler_params){
-        .logit_bias = sh->logit_bias.bias, .n_logit_bias = sh->logit_bias.n,
-        .repetition_penalty = v[VAR_REPETITION_PENALTY].num,
-        .no_repeat_ngram_size = (uint32_t)v[VAR_NO_REPEAT_NGRAM_SIZE].num,
-        .min_new_tokens = (uint32_t)v[VAR_MIN_NEW_TOKENS].num, .eos = sh->eos, .n_eos = sh->n_eos,
-        .suppress_tokens = sh->suppress_tokens.id, .n_suppress_tokens = sh->suppress_tokens.n,
-        .frequency_penalty = v[VAR_FREQUENCY_PENALTY].num,
-        .presence_penalty = v[VAR_PRESENCE_PENALTY].num,
-        .temperature = v[VAR_TEMPERATURE].num, .top_k = (uint32_t)v[VAR_TOP_K].num,
-        .top_p = v[VAR_TOP_P].num, .min_p = v[VAR_MIN_P].num, .typical_p = v[VAR_TYPICAL_P].num,
-        .epsilon_cutoff = v[VAR_EPSILON_CUTOFF].num, .eta_cutoff = v[VAR_ETA_CUTOFF].num,
-    };
-}
-
 struct sess_gen reply_gen(const struct shell *sh)
 {
     const struct var *v = sh->vars.v;
     return (struct sess_gen){
-        .sampling = sampling(sh),
+        .sampling = {
+            .logit_bias = sh->logit_bias.bias, .n_logit_bias = sh->logit_bias.n,
+            .repetition_penalty = v[VAR_REPETITION_PENALTY].num,
+            .no_repeat_ngram_size = (uint32_t)v[VAR_NO_REPEAT_NGRAM_SIZE].num,
+            .min_new_tokens = (uint32_t)v[VAR_MIN_NEW_TOKENS].num, .eos = sh->eos, .n_eos = sh->n_eos,
+            .suppress_tokens = sh->suppress_tokens.id, .n_suppress_tokens = sh->suppress_tokens.n,
+            .frequency_penalty = v[VAR_FREQUENCY_PENALTY].num,
+            .presence_penalty = v[VAR_PRESENCE_PENALTY].num,
+            .temperature = v[VAR_TEMPERATURE].num, .top_k = (uint32_t)v[VAR_TOP_K].num,
+            .top_p = v[VAR_TOP_P].num, .min_p = v[VAR_MIN_P].num, .typical_p = v[VAR_TYPICAL_P].num,
+            .epsilon_cutoff = v[VAR_EPSILON_CUTOFF].num, .eta_cutoff = v[VAR_ETA_CUTOFF].num,
+        },
         .max_tokens = (uint32_t)v[VAR_MAX_TOKENS].num, .eos = sh->eos, .n_eos = sh->n_eos,
         .constraint = sh->constraint,
     };
@@ -330,8 +324,12 @@ dbrx_status reply_generate(struct shell *sh, const struct sess_gen *g, enum sess
     const struct var *v = sh->vars.v;
     const struct beam_params beams = { (uint32_t)v[VAR_NUM_BEAMS].num, v[VAR_LENGTH_PENALTY].num,
                                        (enum beam_stop)v[VAR_EARLY_STOPPING].num };
-    return beams.num_beams > 1 ? beam_generate(sh->sess, &beams, g, why, NULL, err)
-                               : sess_generate(sh->sess, g, why, err);
+    if (beams.num_beams < 2)
+        return sess_generate(sh->sess, g, why, err);
+    render_busy(&sh->out, 1);
+    dbrx_status st = beam_generate(sh->sess, &beams, g, why, NULL, err);
+    render_busy(&sh->out, 0);
+    return st;
 }
 
 char *reply_settings(const struct shell *sh)

@@ -26,7 +26,7 @@ struct sampler {
 const char *sampler_stage_name(enum sampler_stage stage)
 {
     static const char *const name[SAMPLER_STAGES + 1] = {
-        "vocabulary", "no_repeat_ngram_size", "min_new_tokens", "suppress_tokens", "greedy",
+        "vocabulary", "no_repeat_ngram_size", "min_new_tokens", "suppress_tokens", "temperature 0",
         "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "",
     };
     return name[stage];

@@ -176,7 +176,7 @@ int shell_open(struct shell *sh, const struct shell_options *o)
     open_text(sh);
     int code = open_backend(sh, o);
     char why[512];
-    if (!code && shell_constrain(sh, why, sizeof why)) {       /* -s grammar=FILE */
+    if (!code && shell_constrain(sh, why, sizeof why)) {       /* -s grammar=FILE, lists */
         render_error(&sh->out, "%s", why);
         code = EXIT_USAGE;
     }

@@ -51,8 +51,8 @@ struct shell {
     char *constraint_from;                 /* the file it was read from                 */
     int constraint_var;                    /* VAR_GRAMMAR or VAR_SCHEMA                 */
 
-    struct id_list logit_bias, suppress_tokens;    /* the settings of these names, read */
     struct tree *tree;                     /* the conversation's branches and turns     */
+    struct id_list logit_bias, suppress_tokens;    /* the settings of these names, read */
     int seed_shown;
     int show_explained;                    /* what /set show does, here                 */
     uint32_t looked_at, looked_n;          /* /logits: position (0: none), tokens then  */
@@ -89,7 +89,6 @@ char *read_whole(struct shell *, FILE *, const char *name, size_t *len);
 /* Reads the settings that are lists of tokens.  0, or -1 with one sentence in err, and the
  * lists are as they were. */
 int shell_read_lists(struct shell *, char *err, size_t size);
-
 /* An empty conversation, the one before is kept as a branch; a random seed is drawn anew.
  * 0 or -1. */
 int shell_new(struct shell *);
@@ -103,8 +102,8 @@ int shell_use(struct shell *, const char *name, const char *const *opt, int repl
 /* A dbrx_status other than OK, as an error; -1. */
 int shell_failed(struct shell *, dbrx_status, const struct dbrx_error *);
 
-/* repl/constrain.c: makes the constraint what the settings say, which may have come from
- * anywhere; call before drawing.  0, or -1 with a sentence in err, and it is what it was. */
+/* repl/constrain.c: makes the constraint and the lists of tokens what the settings say, which
+ * may have come from anywhere; call before drawing.  0, or -1 with a sentence in err, and it is what it was. */
 int shell_constrain(struct shell *, char *err, size_t size);
 /* `var` was set: turns the other one off and reads the file, also if it is the same name.
  * 0, or -1: said why not; all but `var` is as it was. */
@@ -134,7 +133,7 @@ int reply_prompt(struct shell *, const struct tok_ids *, int chat);
 int reply_message(struct shell *, const char *role, const char *text, size_t len, struct tok_ids *);
 /* The settings that draw, for sess_generate: as they are now. */
 struct sess_gen reply_gen(const struct shell *);
-/* Draws or, with num_beams, searches. */
+/* sess_generate, or beam search when num_beams asks for it. */
 dbrx_status reply_generate(struct shell *, const struct sess_gen *, enum sess_finish *,
                            struct dbrx_error *);
 /* ... and as JSON text, for a turn; NULL: no memory. */

@@ -10,12 +10,12 @@
 #include <string.h>
 
 static const char *const modes[] = { "base", "chat", NULL };
-static const char *const early[] = { "false", "true", "never", NULL };
 static const char *const specials[] = { "plain", "parse", NULL };
 static const char *const shows[] = { "plain", "probs", NULL };
 static const char *const off_on[] = { "off", "on", NULL };
 static const char *const on_errors[] = { "stop", "continue", NULL };
 static const char *const overflows[] = { "stop", "shift", NULL };
+static const char *const early[] = { "false", "true", "never", NULL };
 
 const struct var_def var_defs[N_VARS] = {
     [VAR_TEMPERATURE] = { "temperature", VAR_REAL, 0, 100, NULL, "0.8", "",

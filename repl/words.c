@@ -120,3 +120,12 @@ char *text_quoted(const char *text, size_t len)
     free(clean);
     return out;
 }
+
+char *unquoted(char *text)
+{
+    size_t n = strlen(text);
+    if (n < 2 || (*text != '"' && *text != '\'') || strchr(text + 1, *text) != text + n - 1)
+        return text;
+    text[n - 1] = '\0';
+    return text + 1;
+}

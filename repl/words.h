@@ -22,4 +22,7 @@ char *text_clean(const char *text, size_t len);
 /* The same, one line: newlines, tabs and other controls as \n, \t, \x1b; free() it. */
 char *text_quoted(const char *text, size_t len);
 
+/* Text without the one pair of quotes around all of it, if there is one; in place. */
+char *unquoted(char *text);
+
 #endif

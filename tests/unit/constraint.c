@@ -186,9 +186,11 @@ static void test_session(const struct trie *trie)
     tok_encode(tok, "Lily said:", 10, TOK_PLAIN, &ids);
     sess_append(s, ids.id, ids.n, &err);
     struct sess_gen g = { .max_tokens = 120, .eos = eos, .n_eos = 2 };
-    static const struct { double temperature; uint32_t top_k; double top_p, min_p; } params[] = {
-        { 0, 0, 1, 0 }, { 1, 0, 1, 0 }, { 0.8, 40, 0.95, 0.05 }, { 90, 0, 1, 0 }, { 1, 1, 1, 0 } };
-    g.sampling = sampler_plain;
+#define DRAW(...) { .repetition_penalty = 1, .typical_p = 1, .top_p = 1, __VA_ARGS__ }
+    static const struct sampler_params params[] = {
+        DRAW(.temperature = 0), DRAW(.temperature = 1), DRAW(.temperature = 0.8, .top_k = 40, .min_p = 0.05),
+        DRAW(.temperature = 90), DRAW(.temperature = 1, .top_k = 1),
+    };
     struct rules check = { 0 };
     struct matcher m;
     static const char grammar[] = "root ::= (\"yes\" | \"no\") (\", \" [a-zé€ ]{1,40}){0,3} [.!]";
@@ -202,10 +204,7 @@ static void test_session(const struct trie *trie)
         sess_truncate(s, (uint32_t)ids.n);
         constraint_restart(g.constraint);
         sampler_seed(s->sampler, (uint64_t)i);
-        g.sampling.temperature = params[i % 5].temperature;
-        g.sampling.top_k = params[i % 5].top_k;
-        g.sampling.top_p = params[i % 5].top_p;
-        g.sampling.min_p = params[i % 5].min_p;
+        g.sampling = params[i % 5];
         fine &= sess_generate(s, &g, &why, &err) == DBRX_OK;
         size_t n = said(s, (uint32_t)ids.n, text);
         for (size_t k = 0; k < n; k++)
