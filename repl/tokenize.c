@@ -9,9 +9,12 @@
 #include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 enum { EXIT_OK, EXIT_INTERNAL, EXIT_USAGE, EXIT_INPUT, EXIT_TOKENIZER };
 
@@ -158,6 +161,47 @@ static int is_utf8(const char *s, size_t len)
     return same == len;
 }
 
+/* Encoding is one call: a thread says after half a second that it is under way, for people
+ * at a terminal, and takes it back at the end. */
+struct notice { pthread_mutex_t lock; pthread_cond_t over; int done; size_t len; };
+
+static void *notice_main(void *arg)
+{
+    struct notice *n = arg;
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += 500 * 1000 * 1000;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_mutex_lock(&n->lock);
+    while (!n->done && pthread_cond_timedwait(&n->over, &n->lock, &until) != ETIMEDOUT)
+        ;
+    if (!n->done) {
+        fprintf(stderr, "\rtokenizing %.1f MB ...", (double)n->len * 1e-6);
+        while (!n->done)
+            pthread_cond_wait(&n->over, &n->lock);
+        fprintf(stderr, "\r%30s\r", "");
+    }
+    pthread_mutex_unlock(&n->lock);
+    return NULL;
+}
+
+static int encode(const struct tok *t, const char *text, size_t len, int mode, struct tok_ids *ids)
+{
+    struct notice n = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, len };
+    pthread_t thread;
+    int told = isatty(STDERR_FILENO) && !pthread_create(&thread, NULL, notice_main, &n);
+    int failed = tok_encode(t, text, len, mode, ids);
+    if (told) {
+        pthread_mutex_lock(&n.lock);
+        n.done = 1;
+        pthread_cond_signal(&n.over);
+        pthread_mutex_unlock(&n.lock);
+        pthread_join(thread, NULL);
+    }
+    return failed;
+}
+
 int tool_tokenize(int argc, char **argv)
 {
     struct options o;
@@ -172,7 +216,7 @@ int tool_tokenize(int argc, char **argv)
     char *text = read_all(o.input, &len);
     if (!text) {
         rc = EXIT_INPUT;
-    } else if (tok_encode(t, text, len, o.special ? TOK_SPECIAL : TOK_PLAIN, &ids)) {
+    } else if (encode(t, text, len, o.special ? TOK_SPECIAL : TOK_PLAIN, &ids)) {
         fputs("dbrx: tokenize: out of memory\n", stderr);
         rc = EXIT_INTERNAL;
     } else {
