@@ -22,6 +22,7 @@ struct disp {
     const struct dbrx_host *host;
     uint32_t max_pos;
     struct engine now;                     /* session NULL: none                       */
+    const struct dbrx_steer *steer;        /* or NULL                                  */
     char origin[64];
 };
 
@@ -136,6 +137,23 @@ static dbrx_status copy_kv(const struct disp *d, const struct engine *from,
     return st == DBRX_OK ? to->kv->commit(to->session, n, err) : st;
 }
 
+void disp_steer(struct disp *d, const struct dbrx_steer *steer)
+{
+    d->steer = steer;
+}
+
+/* eval, steered; a module that is older than a kind of steering would pass over it in silence */
+static dbrx_status engine_eval(const struct engine *e, const struct dbrx_batch *batch,
+                               const struct dbrx_steer *steer, struct dbrx_error *err)
+{
+    struct dbrx_batch b = *batch;
+    b.steer = steer;
+    if (steer && steer->source && e->module->info->abi_minor < 1)
+        return fail(err, DBRX_E_UNSUPPORTED, "%s was built before experts could be swapped; /steer off "
+                    "goes on without", e->module->info->name);
+    return e->vt->eval(e->session, &b, err);
+}
+
 dbrx_status disp_use(struct disp *d, const char *name, const char *const *opt, int replay,
                      const int32_t *token, uint32_t n, struct dbrx_error *err)
 {
@@ -157,7 +175,7 @@ dbrx_status disp_use(struct disp *d, const char *name, const char *const *opt, i
         origin = "copied";
     } else if (st == DBRX_OK && n) {
         struct dbrx_batch b = { .struct_size = sizeof b, .n_tokens = n, .token = token };
-        st = e.vt->eval(e.session, &b, err);
+        st = engine_eval(&e, &b, d->steer, err);
         origin = "recomputed";
         if (st == DBRX_STOPPED)
             fail(err, st, "interrupted while the conversation was recomputed");
@@ -222,7 +240,7 @@ dbrx_status disp_truncate(struct disp *d, uint32_t n_keep, struct dbrx_error *er
 
 dbrx_status disp_eval(struct disp *d, const struct dbrx_batch *b, struct dbrx_error *err)
 {
-    return d->now.session ? settle(d, d->now.vt->eval(d->now.session, b, err)) : none(err);
+    return d->now.session ? settle(d, engine_eval(&d->now, b, d->steer, err)) : none(err);
 }
 
 /* ---- KV to and from files ---- */

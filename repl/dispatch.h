@@ -32,6 +32,10 @@ const struct dbrx_option *disp_options(const struct disp *, size_t i);
 dbrx_status disp_use(struct disp *, const char *name, const char *const *opt, int replay,
                      const int32_t *token, uint32_t n, struct dbrx_error *err);
 
+/* What steers every evaluation from now on, recomputing for a switch included; NULL: nothing.
+ * Not owned, may change under us; what was computed before stays as it is. */
+void disp_steer(struct disp *, const struct dbrx_steer *);
+
 const char *disp_name(const struct disp *);            /* "cpu-blas", or NULL before the first */
 /* Where the current KV came from: "computed", "copied from ref", "recomputed", "loaded". */
 const char *disp_kv_origin(const struct disp *);

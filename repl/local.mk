@@ -3,7 +3,7 @@ noinst_LTLIBRARIES += librepl.la
 librepl_la_SOURCES = %D%/dispatch.h %D%/dispatch.c %D%/session.h %D%/session.c \
   %D%/sampler.h %D%/sampler.c %D%/processors.h %D%/processors.c %D%/filters.h %D%/filters.c \
   %D%/beam.h %D%/beam.c %D%/trace.h %D%/trace.c \
-  %D%/sets.h %D%/sets.c %D%/timeline.h %D%/timeline.c %D%/stops.h %D%/stops.c \
+  %D%/sets.h %D%/sets.c %D%/steer.h %D%/steer_state.h %D%/steer.c %D%/steer_text.c %D%/timeline.h %D%/timeline.c %D%/stops.h %D%/stops.c \
   %D%/charset.h %D%/charset.c %D%/rules.h %D%/rules.c %D%/grammar.h %D%/grammar.c \
   %D%/matcher.h %D%/matcher.c %D%/constraint.h %D%/constraint.c %D%/schema.h %D%/schema_parts.h \
   %D%/schema.c %D%/schema_combine.c %D%/schema_object.c %D%/schema_text.c %D%/schema_regex.c
@@ -16,7 +16,7 @@ libshell_la_SOURCES = \
   %D%/shell.h %D%/shell.c %D%/input.h %D%/input.c %D%/reply.c %D%/constrain.c %D%/script.c %D%/edit.c \
   %D%/commands.h %D%/commands.c %D%/handlers.h %D%/handlers.c %D%/turns.c %D%/transcript.c %D%/replay.c \
   %D%/atomic.h %D%/atomic.c %D%/save.h %D%/save.c %D%/load.c %D%/store.c %D%/batch.h %D%/batch.c \
-  %D%/route.c %D%/probs.c %D%/dump.c %D%/npy.h %D%/npy.c %D%/help.h %D%/help.c %D%/vars.h %D%/vars.c \
+  %D%/route.c %D%/steering.c %D%/probs.c %D%/dump.c %D%/npy.h %D%/npy.c %D%/help.h %D%/help.c %D%/vars.h %D%/vars.c \
   %D%/idlist.h %D%/idlist.c \
   %D%/words.h %D%/words.c %D%/render.h %D%/render.c %D%/line.h %D%/line.c %D%/complete.h %D%/complete.c \
   %D%/signals.h %D%/signals.c %D%/paths.h %D%/paths.c

@@ -141,8 +141,9 @@ static int open_backend(struct shell *sh, const struct shell_options *o)
     uint8_t *banned = banned_ids(sh);
     sh->disp = disp_new(&sh->ckpt->desc, &sh->modules, &sh->host, ctx);
     sh->sess = sh->disp && banned ? sess_new(sh->disp, c, banned) : NULL;
+    sh->steer = steer_new(c);
     free(banned);
-    if (!sh->sess) {
+    if (!sh->sess || !sh->steer) {
         render_error(&sh->out, "out of memory");
         return EXIT_INTERNAL;
     }
@@ -198,6 +199,7 @@ void shell_close(struct shell *sh)
     trie_free(sh->trie);
     tree_free(sh->tree);
     sess_free(sh->sess);
+    steer_free(sh->steer);
     disp_free(sh->disp);
     modules_free(&sh->modules);
     chat_close(&sh->chat);
@@ -382,7 +384,8 @@ void shell_interactive(struct shell *sh, int rc)
     while (!sh->quit) {
         char *line = NULL;
         int ready = 0;
-        enum line_result what = line_read(in.open ? "  ... " : "dbrx> ", &line);
+        enum line_result what = line_read(in.open ? "  ... " : steer_block(sh->steer) ? "dbrx*> " : "dbrx> ",
+                                           &line);
         if (what == LINE_KILLED || (what == LINE_END && !in.open))
             break;
         if (what == LINE_CLEARED) {

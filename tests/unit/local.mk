@@ -64,3 +64,10 @@ EXTRA_DIST += tests/fuzz/grammar.c
 check_PROGRAMS += %D%/sets
 TESTS += %D%/sets
 %C%_sets_LDADD = librepl.la
+
+# --- steering
+check_PROGRAMS += %D%/steer
+TESTS += %D%/steer
+%C%_steer_SOURCES = %D%/steer.c %D%/plain_forward.h
+%C%_steer_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
+%C%_steer_LDADD = librepl.la libmodel.la libplugins.la $(CJSON_LIBS) -lm
