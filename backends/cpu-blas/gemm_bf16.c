@@ -15,7 +15,8 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16") for
 
-enum { TOKENS = 16, ROWS = 48 };           /* lanes; rows of sums kept before they turn */
+enum { TOKENS = 16, ROWS = 96, AHEAD = 16, PACE = 16 };  /* lanes; rows of sums kept before they turn; rows
+                                               of w2 asked for in advance */
 
 static inline __m512 widen(__m512i h, int half)
 {
@@ -30,7 +31,7 @@ INLINE void pack(const int planes, uint16_t *block, const float *const *row, siz
 {
     for (size_t k = 0; k < cols; k += 32) {
         __m512i v[2][16];
-        for (size_t t = 0; t < TOKENS; t++) {
+        UNROLL (size_t t = 0; t < TOKENS; t++) {
             __m512 a = _mm512_setzero_ps(), b = a;
             if (t < n) {
                 a = _mm512_loadu_ps(row[t] + k);
@@ -43,7 +44,7 @@ INLINE void pack(const int planes, uint16_t *block, const float *const *row, siz
         }
         for (int p = 0; p < planes; p++) {
             transpose(v[p]);               /* a lane is a pair of columns */
-            for (size_t i = 0; i < 16; i++)
+            UNROLL (size_t i = 0; i < 16; i++)
                 _mm512_storeu_si512(block + ((size_t)p * cols / 2 + k / 2 + i) * 32, v[p][i]);
         }
     }
@@ -51,11 +52,13 @@ INLINE void pack(const int planes, uint16_t *block, const float *const *row, siz
 
 /* ---- the kernel --------------------------------------------------------------------------- */
 
-/* out[h0 + h1 rows][v][16 tokens]: h0 <= 6 rows from w on and h1 from w_ on, rows `rs` bytes
+/* Beside it the weights that come next are asked for, a line every few column pairs: `next` is
+ * where, `pace` bytes go with each pair.
+ * out[h0 + h1 rows][v][16 tokens]: h0 <= 6 rows from w on and h1 from w_ on, rows `rs` bytes
  * apart and column pairs `ks`, times v blocks of tokens, `block` bytes apart. */
 INLINE void product(const int planes, const int h0, const int h1, const int v, float *out,
                     const char *w, const char *w_, size_t rs, size_t ks, const char *x,
-                    size_t block, size_t cols)
+                    size_t block, size_t cols, const char *next, size_t pace)
 {
     const int n = h0 + h1;
     const char *base[4] = { w, w + 3 * rs, w_, w_ + 3 * rs };
@@ -65,6 +68,7 @@ INLINE void product(const int planes, const int h0, const int h1, const int v, f
         UNROLL (int i = 0; i < v; i++)
             s[r][i] = _mm512_setzero_ps();
     for (size_t k = 0; k < cols / 2; k++, x += 64) {
+        _mm_prefetch(next + k * pace, _MM_HINT_T1);
         __m512bh t[2][2];
         UNROLL (int p = 0; p < planes; p++)
             UNROLL (int i = 0; i < v; i++)
@@ -87,8 +91,8 @@ INLINE void product(const int planes, const int h0, const int h1, const int v, f
 #define KERNEL(name, planes, h0, h1, v, rs, ks) \
     static __attribute__((noinline)) void name(float *out, const char *w, const char *w_, \
                                                size_t stride, const char *x, size_t block, \
-                                               size_t cols) \
-    { product(planes, h0, h1, v, out, w, w_, rs, ks, x, block, cols); }
+                                               size_t cols, const char *next, size_t pace) \
+    { product(planes, h0, h1, v, out, w, w_, rs, ks, x, block, cols, next, pace); }
 #define KERNELS(planes) \
     KERNEL(rows12_2_##planes, planes, 6, 6, 2, stride, 4) \
     KERNEL(rows12_1_##planes, planes, 6, 6, 1, stride, 4) \
@@ -103,7 +107,8 @@ INLINE void product(const int planes, const int h0, const int h1, const int v, f
 KERNELS(1)
 KERNELS(2)
 
-typedef void kernel(float *, const char *, const char *, size_t, const char *, size_t, size_t);
+typedef void kernel(float *, const char *, const char *, size_t, const char *, size_t, size_t,
+                    const char *, size_t);
 
 /* [planes - 1][blocks - 1][12, 4, 2 rows] */
 static kernel *const by_rows[2][2][3] = {
@@ -131,12 +136,13 @@ static void turn(float *y, size_t ldy, const float *sums, size_t rows, size_t v,
         for (size_t r = 0; r < rows; r += 16) {
             __m512i t[16];
             __mmask16 some = rows - r >= 16 ? 0xffff : (__mmask16)((1u << (rows - r)) - 1);
-            for (size_t j = 0; j < 16; j++)
+            UNROLL (size_t j = 0; j < 16; j++)
                 t[j] = r + j < rows ? _mm512_loadu_si512(sums + ((r + j) * v + i) * 16)
                                     : _mm512_setzero_si512();
             transpose(t);
-            for (size_t j = 0; j < 16 && 16 * i + j < n; j++)
-                _mm512_mask_storeu_epi32(y + (16 * i + j) * ldy + r, some, t[j]);
+            UNROLL (size_t j = 0; j < 16; j++)
+                if (16 * i + j < n)
+                    _mm512_mask_storeu_epi32(y + (16 * i + j) * ldy + r, some, t[j]);
         }
 }
 
@@ -146,15 +152,16 @@ INLINE void linear(const int planes, float *y, size_t ldy, const uint16_t *x, si
     const size_t block = TOKENS * cols * 2 * (size_t)planes;
     for (size_t r = 0; r < rows; r += ROWS) {
         size_t some = rows - r < ROWS ? rows - r : ROWS;
+        const char *next = (const char *)w + (r + some) * cols * 2;
         for (size_t t = 0; t < n; t += 2 * TOKENS) {
             float sums[ROWS * 2 * TOKENS];
             size_t v = n - t > TOKENS ? 2 : 1;
-            for (size_t i = 0, step; i < some; i += step) {
+            for (size_t i = 0, step; i < some; i += step, next += PACE / 2 * cols) {
                 const char *at = (const char *)w + (r + i) * cols * 2;
                 step = step_of(some - i);
                 by_rows[planes - 1][v - 1][kernel_of(step)](
                     sums + i * v * 16, at, at + step / 2 * cols * 2, cols * 2,
-                    (const char *)x + t / TOKENS * block, block, cols);
+                    (const char *)x + t / TOKENS * block, block, cols, next, PACE);
             }
             turn(y + t * ldy + r, ldy, sums, some, v, n - t);
         }
@@ -186,9 +193,11 @@ INLINE void up(const int planes, uint16_t *h, size_t ffn, size_t first, const ui
         for (size_t t = 0; t < n; t += 2 * TOKENS) {
             float sums[12 * 2 * TOKENS];
             size_t v = n - t > TOKENS ? 2 : 1;
+            const char *next = (const char *)(t / 32 % 2 ? v1 : w1) + at + step * cols;
             by_rows[planes - 1][v - 1][kernel_of(step)](
                 sums, (const char *)w1 + at, (const char *)v1 + at, cols * 2,
-                (const char *)x + t / TOKENS * block, block, cols);
+                (const char *)x + t / TOKENS * block, block, cols, next + t / 64 * PACE / 2 * cols,
+                PACE);
             for (size_t b = 0; b < v; b++)
                 for (size_t i = 0; i < step / 2; i += 2) {
                     const float *g = sums + (i * v + b) * 16, *u = g + step / 2 * v * 16;
@@ -219,6 +228,10 @@ static void pack_panel(uint16_t *panel, const char *w2, size_t ldw, size_t ffn, 
             __m512i v = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)a));
             v = _mm512_inserti64x4(v, _mm256_loadu_si256((const __m256i *)b), 1);
             _mm512_storeu_si512(panel + k * cols + 2 * c, _mm512_permutexvar_epi16(order, v));
+            if (c % 32 == 0) {
+                _mm_prefetch(a + 2 * AHEAD * ldw, _MM_HINT_T0);
+                _mm_prefetch(b + 2 * AHEAD * ldw, _MM_HINT_T0);
+            }
         }
 }
 
@@ -230,16 +243,19 @@ INLINE void down(const int planes, float *out, size_t ldo, const uint16_t *h, si
     most = most < 16 ? 16 : most > ROWS ? ROWS : most;
     for (size_t c = 0; c < cols; c += most) {
         size_t some = cols - c < most ? cols - c : most;
+        const char *next = (const char *)w2 + 2 * (c + some);
+        size_t call = 0;
         pack_panel((uint16_t *)panel, (const char *)w2 + 2 * c, ldw, ffn, some);
         for (size_t t = 0; t < n; t += 2 * TOKENS) {
             float sums[ROWS * 2 * TOKENS];
             size_t v = n - t > TOKENS ? 2 : 1;
-            for (size_t i = 0, step; i < some; i += step) {
+            for (size_t i = 0, step; i < some; i += step, call++) {
                 const char *at = (const char *)panel + 4 * i;
                 step = step_of(some - i);
                 by_cols[planes - 1][v - 1][kernel_of(step)](
                     sums + i * v * 16, at, at + 2 * step, 4 * some,
-                    (const char *)h + t / TOKENS * block, block, ffn);
+                    (const char *)h + t / TOKENS * block, block, ffn,
+                    next + call % 2 * 2 * ldw + call / 2 * 64, 4 * ldw);
             }
             turn(out + t * ldo + c, ldo, sums, some, v, n - t);
         }
