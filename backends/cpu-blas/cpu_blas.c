@@ -4,6 +4,7 @@
 
 #include "backends/cpu-blas/cpu_blas.h"
 #include "backends/cpu-blas/isa.h"
+#include "backends/graph/dtype.h"
 #include "backends/graph/graph.h"
 #include "plugins/fail.h"
 
@@ -121,6 +122,25 @@ static dbrx_status probe(const struct dbrx_host *host, struct dbrx_probe *p,
     return DBRX_OK;
 }
 
+/* What the graph can read and these kernels cannot, yet */
+static dbrx_status check_types(const struct dbrx_model_desc *desc, struct dbrx_error *err)
+{
+    if (desc->w2_layout != DBRX_W2_FFN_ROWS)
+        return fail(err, DBRX_E_UNSUPPORTED, "cpu-blas cannot read w2 as GGUF files store it, "
+                    "transposed");
+    for (uint32_t l = 0; l < desc->config.n_layers; l++) {
+        const struct dbrx_layer *y =
+            (const void *)((const char *)desc->layer + (size_t)l * desc->layer_size);
+        const struct dbrx_tensor *all[] = { &y->wqkv, &y->wo, &y->router, &y->w1, &y->v1, &y->w2,
+                                            &desc->lm_head };
+        for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+            if (dtype_block(all[i]->dtype) != 1)
+                return fail(err, DBRX_E_UNSUPPORTED, "cpu-blas cannot read %s weights",
+                            dtype_name(all[i]->dtype));
+    }
+    return DBRX_OK;
+}
+
 static void ctx_close(void *ctx)
 {
     struct cpu *c = ctx;
@@ -137,6 +157,8 @@ static dbrx_status model_open(const struct dbrx_host *host, const struct dbrx_mo
     dbrx_status st = parse(opt, &s, err);
     if (st == DBRX_OK)
         st = graph_check(desc, err);
+    if (st == DBRX_OK)
+        st = check_types(desc, err);
     if (st != DBRX_OK)
         return st;
     struct cpu *c = calloc(1, sizeof *c);

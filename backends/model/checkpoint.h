@@ -8,6 +8,7 @@
 #define DBRX_MODEL_CHECKPOINT_H
 
 #include "backends/backend.h"
+#include "backends/graph/dtype.h"
 
 enum { CKPT_MAX_EOS = 8 };
 
@@ -31,10 +32,5 @@ void ckpt_close(struct ckpt *);            /* NULL is fine; all backends closed 
  * does not visit (the whole embedding counts).  DBRX: 132 and 36 billion. */
 uint64_t ckpt_params_total(const struct ckpt *);
 uint64_t ckpt_params_active(const struct ckpt *);
-
-/* "BF16"; "type 99" for an unknown id, valid until this thread asks for another. */
-const char *dtype_name(uint32_t dtype);
-/* Bytes of n elements of an unquantised type; 0 if the type is not one. */
-uint64_t dtype_bytes(uint32_t dtype, uint64_t n);
 
 #endif

@@ -219,7 +219,7 @@ static void test_experts(void)
         bail("no OpenBLAS, or no memory");
     struct work wk = { .ctx = &c, .row = row,
                        .scratch = aligned_alloc(64, (cpu_scratch(&c, &cfg) + 63) / 64 * 64) };
-    struct work plain = { .row = row, .scratch = malloc(2 * D * sizeof(double)) };
+    struct work plain = { .row = row, .scratch = malloc(ops_plain.scratch(NULL, &cfg)) };
     struct moe m = { .layer = &l, .h = h, .x = x, .expert = expert, .weight = weight, .n = N, .k = K,
                      .d_model = D, .d_ffn = FFN, .n_experts = E, .act_fn = DBRX_SILU };
     alarm(60);                             /* the tiles' panel once held no row: for ever */

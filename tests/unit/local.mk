@@ -10,8 +10,9 @@ TESTS += %D%/checkpoint %D%/checkpoint-hostile %D%/checkpoint-nomem
 EXTRA_DIST += tests/data
 
 # --- cpu-blas's parts, and the shell's core
-check_PROGRAMS += %D%/kernels %D%/core
-TESTS += %D%/kernels %D%/core
+check_PROGRAMS += %D%/kernels %D%/core %D%/dequant
+TESTS += %D%/kernels %D%/core %D%/dequant
+%C%_dequant_LDADD = libgraph.la -lm
 %C%_kernels_LDADD = libcpu.la libgraph.la -lm
 %C%_core_LDADD = librepl.la libmodel.la libplugins.la -lm
 
