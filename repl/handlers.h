@@ -17,6 +17,7 @@ int handle_edit(struct shell *, const struct args *);      /* edit.c */
 int handle_export(struct shell *, const struct args *);    /* transcript.c */
 int handle_feed(struct shell *, const struct args *);
 int handle_help(struct shell *, const struct args *);      /* help.c */
+int handle_instruments(struct shell *, const struct args *);   /* instruments.c */
 int handle_load(struct shell *, const struct args *);      /* store.c */
 int handle_logits(struct shell *, const struct args *);    /* probs.c */
 int handle_new(struct shell *, const struct args *);

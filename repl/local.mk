@@ -17,7 +17,7 @@ libshell_la_SOURCES = \
   %D%/commands.h %D%/commands.c %D%/handlers.h %D%/handlers.c %D%/turns.c %D%/transcript.c %D%/replay.c \
   %D%/atomic.h %D%/atomic.c %D%/save.h %D%/save.c %D%/load.c %D%/store.c %D%/batch.h %D%/batch.c \
   %D%/route.c %D%/probs.c %D%/dump.c %D%/npy.h %D%/npy.c %D%/help.h %D%/help.c %D%/vars.h %D%/vars.c \
-  %D%/idlist.h %D%/idlist.c \
+  %D%/idlist.h %D%/idlist.c %D%/instruments.h %D%/instruments.c %D%/cells.h %D%/cells.c \
   %D%/words.h %D%/words.c %D%/render.h %D%/render.c %D%/line.h %D%/line.c %D%/complete.h %D%/complete.c \
   %D%/signals.h %D%/signals.c %D%/paths.h %D%/paths.c
 libshell_la_CPPFLAGS = $(AM_CPPFLAGS) -DPKGLIBDIR='"$(pkglibdir)"' -DPKGDATADIR='"$(pkgdatadir)"'
@@ -39,7 +39,7 @@ man_MANS = dbrx.1
 nodist_bashcompletion_DATA = completions/dbrx
 nodist_zshcompletion_DATA  = completions/_dbrx
 CLEANFILES += dbrx.1 completions/dbrx completions/_dbrx
-dbrx.1: dbrx$(EXEEXT)
+dbrx.1: dbrx$(EXEEXT) modules/.stamp
 	$(AM_V_GEN)./dbrx$(EXEEXT) --help-man > $@.tmp && mv -f $@.tmp $@
 completions/dbrx: dbrx$(EXEEXT)
 	$(AM_V_at)$(MKDIR_P) completions
