@@ -8,13 +8,11 @@
 #include "repl/instruments.h"
 
 #include "plugins/observer.h"
-#include "plugins/fail.h"
 #include "repl/cells.h"
 #include "repl/commands.h"
 #include "repl/handlers.h"
-#include "repl/sets.h"
+#include "repl/lend.h"
 #include "repl/shell.h"
-#include "repl/signals.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -28,6 +26,7 @@ struct bound {                             /* a row of the table of commands, an
 };
 
 struct instrument {
+    struct lender lender;                  /* first: what the host functions get         */
     struct instruments *all;
     const struct module *module;
     const struct dbrx_observer *vt;        /* NULL: see why                              */
@@ -207,96 +206,11 @@ void instruments_follow(void *ctx)
         say_failures(in);
 }
 
-/* ---- what they may ask of us ---- */
-
-static struct instrument *asking(const struct dbrx_host *h)
+static void recount(struct lender *l)
 {
-    return h->ctx;
-}
-
-static void host_log(const struct dbrx_host *h, int level, const char *line)
-{
-    struct instrument *i = asking(h);
-    if (level >= DBRX_LOG_WARN)
-        render_event(&i->all->sh->out, "status", NULL, "%s: %s", i->module->info->name, line);
-}
-
-static int host_should_stop(const struct dbrx_host *h)
-{
-    (void)h;
-    return signals_stop();
-}
-
-static void host_progress(const struct dbrx_host *h, const char *what, uint64_t done, uint64_t total)
-{
-    render_progress(&asking(h)->all->sh->out, what, done, total);
-}
-
-static uint32_t timeline_length(const struct dbrx_host *h)
-{
-    return asking(h)->all->sh->sess->n;
-}
-
-static int32_t timeline_token(const struct dbrx_host *h, uint32_t pos)
-{
-    const struct sess *s = asking(h)->all->sh->sess;
-    return pos < s->n ? s->token[pos] : -1;
-}
-
-static size_t timeline_text(const struct dbrx_host *h, int32_t id, char *out, size_t size)
-{
-    char *text = token_text(asking(h)->all->sh, id);
-    int n = snprintf(out, size, "%s", text ? text : "");
-    free(text);
-    return n < 0 ? 0 : (size_t)n;
-}
-
-static void timeline_recount(const struct dbrx_host *h)
-{
-    struct instrument *i = asking(h);
+    struct instrument *i = (struct instrument *)l;     /* its first member */
     for (size_t k = 0; k < i->all->cap_seen; k++)
         i->all->seen[k].mask &= ~i->bit;
-}
-
-static const char *timeline_label(const struct dbrx_host *h, uint32_t layer, uint32_t expert)
-{
-    (void)h, (void)layer, (void)expert;
-    return NULL;
-}
-
-static const struct dbrx_timeline timeline = {
-    sizeof timeline, timeline_length, timeline_token, timeline_text, timeline_recount, timeline_label };
-
-static dbrx_status sets_layers(const struct dbrx_host *h, const char *text, uint8_t *in, struct dbrx_error *err)
-{
-    const struct dbrx_config *c = &asking(h)->all->sh->ckpt->desc.config;
-    struct set s;
-    char why[240];
-    if (set_layers(&s, text, c->n_layers, why, sizeof why))
-        return fail(err, DBRX_E_INVALID, "%s", why);
-    memcpy(in, s.in, s.n);
-    set_free(&s);
-    return DBRX_OK;
-}
-
-static dbrx_status sets_experts(const struct dbrx_host *h, const char *text, uint8_t *in, struct dbrx_error *err)
-{
-    const struct dbrx_config *c = &asking(h)->all->sh->ckpt->desc.config;
-    struct set s;
-    char why[240];
-    if (set_experts(&s, text, c->n_layers, c->n_experts, why, sizeof why))
-        return fail(err, DBRX_E_INVALID, "%s", why);
-    memcpy(in, s.in, s.n);
-    set_free(&s);
-    return DBRX_OK;
-}
-
-static const struct dbrx_sets sets = { sizeof sets, sets_layers, sets_experts };
-
-static const void *host_get(const struct dbrx_host *h, const char *id)
-{
-    (void)h;
-    return !strcmp(id, DBRX_TIMELINE) ? (const void *)&timeline : !strcmp(id, DBRX_SETS) ? &sets : NULL;
 }
 
 /* ---- commands ---- */
@@ -409,7 +323,8 @@ void instruments_open(struct instruments *in, struct shell *sh)
         struct dbrx_error err = { 0 };
         if (i->why[0])
             continue;
-        i->host = (struct dbrx_host){ sizeof i->host, i, host_log, host_should_stop, host_progress, host_get };
+        i->lender = (struct lender){ sh, i->module->info->name, recount };
+        i->host = lend_host(&i->lender);
         if (i->vt->open(&i->host, &sh->ckpt->desc.config, &i->self, &err) != DBRX_OK) {
             i->self = NULL;
             snprintf(i->why, sizeof i->why, "%s", err.text[0] ? err.text : "it does not say why");
