@@ -243,6 +243,25 @@ dbrx_status disp_eval(struct disp *d, const struct dbrx_batch *b, struct dbrx_er
     return d->now.session ? settle(d, engine_eval(&d->now, b, d->steer, err)) : none(err);
 }
 
+/* ---- beside the conversation ---- */
+
+dbrx_status disp_scratch_open(struct disp *d, uint32_t max_pos, dbrx_session **out, struct dbrx_error *err)
+{
+    *out = NULL;
+    return d->now.session ? d->now.vt->session_open(d->now.model, max_pos, out, err) : none(err);
+}
+
+void disp_scratch_close(struct disp *d, dbrx_session *s)
+{
+    d->now.vt->session_close(s);
+}
+
+dbrx_status disp_scratch_eval(struct disp *d, dbrx_session *s, const struct dbrx_batch *b, struct dbrx_error *err)
+{
+    dbrx_status st = d->now.vt->truncate(s, 0, err);
+    return st == DBRX_OK ? d->now.vt->eval(s, b, err) : st;
+}
+
 /* ---- KV to and from files ---- */
 
 int disp_has_kv(const struct disp *d)

@@ -47,6 +47,13 @@ uint32_t    disp_position(const struct disp *);
 dbrx_status disp_truncate(struct disp *, uint32_t n_keep, struct dbrx_error *);
 dbrx_status disp_eval(struct disp *, const struct dbrx_batch *, struct dbrx_error *);
 
+/* A session of its own beside the current one, on the same model: for text that is not the
+ * conversation.  Close it before anything else is asked of the disp but its scratch functions. */
+dbrx_status disp_scratch_open(struct disp *, uint32_t max_pos, dbrx_session **, struct dbrx_error *);
+void        disp_scratch_close(struct disp *, dbrx_session *);
+/* The batch from position 0 on: what the session held is forgotten. */
+dbrx_status disp_scratch_eval(struct disp *, dbrx_session *, const struct dbrx_batch *, struct dbrx_error *);
+
 /* The KV cache of the current session, out to a file and back in; DBRX_E_UNSUPPORTED when
  * the backend has no dbrx.kv/1.  Import is transactional: next(ctx, &block) fills a block and
  * says DBRX_OK, or ends with DBRX_STOPPED; then a session with n positions replaces the

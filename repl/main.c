@@ -4,10 +4,12 @@
 
 #include "repl/batch.h"
 #include "repl/help.h"
+#include "repl/instruments.h"
 #include "repl/shell.h"
 #include "repl/signals.h"
 #include "repl/line.h"
 #include "repl/options.h"
+#include "repl/paths.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -43,6 +45,17 @@ static int set_option(struct vars *vars, const char *assignment)
         return usage("%s", err);
     }
     return vars_set(vars, var, assignment + n + 1, FROM_COMMAND_LINE, err, sizeof err) ? usage("%s", err) : 0;
+}
+
+/* Their commands stand in lists that need no checkpoint */
+static void with_instruments(const struct shell_options *o)
+{
+    static struct modules modules;
+    struct dbrx_error err;
+    char *path = path_modules(o->module_path);
+    if (path && modules_scan(&modules, path, &err) == DBRX_OK)
+        instruments_find(&modules);        /* for as long as the process lives */
+    free(path);
 }
 
 /* 0, an exit code, or -1: done */
@@ -92,8 +105,8 @@ static int parse(int argc, char **argv, struct shell *sh, struct shell_options *
         }
         case OPT_MODULE_PATH: o->module_path = optarg; break;
         case OPT_HELP: print_help(); return -1;
-        case OPT_HELP_COMMANDS: help_markdown(); return -1;
-        case OPT_HELP_MAN: print_man(); return -1;
+        case OPT_HELP_COMMANDS: with_instruments(o); help_markdown(); return -1;
+        case OPT_HELP_MAN: with_instruments(o); print_man(); return -1;
         case OPT_HELP_COMPLETION:
             return print_completion(optarg) ? usage("completions are made for bash and zsh, not \"%.40s\"", optarg) : -1;
         case OPT_VERSION: printf("dbrx " PACKAGE_VERSION "\n"); return -1;
