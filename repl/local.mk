@@ -1,6 +1,7 @@
 # The core: no terminal, no printf.  Tests link it without the shell.
 noinst_LTLIBRARIES += librepl.la
-librepl_la_SOURCES = %D%/engine.h %D%/engine.c %D%/dispatch.h %D%/dispatch.c %D%/session.h %D%/session.c \
+librepl_la_SOURCES = %D%/engine.h %D%/engine.c %D%/divergence.h %D%/divergence.c %D%/comparison.h %D%/comparison.c \
+  %D%/machine.h %D%/machine.c %D%/measure.h %D%/measure.c %D%/dispatch.h %D%/dispatch.c %D%/session.h %D%/session.c \
   %D%/sampler.h %D%/sampler.c %D%/processors.h %D%/processors.c %D%/filters.h %D%/filters.c \
   %D%/beam.h %D%/beam.c %D%/trace.h %D%/trace.c \
   %D%/timeline.h %D%/timeline.c %D%/stops.h %D%/stops.c \
@@ -8,7 +9,7 @@ librepl_la_SOURCES = %D%/engine.h %D%/engine.c %D%/dispatch.h %D%/dispatch.c %D%
   %D%/matcher.h %D%/matcher.c %D%/constraint.h %D%/constraint.c %D%/schema.h %D%/schema_parts.h \
   %D%/schema.c %D%/schema_combine.c %D%/schema_object.c %D%/schema_text.c %D%/schema_regex.c
 librepl_la_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
-librepl_la_LIBADD = libtokenizer.la $(CJSON_LIBS)
+librepl_la_LIBADD = libtokenizer.la $(CJSON_LIBS) -lm
 
 # The shell over it, all but main: tests link this too.
 noinst_LTLIBRARIES += libshell.la
