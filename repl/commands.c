@@ -31,6 +31,15 @@ static const struct command table[] = {
     { "quit", "shell", { { ARG_END, NULL, 0 } },
       "leave (so does Ctrl-D)", "", "/quit", handle_quit },
 
+    { "bench", "backends",
+      { { ARG_BACKEND, "BACKEND", 0 }, { ARG_OPTIONS, "K=V", 0 }, { ARG_INT, "--prompt N", 0 },
+        { ARG_INT, "--gen N", 0 }, { ARG_INT, "--depth N", 0 }, { ARG_INT, "--reps N", 0 },
+        { ARG_FLAG, "--all-backends", 0 }, { ARG_FLAG, "--csv", 0 } },
+      "measure the speed of a backend, or of all",
+      "Medians and spread of interleaved runs after a warm-up: prompt and generation, the weights moved "
+      "against the read bandwidth, the arithmetic against the peak, both probed beside each run; time to "
+      "load and to take a conversation over, memory.  Conversation and backend stay as they are.",
+      "/bench --gen 16 --reps 3", handle_bench },
     { "compare", "backends",
       { { ARG_BACKEND, "BACKEND|all", 1 }, { ARG_OPTIONS, "K=V", 0 }, { ARG_INT, "--tokens N", 0 },
         { ARG_FILE, "--against FILE", 0 }, { ARG_INT, "--step N", 0 }, { ARG_INT, "--top K", 0 },

@@ -152,6 +152,11 @@ const char *disp_name(const struct disp *d)
     return d->now.session ? d->now.module->info->name : NULL;
 }
 
+const char *disp_label(const struct disp *d)
+{
+    return d->now.session ? d->now.label : NULL;
+}
+
 const char *disp_kv_origin(const struct disp *d)
 {
     return d->origin;

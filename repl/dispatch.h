@@ -42,6 +42,7 @@ dbrx_status disp_open(struct disp *, const char *name, const char *const *opt, u
 dbrx_status disp_scratch(struct disp *, uint32_t max_pos, struct engine *e, struct dbrx_error *);
 
 const char *disp_name(const struct disp *);            /* "cpu-blas", or NULL before the first */
+const char *disp_label(const struct disp *);           /* ... with its options: "cpu-blas isa=plain" */
 /* Where the current KV came from: "computed", "copied from ref", "recomputed", "loaded". */
 const char *disp_kv_origin(const struct disp *);
 

@@ -9,6 +9,7 @@ struct shell;
 struct args;
 
 int handle_backend(struct shell *, const struct args *);
+int handle_bench(struct shell *, const struct args *);     /* bench.c */
 int handle_branch(struct shell *, const struct args *);    /* turns.c */
 int handle_compare(struct shell *, const struct args *);   /* compare.c */
 int handle_continue(struct shell *, const struct args *);  /* turns.c */
