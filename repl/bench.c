@@ -70,17 +70,22 @@ static char *form(const char *fmt, double x)
     return isnan(x) ? strdup("-") : asprintf(&text, fmt, x) < 0 ? NULL : text;
 }
 
+static const char *plus_minus(const struct render *r)
+{
+    return r->utf8 ? "\302\261" : "+-";
+}
+
 /* "736.1 ±1.2%": the median, and half of what lies between the quartiles */
-static char *speed(const cJSON *row, const char *key)
+static char *speed(const struct render *r, const cJSON *row, const char *key)
 {
     double m = part(row, key, "median"), low = part(row, key, "low"), high = part(row, key, "high");
     char *text = NULL;
     if (isnan(m))
         return strdup("-");
-    return asprintf(&text, "%.1f \302\261%.1f%%", m, 50 * (high - low) / m) < 0 ? NULL : text;
+    return asprintf(&text, "%.1f %s%.1f%%", m, plus_minus(r), 50 * (high - low) / m) < 0 ? NULL : text;
 }
-static char *show_prompt(const struct render *r, const cJSON *row) { (void)r; return speed(row, figures[MEASURE_PROMPT].key); }
-static char *show_gen(const struct render *r, const cJSON *row) { (void)r; return speed(row, figures[MEASURE_GEN].key); }
+static char *show_prompt(const struct render *r, const cJSON *row) { return speed(r, row, figures[MEASURE_PROMPT].key); }
+static char *show_gen(const struct render *r, const cJSON *row) { return speed(r, row, figures[MEASURE_GEN].key); }
 
 /* "125.3 (22%)" */
 static char *rate(const cJSON *row, enum measure_figure f)
@@ -182,8 +187,8 @@ static void show(struct shell *sh, const struct bench_ask *ask, const struct mea
     }
     char *title = NULL;
     if (asprintf(&title, "%s: prompt %u tokens, generation %u, depth %u; medians of %u interleaved runs "
-                 "(\302\261 half of what lies between the quartiles).  %u processor%s read %.1f GB/s and do %.0f "
-                 "GFLOP/s at most, probed beside each run", sh->name, b->prompt, b->gen, b->depth, b->m[b->n_m - 1].n,
+                 "(%s half of what lies between the quartiles).  %u processor%s read %.1f GB/s and do %.0f "
+                 "GFLOP/s at most, probed beside each run", sh->name, b->prompt, b->gen, b->depth, b->m[b->n_m - 1].n, plus_minus(&sh->out),
                  machine_processors(b->machine), machine_processors(b->machine) == 1 ? "" : "s",
                  part(head, "read_bytes_per_second", "median") * 1e-9, part(head, "peak_flops", "median") * 1e-9) < 0)
         title = NULL;

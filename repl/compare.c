@@ -313,7 +313,8 @@ static const char *layer_name(double layer, char *out, size_t size)
     return out;
 }
 
-static void figure_rows(const struct compare_ask *ask, const struct compare_result *r, const cJSON *o, cJSON *list)
+static void figure_rows(const struct compare_ask *ask, const struct compare_result *r, const char *plus_minus,
+                        const cJSON *o, cJSON *list)
 {
     const struct divergence *d = r->c.d;
     const char *a = r->label[0], *b = r->label[1];
@@ -322,8 +323,8 @@ static void figure_rows(const struct compare_ask *ask, const struct compare_resu
     if (d->rows && !d->bad && d->err_max == 0 && !d->n_flips && !cJSON_IsNumber(field(o, "first_layer")))
         say(list, "all", "the same, bit for bit");
     if (d->next)
-        say(list, "perplexity", "%.6g on %s, %.6g on %s; log ratio %+.2g \302\261 %.1g", number(o, "perplexity_a"), a,
-            number(o, "perplexity_b"), b, number(o, "log_perplexity_gap"), number(o, "log_perplexity_gap_error"));
+        say(list, "perplexity", "%.6g on %s, %.6g on %s; log ratio %+.2g %s %.1g", number(o, "perplexity_a"), a,
+            number(o, "perplexity_b"), b, number(o, "log_perplexity_gap"), plus_minus, number(o, "log_perplexity_gap_error"));
     if (d->rows) {
         const cJSON *e = field(o, "logit_error_at");
         say(list, "logits", "off by %.3g on average, %.3g at most%s (%s)", number(o, "logit_error_mean"),
@@ -458,7 +459,7 @@ void compare_show(struct shell *sh, const struct compare_ask *ask, const struct 
                  (unsigned long long)r->c.tokens, r->stopped ? " (interrupted)" : "", ask->source, many) < 0)
         title = NULL;
     list = cJSON_CreateArray();
-    figure_rows(ask, r, o, list);
+    figure_rows(ask, r, sh->out.utf8 ? "\302\261" : "+-", o, list);
     render_rows(&sh->out, &figures, title, NULL, list);
     free(title);
     if (div_first_layer(d, 0) >= 0 || flipped) {

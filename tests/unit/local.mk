@@ -64,3 +64,8 @@ EXTRA_DIST += tests/fuzz/grammar.c
 check_PROGRAMS += %D%/sets
 TESTS += %D%/sets
 %C%_sets_LDADD = librepl.la
+
+# ---- comparing and measuring
+check_PROGRAMS += %D%/divergence
+TESTS += %D%/divergence
+%C%_divergence_LDADD = librepl.la libmodel.la libplugins.la -lm
