@@ -18,7 +18,7 @@ libshell_la_SOURCES = \
   %D%/atomic.h %D%/atomic.c %D%/save.h %D%/save.c %D%/load.c %D%/store.c %D%/batch.h %D%/batch.c \
   %D%/route.c %D%/probs.c %D%/dump.c %D%/npy.h %D%/npy.c %D%/help.h %D%/help.c %D%/vars.h %D%/vars.c \
   %D%/idlist.h %D%/idlist.c \
-  %D%/words.h %D%/words.c %D%/render.h %D%/render.c %D%/line.h %D%/line.c %D%/complete.h %D%/complete.c \
+  %D%/words.h %D%/words.c %D%/heat.h %D%/heat.c %D%/render.h %D%/render.c %D%/line.h %D%/line.c %D%/complete.h %D%/complete.c \
   %D%/signals.h %D%/signals.c %D%/paths.h %D%/paths.c
 libshell_la_CPPFLAGS = $(AM_CPPFLAGS) -DPKGLIBDIR='"$(pkglibdir)"' -DPKGDATADIR='"$(pkgdatadir)"'
 libshell_la_CFLAGS = $(AM_CFLAGS) $(READLINE_CFLAGS) $(CJSON_CFLAGS)

@@ -24,11 +24,14 @@ static double now(void)
 void render_init(struct render *r, int json)
 {
     const char *term = getenv("TERM"), *no_color = getenv("NO_COLOR");
+    const char *depth = getenv("COLORTERM");
     int dumb = !term || !*term || !strcmp(term, "dumb");
     *r = (struct render){ .json = json, .out_tty = isatty(STDOUT_FILENO),
                           .err_tty = isatty(STDERR_FILENO) && !dumb,
                           .utf8 = !strcmp(nl_langinfo(CODESET), "UTF-8") };
     r->colour = r->err_tty && !(no_color && *no_color);
+    r->true_colour = (depth && (!strcmp(depth, "truecolor") || !strcmp(depth, "24bit"))) ||
+                     (term && strstr(term, "-direct"));
     pthread_mutex_init(&r->lock, NULL);
 }
 
@@ -47,6 +50,11 @@ unsigned render_height(const struct render *r)
 {
     struct winsize w;
     return r->out_tty && !ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) && w.ws_row >= 5 ? w.ws_row : 24;
+}
+
+enum heat_colours render_colours(const struct render *r)
+{
+    return !r->colour || !r->out_tty || r->json ? HEAT_NONE : r->true_colour ? HEAT_TRUE : HEAT_256;
 }
 
 /* ---- characters ---- */
@@ -350,7 +358,7 @@ enum { N_SHADES = sizeof shades / sizeof *shades };
 
 int render_shade(struct render *r, double p)
 {
-    int can = r->colour && r->out_tty && !r->json, i = 0;
+    int can = render_colours(r) != HEAT_NONE, i = 0;
     while (i < N_SHADES && p >= shades[i].below)
         i++;
     r->shade = can && p >= 0 && i < N_SHADES ? shades[i].colour : 0;
@@ -415,6 +423,13 @@ void render_heading(struct render *r, const char *fmt, ...)
     puts(bold ? "\033[0m" : "");
     fflush(stdout);
     free(text);
+}
+
+void render_picture(struct render *r, const char *lines)
+{
+    clear_line(r);
+    fputs(lines, stdout);
+    fflush(stdout);
 }
 
 /* How many bytes of text fit into `width` columns, cut between words where there are some;
