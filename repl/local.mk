@@ -3,7 +3,7 @@ noinst_LTLIBRARIES += librepl.la
 librepl_la_SOURCES = %D%/dispatch.h %D%/dispatch.c %D%/session.h %D%/session.c \
   %D%/sampler.h %D%/sampler.c %D%/processors.h %D%/processors.c %D%/filters.h %D%/filters.c \
   %D%/beam.h %D%/beam.c %D%/trace.h %D%/trace.c \
-  %D%/timeline.h %D%/timeline.c %D%/stops.h %D%/stops.c \
+  %D%/sets.h %D%/sets.c %D%/timeline.h %D%/timeline.c %D%/stops.h %D%/stops.c \
   %D%/charset.h %D%/charset.c %D%/rules.h %D%/rules.c %D%/grammar.h %D%/grammar.c \
   %D%/matcher.h %D%/matcher.c %D%/constraint.h %D%/constraint.c %D%/schema.h %D%/schema_parts.h \
   %D%/schema.c %D%/schema_combine.c %D%/schema_object.c %D%/schema_text.c %D%/schema_regex.c

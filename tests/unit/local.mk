@@ -64,3 +64,7 @@ EXTRA_DIST += tests/fuzz/grammar.c
 check_PROGRAMS += %D%/heat
 TESTS += %D%/heat
 %C%_heat_LDADD = libshell.la -lm
+# --- sets of tokens, layers, experts
+check_PROGRAMS += %D%/sets
+TESTS += %D%/sets
+%C%_sets_LDADD = librepl.la
