@@ -1,6 +1,6 @@
 # The core: no terminal, no printf.  Tests link it without the shell.
 noinst_LTLIBRARIES += librepl.la
-librepl_la_SOURCES = %D%/dispatch.h %D%/dispatch.c %D%/session.h %D%/session.c \
+librepl_la_SOURCES = %D%/engine.h %D%/engine.c %D%/dispatch.h %D%/dispatch.c %D%/session.h %D%/session.c \
   %D%/sampler.h %D%/sampler.c %D%/processors.h %D%/processors.c %D%/filters.h %D%/filters.c \
   %D%/beam.h %D%/beam.c %D%/trace.h %D%/trace.c \
   %D%/sets.h %D%/sets.c %D%/timeline.h %D%/timeline.c %D%/stops.h %D%/stops.c \
