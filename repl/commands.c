@@ -141,11 +141,18 @@ static const struct command table[] = {
       "How unexpected each token was to the model: 1 bit is one of 2, 10 bits is one of 1024.  All is "
       "computed once more.", "/surprise", handle_surprise },
 
-    { "route", "experts", { { ARG_INT, "TOKEN", 0 } },
-      "show which experts a token went to",
-      "One line a layer.  TOKEN is a position as in /tokens; negative ones count from the end, and the last token "
-      "is the default.  Experts are listed heaviest first, with the weights as applied.",
-      "/route -2", handle_route },
+    { "route", "experts",
+      { { ARG_TOKENS, "TOKENS", 0 }, { ARG_LAYERS, "--layer L", 0 }, { ARG_FLAG, "--prob", 0 },
+        { ARG_FLAG, "--logits", 0 }, { ARG_FLAG, "--load", 0 }, { ARG_FLAG, "--list", 0 },
+        { ARG_FLAG, "--tokens", 0 }, { ARG_FILE, "--svg FILE", 0 } },
+      "show which experts tokens went to",
+      "A heat map of experts by layers: the weights as applied, below them the margin (the least "
+      "probability chosen less the greatest left out) and the entropy of the router in bits.  TOKENS "
+      "are positions as in /tokens: 12, 3..9, -5.. (the last five), * for all; without them the last "
+      "one.  Of several tokens the mean, or, with one --layer, a row a token.  --prob and --logits "
+      "show all experts, --load the share of tokens that chose one, --list the numbers, --tokens the "
+      "text in the colours of its heaviest experts at a layer, --svg writes the map to a file.",
+      "/route -5.. --layer 3", handle_route },
     { "dump", "experts", { { ARG_DIR, "DIR", 1 } },
       "write logits and routing as .npy files",
       "tokens int32 [T], logits float32 [T,V], router_prob float32 [L,T,E], expert int32 [L,T,k] "

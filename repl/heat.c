@@ -29,7 +29,7 @@ uint32_t heat_rgb(double v)
 int heat_256(double v)
 {
     /* of the terminal's cube, those nearest to viridis that keep its lightness rising */
-    static const unsigned char at[] = { 53, 54, 55, 24, 60, 30, 36, 72, 77, 113, 184, 220 };
+    static const unsigned char at[] = { 53, 54, 55, 24, 25, 30, 36, 72, 77, 113, 184, 220 };
     return at[(int)(within(v) * (sizeof at - 1) + 0.5)];
 }
 

@@ -2,7 +2,7 @@
 noinst_LTLIBRARIES += librepl.la
 librepl_la_SOURCES = %D%/engine.h %D%/engine.c %D%/dispatch.h %D%/dispatch.c %D%/session.h %D%/session.c \
   %D%/sampler.h %D%/sampler.c %D%/processors.h %D%/processors.c %D%/filters.h %D%/filters.c \
-  %D%/beam.h %D%/beam.c %D%/trace.h %D%/trace.c \
+  %D%/beam.h %D%/beam.c %D%/trace.h %D%/trace.c %D%/routing.h %D%/routing.c \
   %D%/sets.h %D%/sets.c %D%/timeline.h %D%/timeline.c %D%/stops.h %D%/stops.c \
   %D%/charset.h %D%/charset.c %D%/rules.h %D%/rules.c %D%/grammar.h %D%/grammar.c \
   %D%/matcher.h %D%/matcher.c %D%/constraint.h %D%/constraint.c %D%/schema.h %D%/schema_parts.h \
@@ -18,7 +18,7 @@ libshell_la_SOURCES = \
   %D%/atomic.h %D%/atomic.c %D%/save.h %D%/save.c %D%/load.c %D%/store.c %D%/batch.h %D%/batch.c \
   %D%/route.c %D%/probs.c %D%/dump.c %D%/npy.h %D%/npy.c %D%/help.h %D%/help.c %D%/vars.h %D%/vars.c \
   %D%/idlist.h %D%/idlist.c \
-  %D%/words.h %D%/words.c %D%/heat.h %D%/heat.c %D%/render.h %D%/render.c %D%/line.h %D%/line.c %D%/complete.h %D%/complete.c \
+  %D%/words.h %D%/words.c %D%/heat.h %D%/heat.c %D%/map.h %D%/map.c %D%/render.h %D%/render.c %D%/line.h %D%/line.c %D%/complete.h %D%/complete.c \
   %D%/signals.h %D%/signals.c %D%/paths.h %D%/paths.c
 libshell_la_CPPFLAGS = $(AM_CPPFLAGS) -DPKGLIBDIR='"$(pkglibdir)"' -DPKGDATADIR='"$(pkgdatadir)"'
 libshell_la_CFLAGS = $(AM_CFLAGS) $(READLINE_CFLAGS) $(CJSON_CFLAGS)

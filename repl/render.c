@@ -60,7 +60,7 @@ enum heat_colours render_colours(const struct render *r)
 /* ---- characters ---- */
 
 /* Columns that text[len] takes; valid UTF-8 */
-static unsigned columns(const char *text, size_t len)
+unsigned text_columns(const char *text, size_t len)
 {
     unsigned n = 0;
     mbstate_t st = { 0 };
@@ -107,7 +107,7 @@ static void wrap(FILE *f, const char *text, unsigned at, unsigned indent, unsign
     unsigned col = at;
     while (*text) {
         size_t gap = strspn(text, " "), n = strcspn(text + gap, " \n");
-        unsigned w = columns(text + gap, n);
+        unsigned w = text_columns(text + gap, n);
         if (col > indent && col + gap + w > width) {
             fprintf(f, "\n%*s", (int)indent, "");
             col = indent;
@@ -441,7 +441,7 @@ static size_t fitting(const char *text, unsigned width, size_t *next)
         size_t one = 1;
         while (i + one < line && ((unsigned char)text[i + one] & 0xc0) == 0x80)
             one++;
-        if (columns(text, i + one) > width && i)
+        if (text_columns(text, i + one) > width && i)
             break;
         if (text[i] == ' ')
             best = i;
@@ -474,7 +474,7 @@ void render_columns(struct render *r, size_t n, const char (*title)[64], const c
             at[i] += line < 0 ? 0 : next;
             left |= clean[i][at[i]] != '\0';
             if (i + 1 < n)
-                printf("%*s", (int)(width + GAP - columns(from, len)), "");
+                printf("%*s", (int)(width + GAP - text_columns(from, len)), "");
         }
         putchar('\n');
     }
@@ -514,12 +514,12 @@ static void print_rows(struct render *r, const struct rows *t, const cJSON *list
     if (!text || !width || !n_col)
         goto out;
     for (size_t c = 0; c < n_col; c++)
-        width[c] = t->no_heading ? 0 : columns(t->col[c].title, strlen(t->col[c].title));
+        width[c] = t->no_heading ? 0 : text_columns(t->col[c].title, strlen(t->col[c].title));
     const cJSON *row;
     cJSON_ArrayForEach(row, list) {
         for (size_t c = 0; c < n_col; c++, i++) {
             text[i] = cell(r, &t->col[c], row);
-            unsigned w = text[i] ? columns(text[i], strlen(text[i])) : 0;
+            unsigned w = text[i] ? text_columns(text[i], strlen(text[i])) : 0;
             if (w > width[c])
                 width[c] = w;
         }
@@ -534,7 +534,7 @@ static void print_rows(struct render *r, const struct rows *t, const cJSON *list
                 wrap(stdout, s, at, at + 20 > full ? 4 : at, full);
                 break;
             }
-            int pad = (int)(width[c] - columns(s, strlen(s)));
+            int pad = (int)(width[c] - text_columns(s, strlen(s)));
             printf("%*s", t->col[c].right ? pad : 0, "");
             put(stdout, s, strlen(s));
             printf("%*s", (t->col[c].right ? 0 : pad) + 2, "");

@@ -29,6 +29,8 @@ struct render {
 
 void render_init(struct render *, int json);
 void render_redirected(struct render *);   /* stdout is another file now */
+/* Columns that text[len] takes: valid UTF-8, no controls. */
+unsigned text_columns(const char *text, size_t len);
 unsigned render_width(const struct render *);
 unsigned render_height(const struct render *);
 enum heat_colours render_colours(const struct render *);       /* that stdout can show */
