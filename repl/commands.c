@@ -123,8 +123,12 @@ static const struct command table[] = {
       "Branches and settings become those of the file; a conversation that is open is kept as a "
       "branch.  A file from another checkpoint is refused, unless --tokens-only insists.",
       "/load story.dbrx", handle_load },
-    { "export", "files", { { ARG_FORMAT, "md|json|txt", 1 }, { ARG_FILE, "FILE", 1 } },
-      "write the transcript for people or programs", "", "/export md story.md", handle_export },
+    { "export", "files", { { ARG_FORMAT, "md|json|txt|route", 1 }, { ARG_FILE, "FILE", 1 }, { ARG_TOKENS, "TOKENS", 0 } },
+      "write the transcript, or routing, to a file",
+      "md, json and txt are the transcript for people or programs.  route is the routing of all tokens, "
+      "or of TOKENS as in /route, with all probabilities: FILE.jsonl, FILE.csv or FILE.npz (for "
+      "numpy.load()), by the end of its name; docs/routing.md says what is in it.",
+      "/export route story.npz", handle_export },
 
     { "logits", "probabilities", { { ARG_INT, "K", 0 }, { ARG_INT, "TOKEN", 0 } },
       "show the likeliest tokens, and what cuts them",

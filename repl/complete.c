@@ -132,7 +132,7 @@ static const char *branch(size_t i)
 
 static const char *format(size_t i)
 {
-    static const char *const all[] = { "md", "json", "txt", NULL };
+    static const char *const all[] = { "md", "json", "txt", "route", NULL };
     return all[i];
 }
 

@@ -7,7 +7,7 @@
 #include "repl/atomic.h"
 #include "repl/commands.h"
 #include "repl/map.h"
-#include "repl/routing.h"
+#include "repl/routefile.h"
 #include "repl/shell.h"
 
 #include <math.h>
@@ -25,30 +25,7 @@ struct view {
     int what;                              /* PROB, LOGITS, LOAD, or LAYER: weights       */
 };
 
-/* ---- one token in JSON, and as a list ---- */
-
-static cJSON *layer_row(const struct view *v, uint32_t i, uint32_t layer)
-{
-    const uint16_t *expert;
-    const float *weight;
-    const struct routing *r = &v->r;
-    uint32_t k = routing_chosen(r, layer, i, &expert, &weight);
-    size_t all = ((size_t)layer * r->n + i) * r->n_experts;
-    cJSON *row = cJSON_CreateObject();
-    cJSON_AddNumberToObject(row, "layer", layer);
-    cJSON *e = cJSON_AddArrayToObject(row, "expert"), *w = cJSON_AddArrayToObject(row, "weight");
-    for (uint32_t j = 0; j < k; j++) {
-        cJSON_AddItemToArray(e, cJSON_CreateNumber(expert[j]));
-        cJSON_AddItemToArray(w, json_real((double)weight[j]));
-    }
-    field_real(row, "margin", routing_margin(r, layer, i));
-    field_real(row, "entropy", routing_entropy(r, layer, i));
-    cJSON *p = v->what == PROB ? cJSON_AddArrayToObject(row, "prob") : NULL;
-    cJSON *z = v->what == LOGITS ? cJSON_AddArrayToObject(row, "logit") : NULL;
-    for (uint32_t j = 0; j < r->n_experts && (p || z); j++)
-        cJSON_AddItemToArray(p ? p : z, json_real(p ? (double)r->prob[all + j] : (double)r->logit[all + j]));
-    return row;
-}
+/* ---- one token as a list ---- */
 
 /* A bar of `weight`, in eighths of a column, padded to BAR columns */
 enum { BAR = 4 };                          /* columns that a weight of 1 takes */
@@ -104,14 +81,12 @@ static void list_token(struct view *v, uint32_t i)
     struct shell *sh = v->sh;
     uint32_t pos = v->r.from + i;
     int32_t id = sh->sess->token[pos];
-    cJSON *head = cJSON_CreateObject(), *list = cJSON_CreateArray();
+    int with = v->what == PROB ? ROUTE_PROB : v->what == LOGITS ? ROUTE_LOGIT : 0;
+    cJSON *head = route_token_json(sh, &v->r, i, id), *list = cJSON_CreateArray();
     char *text = token_text(sh, id), *title = NULL;
-    cJSON_AddNumberToObject(head, "pos", pos);
-    cJSON_AddNumberToObject(head, "id", id);
-    field_string(head, "text", text ? text : "");
     for (uint32_t l = 0; l < v->r.n_layers; l++)
         if (v->layer[l])
-            cJSON_AddItemToArray(list, layer_row(v, i, l));
+            cJSON_AddItemToArray(list, route_layer_json(&v->r, l, i, with));
     if (asprintf(&title, "token %u of %u: \"%s\" (id %d)", pos, sh->sess->n, text ? text : "", id) < 0)
         title = NULL;
     render_rows(&sh->out, &rows, title, head, list);
@@ -272,7 +247,7 @@ static int show_map(struct view *v)
     if (f)
         bad |= fclose(f) != 0;
     if (!bad) {
-        render_heading(&sh->out, "%s", m.title);
+        render_paragraph(&sh->out, 0, m.title);
         render_picture(&sh->out, text);
     }
     map_free(&m);
@@ -380,7 +355,7 @@ static int show_tokens(struct view *v)
     enum heat_colours colours = render_colours(&sh->out);
     unsigned width = render_width(&sh->out);
     uint32_t *count = calloc(v->r.n_experts, sizeof *count);
-    char *text = NULL;
+    char *text = NULL, title[160];
     size_t size;
     FILE *f = open_memstream(&text, &size);
     int bad = !f || !count;
@@ -391,9 +366,10 @@ static int show_tokens(struct view *v)
     if (f)
         bad |= fclose(f) != 0;
     if (!bad) {
-        render_heading(&sh->out, "%u token%s by the heaviest expert at layer %u%s", v->n_tok,
-                       v->n_tok == 1 ? "" : "s", v->the_layer,
-                       colours ? "" : " (below each its letter), and how many chose it");
+        snprintf(title, sizeof title, "%u token%s by the heaviest expert at layer %u%s", v->n_tok,
+                 v->n_tok == 1 ? "" : "s", v->the_layer,
+                 colours ? "" : " (each has its letter below), and how many chose it");
+        render_paragraph(&sh->out, 0, title);
         render_picture(&sh->out, text);
     }
     free(count);
@@ -403,30 +379,26 @@ static int show_tokens(struct view *v)
 
 /* ---- the command ---- */
 
-/* All that there is to know of the tokens; or what the trace has, when memory is short */
-static int read_routing(struct view *v, uint32_t from, uint32_t to)
+int shell_routing(struct shell *sh, uint32_t from, uint32_t to, int probs, struct routing *r)
 {
-    struct shell *sh = v->sh;
     const struct dbrx_config *c = &sh->ckpt->desc.config;
     struct dbrx_error err = { 0 };
     if (!disp_name(sh->disp))
         return render_error(&sh->out, "no backend is open; /backend NAME opens one");
-    if (sess_routed(sh->sess) < to && catch_up(sh, "the route is not known yet"))
-        return -1;
     render_busy(&sh->out, 1);
-    dbrx_status st = routing_read(sh->sess, c, from, to, &v->r, &err);
+    dbrx_status st = routing_read(sh->sess, c, from, to, r, &err);
     render_busy(&sh->out, 0);
     if (st == DBRX_STOPPED)
         return render_error(&sh->out, "interrupted; the conversation is as it was");
-    if (st == DBRX_E_NOMEM && v->what != PROB && v->what != LOGITS && sess_routed(sh->sess) >= to &&
-        (st = routing_recall(sh->sess, c, from, to, &v->r, &err)) == DBRX_OK)
+    if (st == DBRX_E_NOMEM && !probs && sess_routed(sh->sess) >= to &&
+        (st = routing_recall(sh->sess, c, from, to, r, &err)) == DBRX_OK)
         render_event(&sh->out, "status", NULL, "margin and entropy are not shown: the probabilities do not fit into memory");
     if (st != DBRX_OK)
         return shell_failed(sh, st, &err);
-    if (v->r.differ)
+    if (r->differ)
         render_event(&sh->out, "status", NULL, "computed again, %u of %llu choices came out otherwise (shown are those that "
-                     "were used; margin, entropy and probabilities are new)", v->r.differ,
-                     (unsigned long long)v->r.n * v->r.n_layers);
+                     "were used; margin, entropy and probabilities are new)", r->differ,
+                     (unsigned long long)r->n * r->n_layers);
     return 0;
 }
 
@@ -456,7 +428,7 @@ int handle_route(struct shell *sh, const struct args *a)
     uint32_t to = tokens->in ? tokens->last + 1 : n;
     v.tok = malloc(to - from);
     v.layer = malloc(n_layers);
-    int failed = !v.tok || !v.layer ? render_error(&sh->out, "out of memory") : read_routing(&v, from, to);
+    int failed = !v.tok || !v.layer ? render_error(&sh->out, "out of memory") : shell_routing(sh, from, to, v.what == PROB || v.what == LOGITS, &v.r);
     for (uint32_t i = 0; i < to - from && !failed; i++)
         v.n_tok += v.tok[i] = tokens->in ? tokens->in[from + i] : 1;
     for (uint32_t l = 0; l < n_layers && !failed; l++)
@@ -469,4 +441,26 @@ int handle_route(struct shell *sh, const struct args *a)
     free(v.layer);
     free(v.tok);
     return failed ? -1 : 0;
+}
+
+int export_route(struct shell *sh, const char *path, const struct set *tokens)
+{
+    struct routing r;
+    enum route_format format = route_format(path);
+    uint32_t n = sh->sess->n, from = tokens->in ? tokens->first : 0, to = tokens->in ? tokens->last + 1 : n;
+    if (format == ROUTE_NO_FORMAT)
+        return render_error(&sh->out, "the name says what is written: FILE.jsonl, FILE.csv or FILE.npz, not \"%.60s\"", path);
+    if (!n)
+        return render_error(&sh->out, "the conversation is empty");
+    if (shell_routing(sh, from, to, 1, &r))
+        return -1;
+    int why = route_write(path, format, sh, &r, sh->sess->token + from, tokens->in ? tokens->in + from : NULL);
+    routing_free(&r);
+    if (why)
+        return render_error(&sh->out, "%s cannot be written: %s; what was there stays", path, strerror(why));
+    cJSON *fields = cJSON_CreateObject();
+    field_string(fields, "file", path);
+    render_event(&sh->out, "status", fields, "wrote the routing of %u token%s to %s", tokens->in ? tokens->count : n,
+                 (tokens->in ? tokens->count : n) == 1 ? "" : "s", path);
+    return 0;
 }
