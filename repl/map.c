@@ -205,7 +205,7 @@ void map_text(FILE *f, const struct map *m, enum heat_colours colours, unsigned 
     snprintf(hi, sizeof hi, "%.3g%s", percent ? 100 * m->hi : m->hi, percent ? "%" : "");
     heat_legend(f, colours, lo, hi);
     for (int s = 0; !m->by_row && s < MAP_SIDES && m->side[s].name; s++)
-        fprintf(f, "%s %s %.2g to %.2g", s ? "," : width < 76 ? "\n" : "  ", m->side[s].name, m->side[s].lo, m->side[s].hi);
+        fprintf(f, "%s%s %.2g to %.2g", s ? ", " : width < 76 ? "\n" : "   ", m->side[s].name, m->side[s].lo, m->side[s].hi);
     putc('\n', f);
 }
 
