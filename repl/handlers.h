@@ -12,6 +12,7 @@ struct set;
 
 int handle_backend(struct shell *, const struct args *);
 int handle_branch(struct shell *, const struct args *);    /* turns.c */
+int handle_compare(struct shell *, const struct args *);   /* compare.c */
 int handle_continue(struct shell *, const struct args *);  /* turns.c */
 int handle_dump(struct shell *, const struct args *);      /* dump.c */
 int handle_echo(struct shell *, const struct args *);      /* script.c */

@@ -1,6 +1,7 @@
 # The core: no terminal, no printf.  Tests link it without the shell.
 noinst_LTLIBRARIES += librepl.la
-librepl_la_SOURCES = %D%/engine.h %D%/engine.c %D%/dispatch.h %D%/dispatch.c %D%/session.h %D%/session.c \
+librepl_la_SOURCES = %D%/engine.h %D%/engine.c %D%/divergence.h %D%/divergence.c %D%/comparison.h %D%/comparison.c \
+  %D%/machine.h %D%/machine.c %D%/measure.h %D%/measure.c %D%/dispatch.h %D%/dispatch.c %D%/session.h %D%/session.c \
   %D%/sampler.h %D%/sampler.c %D%/processors.h %D%/processors.c %D%/filters.h %D%/filters.c \
   %D%/beam.h %D%/beam.c %D%/trace.h %D%/trace.c %D%/routing.h %D%/routing.c \
   %D%/sets.h %D%/sets.c %D%/timeline.h %D%/timeline.c %D%/stops.h %D%/stops.c \
@@ -8,14 +9,15 @@ librepl_la_SOURCES = %D%/engine.h %D%/engine.c %D%/dispatch.h %D%/dispatch.c %D%
   %D%/matcher.h %D%/matcher.c %D%/constraint.h %D%/constraint.c %D%/schema.h %D%/schema_parts.h \
   %D%/schema.c %D%/schema_combine.c %D%/schema_object.c %D%/schema_text.c %D%/schema_regex.c
 librepl_la_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
-librepl_la_LIBADD = libtokenizer.la $(CJSON_LIBS)
+librepl_la_LIBADD = libtokenizer.la $(CJSON_LIBS) -lm
 
 # The shell over it, all but main: tests link this too.
 noinst_LTLIBRARIES += libshell.la
 libshell_la_SOURCES = \
   %D%/shell.h %D%/shell.c %D%/input.h %D%/input.c %D%/reply.c %D%/constrain.c %D%/script.c %D%/edit.c \
   %D%/commands.h %D%/commands.c %D%/handlers.h %D%/handlers.c %D%/turns.c %D%/transcript.c %D%/replay.c \
-  %D%/atomic.h %D%/atomic.c %D%/save.h %D%/save.c %D%/load.c %D%/store.c %D%/batch.h %D%/batch.c \
+  %D%/atomic.h %D%/atomic.c %D%/save.h %D%/save.c %D%/load.c %D%/store.c %D%/batch.h %D%/batch.c %D%/prompts.h %D%/prompts.c \
+  %D%/compare.h %D%/compare.c \
   %D%/route.c %D%/routefile.h %D%/routefile.c %D%/probs.c %D%/dump.c %D%/npy.h %D%/npy.c %D%/help.h %D%/help.c %D%/vars.h %D%/vars.c \
   %D%/idlist.h %D%/idlist.c \
   %D%/words.h %D%/words.c %D%/heat.h %D%/heat.c %D%/map.h %D%/map.c %D%/render.h %D%/render.c %D%/line.h %D%/line.c %D%/complete.h %D%/complete.c \
@@ -25,7 +27,8 @@ libshell_la_CFLAGS = $(AM_CFLAGS) $(READLINE_CFLAGS) $(CJSON_CFLAGS) $(MINIZIP_C
 libshell_la_LIBADD = librepl.la libplugins.la libmodel.la libtokenizer.la $(READLINE_LIBS) $(CJSON_LIBS) $(MINIZIP_LIBS)
 
 bin_PROGRAMS += dbrx
-dbrx_SOURCES = %D%/main.c %D%/options.h %D%/options.c %D%/manual.c %D%/inspect.h %D%/inspect.c %D%/tokenize.h %D%/tokenize.c
+dbrx_SOURCES = %D%/main.c %D%/options.h %D%/options.c %D%/manual.c %D%/tools.h %D%/tools.c %D%/compare_tool.c \
+  %D%/inspect.h %D%/inspect.c %D%/tokenize.h %D%/tokenize.c
 dbrx_CPPFLAGS = $(libshell_la_CPPFLAGS)
 dbrx_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
 dbrx_LDADD = libshell.la
