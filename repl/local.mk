@@ -16,7 +16,7 @@ noinst_LTLIBRARIES += libshell.la
 libshell_la_SOURCES = \
   %D%/shell.h %D%/shell.c %D%/input.h %D%/input.c %D%/reply.c %D%/constrain.c %D%/script.c %D%/edit.c \
   %D%/commands.h %D%/commands.c %D%/handlers.h %D%/handlers.c %D%/turns.c %D%/transcript.c %D%/replay.c \
-  %D%/atomic.h %D%/atomic.c %D%/save.h %D%/save.c %D%/load.c %D%/store.c %D%/batch.h %D%/batch.c %D%/prompts.h %D%/prompts.c \
+  %D%/atomic.h %D%/atomic.c %D%/save.h %D%/save.c %D%/load.c %D%/store.c %D%/batch.h %D%/batch.c %D%/idset.h %D%/idset.c %D%/prompts.h %D%/prompts.c \
   %D%/compare.h %D%/compare.c \
   %D%/route.c %D%/routefile.h %D%/routefile.c %D%/probs.c %D%/dump.c %D%/npy.h %D%/npy.c %D%/help.h %D%/help.c %D%/vars.h %D%/vars.c \
   %D%/idlist.h %D%/idlist.c \
@@ -27,7 +27,7 @@ libshell_la_CFLAGS = $(AM_CFLAGS) $(READLINE_CFLAGS) $(CJSON_CFLAGS) $(MINIZIP_C
 libshell_la_LIBADD = librepl.la libplugins.la libmodel.la libtokenizer.la $(READLINE_LIBS) $(CJSON_LIBS) $(MINIZIP_LIBS)
 
 bin_PROGRAMS += dbrx
-dbrx_SOURCES = %D%/main.c %D%/options.h %D%/options.c %D%/manual.c %D%/tools.h %D%/tools.c %D%/compare_tool.c \
+dbrx_SOURCES = %D%/main.c %D%/options.h %D%/options.c %D%/manual.c %D%/tools.h %D%/tools.c %D%/compare_tool.c %D%/trace_tool.c \
   %D%/inspect.h %D%/inspect.c %D%/tokenize.h %D%/tokenize.c
 dbrx_CPPFLAGS = $(libshell_la_CPPFLAGS)
 dbrx_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)

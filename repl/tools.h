@@ -36,5 +36,7 @@ int  backend_choice(char *text, struct backend_choice *);
 
 int tool_compare(int argc, char **argv);
 extern const struct option_row compare_options[];
+int tool_trace(int argc, char **argv);
+extern const struct option_row trace_options[];
 
 #endif
