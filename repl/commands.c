@@ -168,6 +168,11 @@ static const struct command table[] = {
       "show all experts, --load the share of tokens that chose one, --list the numbers, --tokens the "
       "text in the colours of its heaviest experts at a layer, --svg writes the map to a file.",
       "/route -5.. --layer 3", handle_route },
+    { "atlas", "experts", { { ARG_FILE, "FILE", 1 }, { ARG_TOKENS, "TOKENS", 0 } },
+      "write the routing as a page for a browser",
+      "One HTML file that needs nothing else: the text with its experts, what each token's router said, "
+      "load and pairs, at every layer.  Of all tokens, or of the range that TOKENS spans, as in /route.",
+      "/atlas atlas.html", handle_atlas },
     { "dump", "experts", { { ARG_DIR, "DIR", 1 } },
       "write logits and routing as .npy files",
       "tokens int32 [T], logits float32 [T,V], router_prob float32 [L,T,E], expert int32 [L,T,k] "

@@ -10,6 +10,7 @@ struct args;
 struct routing;
 struct set;
 
+int handle_atlas(struct shell *, const struct args *);     /* atlas.c */
 int handle_backend(struct shell *, const struct args *);
 int handle_branch(struct shell *, const struct args *);    /* turns.c */
 int handle_compare(struct shell *, const struct args *);   /* compare.c */

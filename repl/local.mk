@@ -18,13 +18,22 @@ libshell_la_SOURCES = \
   %D%/commands.h %D%/commands.c %D%/handlers.h %D%/handlers.c %D%/turns.c %D%/transcript.c %D%/replay.c \
   %D%/atomic.h %D%/atomic.c %D%/save.h %D%/save.c %D%/load.c %D%/store.c %D%/batch.h %D%/batch.c %D%/idset.h %D%/idset.c %D%/prompts.h %D%/prompts.c \
   %D%/compare.h %D%/compare.c \
-  %D%/route.c %D%/routefile.h %D%/routefile.c %D%/probs.c %D%/dump.c %D%/npy.h %D%/npy.c %D%/help.h %D%/help.c %D%/vars.h %D%/vars.c \
+  %D%/route.c %D%/routefile.h %D%/routefile.c %D%/atlas.c %D%/probs.c %D%/dump.c %D%/npy.h %D%/npy.c %D%/help.h %D%/help.c %D%/vars.h %D%/vars.c \
   %D%/idlist.h %D%/idlist.c \
   %D%/words.h %D%/words.c %D%/heat.h %D%/heat.c %D%/map.h %D%/map.c %D%/render.h %D%/render.c %D%/line.h %D%/line.c %D%/complete.h %D%/complete.c \
   %D%/signals.h %D%/signals.c %D%/paths.h %D%/paths.c
 libshell_la_CPPFLAGS = $(AM_CPPFLAGS) -DPKGLIBDIR='"$(pkglibdir)"' -DPKGDATADIR='"$(pkgdatadir)"'
 libshell_la_CFLAGS = $(AM_CFLAGS) $(READLINE_CFLAGS) $(CJSON_CFLAGS) $(MINIZIP_CFLAGS)
 libshell_la_LIBADD = librepl.la libplugins.la libmodel.la libtokenizer.la $(READLINE_LIBS) $(CJSON_LIBS) $(MINIZIP_LIBS)
+
+# the page of /atlas as a string
+nodist_libshell_la_SOURCES = %D%/atlas.inc
+BUILT_SOURCES = %D%/atlas.inc
+EXTRA_DIST += %D%/atlas.html
+CLEANFILES += %D%/atlas.inc
+%D%/atlas.inc: $(srcdir)/%D%/atlas.html
+	$(AM_V_at)$(MKDIR_P) %D%
+	$(AM_V_GEN)sed 's/[\\"]/\\&/g; s/^/"/; s/$$/\\n"/' $(srcdir)/%D%/atlas.html > $@.tmp && mv -f $@.tmp $@
 
 bin_PROGRAMS += dbrx
 dbrx_SOURCES = %D%/main.c %D%/options.h %D%/options.c %D%/manual.c %D%/tools.h %D%/tools.c %D%/compare_tool.c %D%/trace_tool.c \
