@@ -61,6 +61,10 @@ tests_unit_schema_CFLAGS  = $(TOK_TEST_CFLAGS)
 tests_unit_schema_LDADD   = librepl.la libmodel.la libplugins.la libtokenizer.la $(CJSON_LIBS) -lm
 EXTRA_DIST += tests/fuzz/grammar.c
 
+# ---- colours of numbers and kinds
+check_PROGRAMS += %D%/heat
+TESTS += %D%/heat
+%C%_heat_LDADD = libshell.la -lm
 # --- sets of tokens, layers, experts
 check_PROGRAMS += %D%/sets
 TESTS += %D%/sets
