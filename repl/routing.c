@@ -192,7 +192,7 @@ double routing_margin(const struct routing *r, uint32_t layer, uint32_t i)
         else
             most = p[e] > most ? (double)p[e] : most;
     }
-    return isfinite(least) && isfinite(most) ? least - most : NAN;
+    return isfinite(least) && isfinite(most) ? (double)(float)(least - most) : NAN;
 }
 
 double routing_entropy(const struct routing *r, uint32_t layer, uint32_t i)
@@ -201,5 +201,5 @@ double routing_entropy(const struct routing *r, uint32_t layer, uint32_t i)
     double bits = p ? 0 : NAN;
     for (uint32_t e = 0; e < r->n_experts && p; e++)
         bits -= p[e] > 0 ? (double)p[e] * log2((double)p[e]) : p[e] < 0 || isnan(p[e]) ? NAN : 0;
-    return bits > 0 || isnan(bits) ? bits : 0;
+    return bits > 0 || isnan(bits) ? (double)(float)bits : 0;
 }

@@ -30,7 +30,8 @@ dbrx_status routing_recall(struct sess *s, const struct dbrx_config *, uint32_t 
                            struct routing *r, struct dbrx_error *err);
 void routing_free(struct routing *);
 
-/* Token i of r at that layer: how many experts it has (k, or fewer when steered). */
+/* The measures have a float's precision.
+ * Token i of r at that layer: how many experts it has (k, or fewer when steered). */
 uint32_t routing_chosen(const struct routing *, uint32_t layer, uint32_t i,
                         const uint16_t **expert, const float **weight);
 /* The least probability of an expert chosen minus the greatest of one left out: how narrow the
