@@ -31,6 +31,15 @@ static const struct command table[] = {
     { "quit", "shell", { { ARG_END, NULL, 0 } },
       "leave (so does Ctrl-D)", "", "/quit", handle_quit },
 
+    { "bench", "backends",
+      { { ARG_BACKEND, "BACKEND", 0 }, { ARG_OPTIONS, "K=V", 0 }, { ARG_INT, "--prompt N", 0 },
+        { ARG_INT, "--gen N", 0 }, { ARG_INT, "--depth N", 0 }, { ARG_INT, "--reps N", 0 },
+        { ARG_FLAG, "--all-backends", 0 }, { ARG_FLAG, "--csv", 0 } },
+      "measure the speed of a backend, or of all",
+      "Medians and spread of interleaved runs after a warm-up: prompt and generation, the weights moved "
+      "against the read bandwidth, the arithmetic against the peak, both probed beside each run; time to "
+      "load and to take a conversation over, memory.  Conversation and backend stay as they are.",
+      "/bench --gen 16 --reps 3", handle_bench },
     { "compare", "backends",
       { { ARG_BACKEND, "BACKEND|all", 1 }, { ARG_OPTIONS, "K=V", 0 }, { ARG_INT, "--tokens N", 0 },
         { ARG_FILE, "--against FILE", 0 }, { ARG_INT, "--step N", 0 }, { ARG_INT, "--top K", 0 },
@@ -122,7 +131,7 @@ static const struct command table[] = {
       "/prompt", handle_prompt },
     { "replay", "files", { { ARG_END, NULL, 0 } },
       "draw all replies again and compare",
-      "With the settings and random numbers they were drawn with, on the current backend.  Says "
+      "With the settings, steering and random numbers they were drawn with, on the current backend.  Says "
       "whether each is the same, and where it first differs.  The conversation stays as it is.",
       "/replay", handle_replay },
     { "save", "files", { { ARG_FILE, "FILE", 1 }, { ARG_FLAG, "--kv", 0 } },
@@ -168,6 +177,45 @@ static const struct command table[] = {
       "show all experts, --load the share of tokens that chose one, --list the numbers, --tokens the "
       "text in the colours of its heaviest experts at a layer, --svg writes the map to a file.",
       "/route -5.. --layer 3", handle_route },
+    { "k", "experts", { { ARG_INT, "N", 1 }, { ARG_LAYERS, "LAYERS", 0 } },
+      "how many experts a token gets",
+      "On all layers, or those named: 3, 0..9, ..5, -1.  The model's own number goes back to normal.  "
+      "What is on steers all that is computed, the context included: after a change that is computed again, so "
+      "that with steering off every number is again what it was.  /steer lists what is on.",
+      "/k 2 0..3", handle_k },
+    { "ban", "experts", { { ARG_EXPERTS, "E@L...", 1 }, { ARG_FLAG, "--skip", 0 }, { ARG_FLAG, "--omit", 0 },
+                          { ARG_FLAG, "--zero", 0 } },
+      "go on without these experts",
+      "3,7@0..9 is experts 3 and 7 on layers 0 to 9; without @ on all.  Without an option their router logits are "
+      "-infinity: the softmax is over the others, and others take their places.  --skip: others take their "
+      "places, but all probabilities are as if they could be chosen.  --omit: chosen as ever, then removed, the "
+      "weights of the others normalised again; nobody takes their places.  --zero: chosen as ever, but they add "
+      "nothing; the weights of the others stay.", "/ban 3,7@0..9 --omit", handle_ban },
+    { "force", "experts", { { ARG_EXPERTS, "E@L...", 1 } },
+      "have these experts chosen for every token",
+      "They take the first of a token's places, with the weights that the router gives them.",
+      "/force 5@2", handle_force },
+    { "bias", "experts", { { ARG_EXPERTS, "E@L...", 1 }, { ARG_REAL, "X", 1 } },
+      "add to the router logits of experts",
+      "Before the softmax, so that they are chosen more often, or less; 0 is none.",
+      "/bias 5@2 +1.5", handle_bias },
+    { "scale", "experts", { { ARG_EXPERTS, "E@L...", 1 }, { ARG_REAL, "X", 1 } },
+      "multiply what experts contribute",
+      "After the choice and the normalising of weights: nothing is chosen differently.  1 is none, 0 what "
+      "/ban --zero does.", "/scale 5@2 0.5", handle_scale },
+    { "swap", "experts", { { ARG_INT, "E1", 1 }, { ARG_INT, "E2", 1 }, { ARG_LAYERS, "@L", 1 } },
+      "let two experts change places",
+      "Each computes what the other is chosen for, with the other's weight.  Again, and they are back.",
+      "/swap 3 7 @0..2", handle_swap },
+    { "steer", "experts", { { ARG_FORMAT, "off|undo|save|load", 0 }, { ARG_TEXT, "E@L|FILE", 0 } },
+      "list, undo, save or load what is steered",
+      "Alone it lists what /k, /ban, /force, /bias, /scale and /swap have put on.  off takes all of it away, off "
+      "E@L... what is on for these experts, undo the last change.  save FILE and load FILE keep it as JSON.",
+      "/steer save quiet.json", handle_steer },
+    { "instruments", "experts", { { ARG_END, NULL, 0 } },
+      "list the instruments and their commands",
+      "Modules that look on while the model reads and writes; their commands stand under `instruments`.",
+      "/instruments", handle_instruments },
     { "atlas", "experts", { { ARG_FILE, "FILE", 1 }, { ARG_TOKENS, "TOKENS", 0 } },
       "write the routing as a page for a browser",
       "One HTML file that needs nothing else: the text with its experts, what each token's router said, "
@@ -180,20 +228,50 @@ static const struct command table[] = {
       "/dump out", handle_dump },
 };
 
+enum { N_TABLE = sizeof table / sizeof *table, MAX_ADDED = 64 };
+static struct { const struct command *c; const char *const *words; } added[MAX_ADDED];     /* modules' */
+static size_t n_added;
+
 const struct command *command_at(size_t i)
 {
-    return i < sizeof table / sizeof *table ? &table[i] : NULL;
+    return i < N_TABLE ? &table[i] : i - N_TABLE < n_added ? added[i - N_TABLE].c : NULL;
 }
 
 static const char *command_name(size_t i)
 {
-    return command_at(i) ? table[i].name : NULL;
+    return command_at(i) ? command_at(i)->name : NULL;
 }
 
 const struct command *command_find(const char *name, int prefix)
 {
     int i = word_find(name, command_name, prefix);
-    return i < 0 ? NULL : &table[i];
+    return i < 0 ? NULL : command_at((size_t)i);
+}
+
+int command_add(const struct command *c, const char *const *words)
+{
+    if (n_added == MAX_ADDED || command_find(c->name, 0))
+        return -1;
+    added[n_added].c = c;
+    added[n_added++].words = words;
+    return 0;
+}
+
+const char *const *command_words(const struct command *c)
+{
+    for (size_t i = 0; i < n_added; i++)
+        if (added[i].c == c)
+            return added[i].words;
+    return NULL;
+}
+
+void command_remove(const struct command *c)
+{
+    for (size_t i = 0; i < n_added; i++)
+        if (added[i].c == c) {
+            memmove(&added[i], &added[i + 1], (--n_added - i) * sizeof *added);
+            return;
+        }
 }
 
 const char *command_nearest(const char *name)
@@ -203,14 +281,16 @@ const char *command_nearest(const char *name)
 
 int arg_is_option(const struct arg *a)
 {
-    return a->type == ARG_FLAG || (a->type != ARG_END && !strncmp(a->name, "--", 2));
+    return a->type == ARG_FLAG || (a->type != ARG_END && a->type != ARG_WORDS && a->type != ARG_FILE_WORDS && !strncmp(a->name, "--", 2));
 }
 
 void command_usage(const struct command *c, int all, char *out, size_t size)
 {
     size_t n = (size_t)snprintf(out, size, "/%s", c->name);
     for (const struct arg *a = c->arg; a->type != ARG_END && n < size; a++)
-        if (all || !arg_is_option(a))
+        if (a->type == ARG_WORDS || a->type == ARG_FILE_WORDS)
+            n += all && *a->name ? (size_t)snprintf(out + n, size - n, " %s", a->name) : 0;
+        else if (all || !arg_is_option(a))
             n += (size_t)snprintf(out + n, size - n, a->required ? " %s%s" : " [%s%s]", a->name,
                                   a->type == ARG_OPTIONS ? " ..." : "");
 }
@@ -355,6 +435,12 @@ static int parse_args(struct shell *sh, const struct command *c, char *rest, str
         char *word = word_next(&rest), *value;
         if (!word)
             break;
+        if (arg->type == ARG_WORDS || arg->type == ARG_FILE_WORDS) {
+            if (n_list == MAX_LIST)
+                return misused(sh, c, "takes fewer words");
+            a->list[n_list++] = word;
+            continue;
+        }
         if (!strncmp(word, "--", 2)) {
             int option = find_option(sh, c, word, &value);
             if (option < 0)

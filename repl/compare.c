@@ -4,8 +4,8 @@
 #include "repl/compare.h"
 
 #include "repl/commands.h"
+#include "repl/contender.h"
 #include "repl/handlers.h"
-#include "repl/shell.h"
 
 #include <errno.h>
 #include <math.h>
@@ -313,7 +313,8 @@ static const char *layer_name(double layer, char *out, size_t size)
     return out;
 }
 
-static void figure_rows(const struct compare_ask *ask, const struct compare_result *r, const cJSON *o, cJSON *list)
+static void figure_rows(const struct compare_ask *ask, const struct compare_result *r, const char *plus_minus,
+                        const cJSON *o, cJSON *list)
 {
     const struct divergence *d = r->c.d;
     const char *a = r->label[0], *b = r->label[1];
@@ -322,8 +323,8 @@ static void figure_rows(const struct compare_ask *ask, const struct compare_resu
     if (d->rows && !d->bad && d->err_max == 0 && !d->n_flips && !cJSON_IsNumber(field(o, "first_layer")))
         say(list, "all", "the same, bit for bit");
     if (d->next)
-        say(list, "perplexity", "%.6g on %s, %.6g on %s; log ratio %+.2g \302\261 %.1g", number(o, "perplexity_a"), a,
-            number(o, "perplexity_b"), b, number(o, "log_perplexity_gap"), number(o, "log_perplexity_gap_error"));
+        say(list, "perplexity", "%.6g on %s, %.6g on %s; log ratio %+.2g %s %.1g", number(o, "perplexity_a"), a,
+            number(o, "perplexity_b"), b, number(o, "log_perplexity_gap"), plus_minus, number(o, "log_perplexity_gap_error"));
     if (d->rows) {
         const cJSON *e = field(o, "logit_error_at");
         say(list, "logits", "off by %.3g on average, %.3g at most%s (%s)", number(o, "logit_error_mean"),
@@ -458,7 +459,7 @@ void compare_show(struct shell *sh, const struct compare_ask *ask, const struct 
                  (unsigned long long)r->c.tokens, r->stopped ? " (interrupted)" : "", ask->source, many) < 0)
         title = NULL;
     list = cJSON_CreateArray();
-    figure_rows(ask, r, o, list);
+    figure_rows(ask, r, sh->out.utf8 ? "\302\261" : "+-", o, list);
     render_rows(&sh->out, &figures, title, NULL, list);
     free(title);
     if (div_first_layer(d, 0) >= 0 || flipped) {
@@ -472,18 +473,6 @@ void compare_show(struct shell *sh, const struct compare_ask *ask, const struct 
 
 /* ---- /compare all ---- */
 
-struct contender { const char *name; const char *const *opt; };    /* name NULL: the current one */
-
-static dbrx_status open_side(struct shell *sh, const struct contender *who, uint32_t room, struct engine *e,
-                             struct dbrx_error *err)
-{
-    struct backend_options o;
-    if (!who->name)
-        return disp_scratch(sh->disp, room, e, err);
-    dbrx_status st = shell_backend_options(sh, who->name, who->opt, &o, err);
-    return st == DBRX_OK ? disp_open(sh->disp, who->name, o.all, room, e, err) : st;
-}
-
 /* One pair into a row; 0, 1 interrupted, -1 could not be and said why within the row */
 static int compare_pair(struct shell *sh, const struct contender *a, const struct contender *b,
                         const struct compare_ask *ask, cJSON *row)
@@ -493,9 +482,9 @@ static int compare_pair(struct shell *sh, const struct contender *a, const struc
     struct compare_result r = { 0 };
     char why[sizeof err.text] = "";
     int result = -1;
-    dbrx_status st = open_side(sh, a, ask->texts.longest, &ea, &err);
+    dbrx_status st = contender_open(sh, a, ask->texts.longest, 0, &ea, &err);
     if (st == DBRX_OK)
-        st = open_side(sh, b, ask->texts.longest, &eb, &err);
+        st = contender_open(sh, b, ask->texts.longest, 0, &eb, &err);
     if (st == DBRX_OK) {
         sh->out.quiet = why;
         sh->out.quiet_size = sizeof why;
@@ -505,7 +494,7 @@ static int compare_pair(struct shell *sh, const struct contender *a, const struc
     if (!result && !r.stopped) {
         add_figures(row, ask, &r);
     } else {
-        field_string(row, "a", a->name ? a->name : disp_name(sh->disp));
+        field_string(row, "a", contender_name(sh, a));
         field_string(row, "b", b->name);
         field_string(row, "reason", st != DBRX_OK ? err.text : why);
     }
@@ -544,8 +533,7 @@ static char *show_last(const struct render *r, const cJSON *row)
 /* The matrix as text: KL(row || column) and how often both find the same token likeliest */
 static void print_matrix(struct shell *sh, const char *const *name, size_t n, const cJSON *pairs)
 {
-    enum { MAX = 8, CELL = 20 };
-    struct column col[MAX + 2] = { { "name", "", 0, 0, NULL } };
+    struct column col[MAX_CONTENDERS + 2] = { { "name", "", 0, 0, NULL } };
     const struct rows rows = { "rows", "comparisons", "rows", col, 0 };
     for (size_t i = 0; i < n; i++)
         col[i + 1] = (struct column){ name[i], name[i], 0, 0, NULL };
@@ -573,23 +561,16 @@ static void print_matrix(struct shell *sh, const char *const *name, size_t n, co
 
 static int compare_all(struct shell *sh, const struct compare_ask *ask)
 {
-    enum { MAX = 8 };
     static const struct column col[] = { { "a", "backend", 0, 0, NULL }, { "b", "and", 0, 0, NULL },
         { NULL, "KL", 0, 0, show_kl }, { NULL, "likeliest", 0, 0, show_top1 }, { "flipped", "flips", 1, 0, NULL },
         { NULL, "logits off by", 0, 0, show_last }, { 0 } };
     static const struct rows rows = { "rows", "comparisons", "rows", col, 0 };
-    struct contender who[MAX] = { { NULL, NULL } };
-    const char *name[MAX] = { disp_name(sh->disp) };
-    size_t n = 1;
-    const struct module *m;
+    struct contender who[MAX_CONTENDERS];
+    const char *name[MAX_CONTENDERS];
+    size_t n = contender_all(sh, who);
     int stopped = 0, failed = 0;
-    for (size_t i = 0; (m = disp_module(sh->disp, i)) && n < MAX; i++) {
-        struct dbrx_probe p;
-        if (m->info && disp_probe(sh->disp, i, &p) && p.score > 0 && strcmp(m->info->name, name[0])) {
-            name[n] = m->info->name;
-            who[n++].name = m->info->name;
-        }
-    }
+    for (size_t i = 0; i < n; i++)
+        name[i] = contender_name(sh, &who[i]);
     if (n < 2)
         return render_error(&sh->out, "%s is the only backend that can run here; /backend lists them all", name[0]);
     cJSON *list = cJSON_CreateArray();
@@ -656,8 +637,11 @@ static int compare_two(struct shell *sh, const struct args *a, const struct comp
     struct engine ea = { 0 }, eb = { 0 };
     struct dbrx_error err = { 0 };
     struct compare_result r = { 0 };
+    struct contender other;
+    if (contender_typed(sh, a->text[BACKEND], a->list, &other))
+        return -1;
     render_busy(&sh->out, 1);
-    dbrx_status st = open_side(sh, &(struct contender){ a->text[BACKEND], a->list }, ask->texts.longest, &eb, &err);
+    dbrx_status st = contender_open(sh, &other, ask->texts.longest, 0, &eb, &err);
     if (st == DBRX_OK)
         st = disp_scratch(sh->disp, ask->texts.longest, &ea, &err);
     render_busy(&sh->out, 0);

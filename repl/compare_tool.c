@@ -126,27 +126,17 @@ static void show_text(struct shell *sh, const struct compare_ask *ask, size_t i,
 
 /* ---- */
 
-static int compare(struct compare_tool *c, const char *other)
+static int compare(struct compare_tool *c, const struct contender *other)
 {
     struct shell *sh = &c->t.sh;
     struct engine a = { 0 }, b = { 0 };
     struct dbrx_error err = { 0 };
     struct compare_result r = { 0 };
-    struct backend_choice choice;
-    struct backend_options o;
-    char text[256];
     int code = EXIT_INTERNAL;
     c->ask.source = c->prompts ? c->prompts : c->against;
     if (c->prompts ? read_prompts(c) : compare_add_file(sh, &c->ask.texts, c->against, c->limit))
         return EXIT_USAGE;
-    snprintf(text, sizeof text, "%s", other);
-    if (backend_choice(text, &choice)) {
-        render_error(&sh->out, "\"%.80s\" is no backend with options; write NAME or NAME:K=V,K=V", other);
-        return EXIT_USAGE;
-    }
-    dbrx_status st = shell_backend_options(sh, choice.name, choice.opt, &o, &err);
-    if (st == DBRX_OK)
-        st = disp_open(sh->disp, choice.name, o.all, c->ask.texts.longest, &b, &err);
+    dbrx_status st = contender_open(sh, other, c->ask.texts.longest, 0, &b, &err);
     if (st == DBRX_OK)
         st = disp_scratch(sh->disp, c->ask.texts.longest, &a, &err);
     if (st != DBRX_OK) {
@@ -171,6 +161,7 @@ static int compare(struct compare_tool *c, const char *other)
 int tool_compare(int argc, char **argv)
 {
     struct compare_tool *c = &tool;
+    struct contender who[2];
     int code = tool_begin(&c->t, argv[0]);
     c->ask.top = COMPARE_TOP;
     c->ask.list = COMPARE_LIST;
@@ -183,11 +174,16 @@ int tool_compare(int argc, char **argv)
                         "usage: dbrx compare %s\n", c->t.row->usage);
         code = EXIT_USAGE;
     }
+    for (int i = 0; !code && i < 2; i++)
+        if (contender_parse(argv[optind + i], &who[i])) {
+            fprintf(stderr, "dbrx: a backend is written NAME or NAME:K=V,K=V\n");
+            code = EXIT_USAGE;
+        }
     if (code)
         return code < 0 ? EXIT_OK : code;
-    code = tool_open(&c->t, argv[optind]);
+    code = tool_open(&c->t, &who[0]);
     if (!code)
-        code = compare(c, argv[optind + 1]);
+        code = compare(c, &who[1]);
     compare_texts_free(&c->ask.texts);
     return tool_end(&c->t, code);
 }

@@ -13,6 +13,7 @@ struct disp {
     const struct dbrx_host *host;
     uint32_t max_pos;
     struct engine now;                     /* session NULL: none                       */
+    const struct dbrx_steer *steer;        /* or NULL                                  */
     char origin[64];
 };
 
@@ -101,6 +102,11 @@ dbrx_status disp_open(struct disp *d, const char *name, const char *const *opt, 
     return st == DBRX_OK ? engine_open(e, m, d->host, d->desc, opt, max_pos, err) : st;
 }
 
+void disp_steer(struct disp *d, const struct dbrx_steer *steer)
+{
+    d->steer = steer;
+}
+
 dbrx_status disp_use(struct disp *d, const char *name, const char *const *opt, int replay,
                      const int32_t *token, uint32_t n, struct dbrx_error *err)
 {
@@ -114,7 +120,7 @@ dbrx_status disp_use(struct disp *d, const char *name, const char *const *opt, i
         st = engine_copy_kv(&d->now, &e, n, d->host, err);
         origin = "copied";
     } else if (st == DBRX_OK && n) {
-        struct dbrx_batch b = { .struct_size = sizeof b, .n_tokens = n, .token = token };
+        struct dbrx_batch b = { .struct_size = sizeof b, .n_tokens = n, .token = token, .steer = d->steer };
         st = engine_eval(&e, &b, err);
         origin = "recomputed";
         if (st == DBRX_STOPPED)
@@ -152,6 +158,11 @@ const char *disp_name(const struct disp *d)
     return d->now.session ? d->now.module->info->name : NULL;
 }
 
+const char *disp_label(const struct disp *d)
+{
+    return d->now.session ? d->now.label : NULL;
+}
+
 const char *disp_kv_origin(const struct disp *d)
 {
     return d->origin;
@@ -186,7 +197,9 @@ dbrx_status disp_truncate(struct disp *d, uint32_t n_keep, struct dbrx_error *er
 
 dbrx_status disp_eval(struct disp *d, const struct dbrx_batch *b, struct dbrx_error *err)
 {
-    return d->now.session ? engine_eval(&d->now, b, err) : none(err);
+    struct dbrx_batch steered = *b;
+    steered.steer = d->steer;
+    return d->now.session ? engine_eval(&d->now, &steered, err) : none(err);
 }
 
 /* ---- KV to and from files ---- */

@@ -18,5 +18,8 @@ double machine_bandwidth(struct machine *);
 /* Float32 operations a second, an FMA being two, of all processors with the widest vectors they
  * have (no matrix units: those of AMX can do more); some 20 ms.  0: no threads. */
 double machine_flops(struct machine *);
+/* Bytes of memory that this process holds and no file backs: the mapped checkpoint is not among
+ * them.  0: not known. */
+double machine_own_memory(void);
 
 #endif

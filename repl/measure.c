@@ -239,7 +239,9 @@ dbrx_status measurement_run(struct measurement *b, struct dbrx_error *err)
             char label[sizeof b->m[i].engine->label], text[sizeof err->text];
             snprintf(label, sizeof label, "%s", b->m[i].engine->label);
             b->host->progress(b->host, "measuring", done++, total);
+            double before = machine_own_memory();
             st = sample(&t, &b->m[i], rep > 0, err);
+            b->m[i].memory += rep ? 0 : machine_own_memory() - before;
             if (st == DBRX_OK && b->host->should_stop(b->host))
                 st = DBRX_STOPPED;
             if (st < 0) {

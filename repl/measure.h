@@ -28,7 +28,8 @@ enum measure_figure {
 struct measured {                          /* one engine                                */
     struct engine *engine;                 /* open, room for depth + prompt + gen positions */
     double load_s;                         /* filled by the caller who opened it        */
-    double memory;                         /* bytes of its own, the mapped checkpoint not counted; as load_s */
+    double memory;                         /* bytes of its own, the mapped checkpoint not counted: as
+                                              load_s; what the warm-up takes is added    */
     double experts;                        /* distinct experts a token and layer moved, generating: mean */
     double bytes_token;                    /* of weights a generated token moves: mean  */
     double *sample[MEASURE_N];             /* [n], in the order taken                   */

@@ -42,6 +42,8 @@ const struct tool_row tool_rows[] = {
     { "detokenize", "[-m DIR | --vocab FILE] FILE|-", "token ids to text", tool_detokenize, NULL },
     { "compare", "[OPTION...] BACKEND[:K=V,...] BACKEND[:K=V,...]", "what two backends compute differently",
       tool_compare, compare_options },
+    { "bench", "[OPTION...] [BACKEND[:K=V,...]...]", "how fast backends are, against the machine's limits",
+      tool_bench, bench_options },
     { "trace", "[OPTION...] --prompts FILE --out DIR", "the routing of many texts, a file a text",
       tool_trace, trace_options },
     { NULL, NULL, NULL, NULL, NULL },

@@ -9,6 +9,7 @@
 #include "repl/idlist.h"
 #include "repl/input.h"
 #include "repl/render.h"
+#include "repl/steer.h"
 #include "repl/timeline.h"
 #include "repl/vars.h"
 #include "tokenizer/chat.h"
@@ -47,11 +48,13 @@ struct shell {
     struct dbrx_host host;
     struct disp *disp;
     struct sess *sess;
+    struct steer *steer;                   /* of the model's choice of experts          */
     struct trie *trie;                     /* of tok, when it was needed                */
     struct constraint *constraint;         /* on replies, or NULL                       */
     char *constraint_from;                 /* the file it was read from                 */
     int constraint_var;                    /* VAR_GRAMMAR or VAR_SCHEMA                 */
 
+    struct instruments *instruments;
     struct tree *tree;                     /* the conversation's branches and turns     */
     struct id_list logit_bias, suppress_tokens;    /* the settings of these names, read */
     int seed_shown;
@@ -106,6 +109,8 @@ dbrx_status shell_backend_options(const struct shell *, const char *backend, con
 /* Another backend for this conversation.  opt: NULL-ended "k=v"; threads is added from its
  * variable when the backend knows the option.  0, or -1: nothing changed, and said so. */
 int shell_use(struct shell *, const char *name, const char *const *opt, int replay);
+/* steering.c: the session follows what sh->steer is now. */
+void shell_steer(struct shell *);
 /* A dbrx_status other than OK, as an error; -1. */
 int shell_failed(struct shell *, dbrx_status, const struct dbrx_error *);
 

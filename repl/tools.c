@@ -37,19 +37,12 @@ int tool_option(struct tool *t, int letter, const char *arg)
     }
 }
 
-int tool_open(struct tool *t, const char *backend)
+int tool_open(struct tool *t, const struct contender *backend)
 {
-    static char text[256];
-    static struct backend_choice choice;
     render_init(&t->sh.out, t->json);
     signals_init(0);
-    snprintf(text, sizeof text, "%s", backend ? backend : "");
-    if (backend && backend_choice(text, &choice)) {
-        render_error(&t->sh.out, "\"%.80s\" is no backend with options; write NAME or NAME:K=V,K=V", backend);
-        return EXIT_USAGE;
-    }
-    t->o.backend = backend ? choice.name : NULL;
-    t->o.backend_opt = choice.opt;
+    t->o.backend = backend ? backend->name : NULL;
+    t->o.backend_opt = backend ? backend->opt : NULL;
     return shell_open(&t->sh, &t->o);
 }
 
@@ -64,19 +57,4 @@ int tool_end(struct tool *t, int code)
     if (sig)
         signals_die(sig);
     return code < 0 ? EXIT_OK : code;
-}
-
-int backend_choice(char *text, struct backend_choice *c)
-{
-    char *save = NULL, *options = strchr(text, ':');
-    size_t n = 0;
-    *c = (struct backend_choice){ .name = text };
-    if (options)
-        *options++ = '\0';
-    for (char *o = options ? strtok_r(options, ",", &save) : NULL; o; o = strtok_r(NULL, ",", &save)) {
-        if (n == MAX_BACKEND_OPTIONS || !strchr(o, '='))
-            return -1;
-        c->opt[n++] = o;
-    }
-    return *text ? 0 : -1;
 }

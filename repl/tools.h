@@ -3,8 +3,8 @@
 #ifndef DBRX_REPL_TOOLS_H
 #define DBRX_REPL_TOOLS_H
 
+#include "repl/contender.h"
 #include "repl/options.h"
-#include "repl/shell.h"
 
 /* What these tools have in common; zero, but for vars, by tool_begin. */
 struct tool {
@@ -26,17 +26,13 @@ int  tool_option(struct tool *, int letter, const char *arg);
     { "module-path", OPT_MODULE_PATH, "DIRS", "look for backends here first (colon-separated)" }, \
     { "json", OPT_JSON, NULL, "results as JSON Lines, one object per event" }, \
     { "help", OPT_HELP, NULL, "show this" }
-int  tool_open(struct tool *, const char *backend);    /* checkpoint, tokenizer, backend */
+/* Checkpoint, tokenizer and backend; NULL: the best one here. */
+int  tool_open(struct tool *, const struct contender *);
 int  tool_end(struct tool *, int code);
 
-/* "NAME:K=V,K=V": the name and, NULL-ended, the options.  Both point into `text`, which is cut up.
- * 0, or -1: too many. */
-struct backend_choice { const char *name; const char *opt[MAX_BACKEND_OPTIONS + 1]; };
-int  backend_choice(char *text, struct backend_choice *);
-
 int tool_compare(int argc, char **argv);
-extern const struct option_row compare_options[];
+int tool_bench(int argc, char **argv);
 int tool_trace(int argc, char **argv);
-extern const struct option_row trace_options[];
+extern const struct option_row compare_options[], bench_options[], trace_options[];
 
 #endif

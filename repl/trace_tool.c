@@ -31,7 +31,8 @@ const struct option_row trace_options[] = {
 
 struct trace_tool {
     struct tool t;
-    const char *prompts, *dir, *format, *backend;
+    const char *prompts, *dir, *format;
+    struct contender backend;
     struct idset seen;
     unsigned long traced, there, failed;
     unsigned long long tokens;
@@ -45,7 +46,10 @@ static int take(void *ctx, int letter, const char *arg)
     case OPT_PROMPTS: c->prompts = arg; return 0;
     case OPT_OUT: c->dir = arg; return 0;
     case FORMAT: c->format = arg; return 0;
-    case 'b': c->backend = arg; return 0;
+    case 'b':
+        if (contender_parse((char *)arg, &c->backend))
+            return fprintf(stderr, "dbrx: a backend is written NAME or NAME:K=V,K=V\n"), EXIT_USAGE;
+        return 0;
     default: return tool_option(&c->t, letter, arg);
     }
 }
@@ -216,7 +220,7 @@ int tool_trace(int argc, char **argv)
     }
     if (code)
         return code < 0 ? EXIT_OK : code;
-    code = tool_open(&c->t, c->backend);
+    code = tool_open(&c->t, c->backend.name ? &c->backend : NULL);
     if (!code)
         code = trace(c);
     idset_free(&c->seen);
