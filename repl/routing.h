@@ -10,7 +10,8 @@
 #include "repl/session.h"
 
 struct routing {                           /* tokens from .. from + n - 1 of the timeline */
-    uint32_t from, n, n_layers, n_experts, k;
+    uint32_t from, n, n_layers, n_experts;
+    uint32_t k;                            /* the model's top_k, or the most that steering asks for */
     uint16_t *expert;                      /* [n_layers][n][k] heaviest first; UINT16_MAX: none */
     float    *weight;                      /* [n_layers][n][k] as applied; 0 where there is none */
     float    *prob, *logit;                /* [n_layers][n][n_experts]; NULL: not asked for */
