@@ -7,7 +7,7 @@
 #ifndef DBRX_REPL_SESSION_H
 #define DBRX_REPL_SESSION_H
 
-#include "repl/constraint.h"
+#include "repl/grammar/constraint.h"
 #include "repl/dispatch.h"
 #include "repl/sampler.h"
 #include "repl/trace.h"
