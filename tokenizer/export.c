@@ -23,9 +23,9 @@ static int split(const struct tok *t, int32_t id, int32_t *left, int32_t *right)
     const char *s = tok_bytes(t, id, &len);
     if (len < 2 || len > MAX || tok_is_special(t, id))
         return 0;
-    for (n = 0; n < len; n++)
+    for (n = 0; n <= len; n++)
         start[n] = n;
-    start[n] = len;
+    n = len;
     while (n > 2) {
         int32_t lowest = id;
         size_t at = n;
