@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include "repl/batch.h"
 
+#include "repl/prompts.h"
 #include "repl/shell.h"
 #include "repl/signals.h"
 #include "repl/words.h"
@@ -171,47 +172,6 @@ static int apply(struct batch *b, const cJSON *settings)
     return shell_constrain(b->sh, err, sizeof err) ? bad_line(b, "%s", err) : 0;
 }
 
-static int chat_ids(struct batch *b, const cJSON *messages, struct tok_ids *ids)
-{
-    struct shell *sh = b->sh;
-    const char *system = sh->vars.v[VAR_SYSTEM].text, *first = NULL;
-    const cJSON *m;
-    if (!cJSON_IsArray(messages) || !messages->child)
-        return bad_line(b, "\"messages\" is no list of messages");
-    first = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(messages->child, "role"));
-    if (*system && first && strcmp(first, "system") && reply_message(sh, "system", system, strlen(system), ids))
-        return -1;
-    cJSON_ArrayForEach(m, messages) {
-        const char *role = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(m, "role"));
-        const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(m, "content"));
-        if (!role || !text || (strcmp(role, "system") && strcmp(role, "user") && strcmp(role, "assistant")))
-            return bad_line(b, "a message needs \"content\" and a \"role\": system, user or assistant");
-        if (reply_message(sh, role, text, strlen(text), ids))
-            return -1;
-    }
-    return chat_reply(sh->tok, ids) ? bad_line(b, "out of memory") : 0;
-}
-
-static int prompt_ids(struct batch *b, const cJSON *j, struct tok_ids *ids, int *chat)
-{
-    const cJSON *messages = cJSON_GetObjectItemCaseSensitive(j, "messages");
-    const cJSON *prompt = cJSON_GetObjectItemCaseSensitive(j, "prompt");
-    const char *text = cJSON_GetStringValue(prompt);
-    *chat = messages != NULL || b->sh->vars.v[VAR_MODE].num == 1;
-    if (!messages == !prompt || (prompt && (!text || !*text)))
-        return bad_line(b, "it needs \"prompt\", some text, or \"messages\"");
-    if (messages)
-        return chat_ids(b, messages, ids);
-    if (*chat) {
-        const char *system = b->sh->vars.v[VAR_SYSTEM].text;
-        if ((*system && reply_message(b->sh, "system", system, strlen(system), ids)) ||
-            reply_message(b->sh, "user", text, strlen(text), ids))
-            return -1;
-        return chat_reply(b->sh->tok, ids) ? bad_line(b, "out of memory") : 0;
-    }
-    return tok_encode(b->sh->tok, text, strlen(text), TOK_PLAIN, ids) ? bad_line(b, "out of memory") : 0;
-}
-
 /* In one write where the system lets us: a kill leaves whole lines, but perhaps for the last */
 static int put_result(struct batch *b, const char *id, const struct said *said)
 {
@@ -259,25 +219,19 @@ static int start_anew(struct shell *sh)
 static int run_line(struct batch *b, const char *line, size_t len)
 {
     struct shell *sh = b->sh;
-    char number[32], *id = NULL;
+    char *id = NULL;
     struct vars was;
     struct tok_ids ids = { 0 };
     struct said said = { 0 };
     int chat, stop = 0;
     cJSON *j = cJSON_ParseWithLength(line, len);
-    const cJSON *given = cJSON_GetObjectItemCaseSensitive(j, "id");
-    snprintf(number, sizeof number, "%lu", b->line);
     if (!cJSON_IsObject(j)) {
         bad_line(b, "it is no JSON object");
         goto out;
     }
-    if (memmem(line, len, "\\u0000", 6)) { /* cJSON would end the text there */
-        bad_line(b, "it has a NUL character (\\u0000), which a prompt here cannot have");
-        goto out;
-    }
-    id = given ? id_text(given) : strdup(number);
+    id = prompt_id(sh, j, b->line);
     if (!id) {
-        bad_line(b, "its \"id\" is neither text nor a number");
+        b->failed++;
         goto out;
     }
     int again = ids_add(&b->seen, id);
@@ -295,7 +249,7 @@ static int run_line(struct batch *b, const char *line, size_t len)
     }
     unsigned long bad = b->failed;
     int failed = apply(b, cJSON_GetObjectItemCaseSensitive(j, "settings")) || start_anew(sh) ||
-                 prompt_ids(b, j, &ids, &chat) || reply_prompt(sh, &ids, chat) || reply_draw(sh, 1, &said);
+                 prompt_ids(sh, line, len, j, &ids, &chat) || reply_prompt(sh, &ids, chat) || reply_draw(sh, 1, &said);
     if (failed)
         b->failed += b->failed == bad;     /* said so itself */
     else if (said.why != SESS_STOPPED)     /* an interrupted one is drawn again next time */
@@ -306,7 +260,7 @@ static int run_line(struct batch *b, const char *line, size_t len)
 out:
     free(said.text);
     free(ids.id);
-    free(id);
+    cJSON_free(id);
     cJSON_Delete(j);
     return stop;
 }

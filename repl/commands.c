@@ -31,6 +31,26 @@ static const struct command table[] = {
     { "quit", "shell", { { ARG_END, NULL, 0 } },
       "leave (so does Ctrl-D)", "", "/quit", handle_quit },
 
+    { "bench", "backends",
+      { { ARG_BACKEND, "BACKEND", 0 }, { ARG_OPTIONS, "K=V", 0 }, { ARG_INT, "--prompt N", 0 },
+        { ARG_INT, "--gen N", 0 }, { ARG_INT, "--depth N", 0 }, { ARG_INT, "--reps N", 0 },
+        { ARG_FLAG, "--all-backends", 0 }, { ARG_FLAG, "--csv", 0 } },
+      "measure the speed of a backend, or of all",
+      "Medians and spread of interleaved runs after a warm-up: prompt and generation, the weights moved "
+      "against the read bandwidth, the arithmetic against the peak, both probed beside each run; time to "
+      "load and to take a conversation over, memory.  Conversation and backend stay as they are.",
+      "/bench --gen 16 --reps 3", handle_bench },
+    { "compare", "backends",
+      { { ARG_BACKEND, "BACKEND|all", 1 }, { ARG_OPTIONS, "K=V", 0 }, { ARG_INT, "--tokens N", 0 },
+        { ARG_FILE, "--against FILE", 0 }, { ARG_INT, "--step N", 0 }, { ARG_INT, "--top K", 0 },
+        { ARG_REAL, "--tolerance X", 0 }, { ARG_INT, "--list N", 0 } },
+      "what another backend computes otherwise",
+      "The tokens of the conversation, or of a text, on the current backend and on BACKEND, which may be "
+      "the same one with other options: error of the logits, KL, likeliest tokens, perplexity, the "
+      "residual stream layer by layer, experts that were chosen otherwise, speed.  With `all` every "
+      "backend that can run here and every other.  --step 1 evaluates token by token, as a reply is "
+      "drawn.  Conversation and backend stay as they are.", "/compare ref", handle_compare },
+
     { "edit", "prompts", { { ARG_FLAG, "--last", 0 } },
       "write a prompt in your editor",
       "Opens $VISUAL or $EDITOR; what you save is sent.  --last begins with the last prompt.  An empty "

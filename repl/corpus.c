@@ -11,7 +11,7 @@
 
 struct corpus {
     struct disp *disp;
-    dbrx_session *session;
+    struct engine engine;
     struct dbrx_route_sink sink;
     uint32_t window, n_layers, top_k, n_experts;
     uint16_t *expert;                      /* [window][n_layers][top_k]                  */
@@ -53,7 +53,7 @@ dbrx_status corpus_open(struct disp *d, const struct dbrx_config *m, uint32_t wi
     c->weight = malloc(slots * c->top_k * sizeof *c->weight);
     c->prob = want & DBRX_ROUTE_PROB ? malloc(slots * c->n_experts * sizeof *c->prob) : NULL;
     dbrx_status st = c->expert && c->weight && (c->prob || !(want & DBRX_ROUTE_PROB))
-        ? disp_scratch_open(d, window, &c->session, err) : fail(err, DBRX_E_NOMEM, "out of memory");
+        ? disp_scratch(d, window, &c->engine, err) : fail(err, DBRX_E_NOMEM, "out of memory");
     if (st != DBRX_OK) {
         corpus_close(c);
         return st;
@@ -66,8 +66,7 @@ void corpus_close(struct corpus *c)
 {
     if (!c)
         return;
-    if (c->session)
-        disp_scratch_close(c->disp, c->session);
+    engine_close(&c->engine);
     free(c->expert);
     free(c->weight);
     free(c->prob);
@@ -79,7 +78,9 @@ static dbrx_status piece(struct corpus *c, const int32_t *id, uint32_t n, corpus
 {
     struct dbrx_batch b = { .struct_size = sizeof b, .n_tokens = n, .token = id, .route = &c->sink };
     c->routed = 0;
-    dbrx_status st = disp_scratch_eval(c->disp, c->session, &b, err);
+    dbrx_status st = engine_truncate(&c->engine, 0, err);
+    if (st == DBRX_OK)
+        st = engine_eval(&c->engine, &b, err);
     if (st == DBRX_OK && c->routed != (uint64_t)n * c->n_layers)
         st = fail(err, DBRX_E_UNSUPPORTED, "%s did not report all routes", disp_name(c->disp));
     for (uint32_t i = 0; i < n && st == DBRX_OK; i++) {

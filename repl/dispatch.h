@@ -6,7 +6,7 @@
 #define DBRX_REPL_DISPATCH_H
 
 #include "backends/backend.h"
-#include "plugins/loader.h"
+#include "repl/engine.h"
 
 struct disp;
 
@@ -35,8 +35,17 @@ dbrx_status disp_use(struct disp *, const char *name, const char *const *opt, in
 /* What steers every evaluation from now on, recomputing for a switch included; NULL: nothing.
  * Not owned, may change under us; what was computed before stays as it is. */
 void disp_steer(struct disp *, const struct dbrx_steer *);
+/* Engines beside the current one, over the same checkpoint; close them with engine_close.
+ * disp_open: backend `name` (NULL: the highest score) with options of its own.
+ * disp_scratch: a second session on the current backend's model, which costs a KV cache of
+ * max_pos positions and no weights; to be closed before the next disp_use.
+ * On failure *e is zero and the current one untouched. */
+dbrx_status disp_open(struct disp *, const char *name, const char *const *opt, uint32_t max_pos,
+                      struct engine *e, struct dbrx_error *);
+dbrx_status disp_scratch(struct disp *, uint32_t max_pos, struct engine *e, struct dbrx_error *);
 
 const char *disp_name(const struct disp *);            /* "cpu-blas", or NULL before the first */
+const char *disp_label(const struct disp *);           /* ... with its options: "cpu-blas isa=plain" */
 /* Where the current KV came from: "computed", "copied from ref", "recomputed", "loaded". */
 const char *disp_kv_origin(const struct disp *);
 
@@ -46,13 +55,6 @@ uint32_t    disp_max_pos(const struct disp *);
 uint32_t    disp_position(const struct disp *);
 dbrx_status disp_truncate(struct disp *, uint32_t n_keep, struct dbrx_error *);
 dbrx_status disp_eval(struct disp *, const struct dbrx_batch *, struct dbrx_error *);
-
-/* A session of its own beside the current one, on the same model: for text that is not the
- * conversation.  Close it before anything else is asked of the disp but its scratch functions. */
-dbrx_status disp_scratch_open(struct disp *, uint32_t max_pos, dbrx_session **, struct dbrx_error *);
-void        disp_scratch_close(struct disp *, dbrx_session *);
-/* The batch from position 0 on: what the session held is forgotten. */
-dbrx_status disp_scratch_eval(struct disp *, dbrx_session *, const struct dbrx_batch *, struct dbrx_error *);
 
 /* The KV cache of the current session, out to a file and back in; DBRX_E_UNSUPPORTED when
  * the backend has no dbrx.kv/1.  Import is transactional: next(ctx, &block) fills a block and

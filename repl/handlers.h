@@ -11,7 +11,9 @@ struct args;
 int handle_backend(struct shell *, const struct args *);
 int handle_ban(struct shell *, const struct args *);       /* steering.c */
 int handle_bias(struct shell *, const struct args *);      /* steering.c */
+int handle_bench(struct shell *, const struct args *);     /* bench.c */
 int handle_branch(struct shell *, const struct args *);    /* turns.c */
+int handle_compare(struct shell *, const struct args *);   /* compare.c */
 int handle_continue(struct shell *, const struct args *);  /* turns.c */
 int handle_dump(struct shell *, const struct args *);      /* dump.c */
 int handle_echo(struct shell *, const struct args *);      /* script.c */

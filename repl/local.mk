@@ -41,9 +41,19 @@ librepl_la_SOURCES = \
   %D%/grammar/schema_combine.c \
   %D%/grammar/schema_object.c \
   %D%/grammar/schema_text.c \
-  %D%/grammar/schema_regex.c
+  %D%/grammar/schema_regex.c \
+  %D%/engine.h \
+  %D%/engine.c \
+  %D%/divergence.h \
+  %D%/divergence.c \
+  %D%/comparison.h \
+  %D%/comparison.c \
+  %D%/machine.h \
+  %D%/machine.c \
+  %D%/measure.h \
+  %D%/measure.c
 librepl_la_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
-librepl_la_LIBADD = libtokenizer.la $(CJSON_LIBS)
+librepl_la_LIBADD = libtokenizer.la $(CJSON_LIBS) -lm
 
 # The shell over it, all but main: tests link this too.
 noinst_LTLIBRARIES += libshell.la
@@ -104,7 +114,15 @@ libshell_la_SOURCES = \
   %D%/paths.h \
   %D%/paths.c \
   %D%/text.h \
-  %D%/text.c
+  %D%/text.c \
+  %D%/prompts.h \
+  %D%/prompts.c \
+  %D%/contender.h \
+  %D%/contender.c \
+  %D%/compare.h \
+  %D%/compare.c \
+  %D%/bench.h \
+  %D%/bench.c
 libshell_la_CPPFLAGS = $(AM_CPPFLAGS) -DPKGLIBDIR='"$(pkglibdir)"' -DPKGDATADIR='"$(pkgdatadir)"'
 libshell_la_CFLAGS = $(AM_CFLAGS) $(READLINE_CFLAGS) $(CJSON_CFLAGS)
 libshell_la_LIBADD = librepl.la libplugins.la libmodel.la libtokenizer.la $(READLINE_LIBS) $(CJSON_LIBS)
@@ -118,7 +136,11 @@ dbrx_SOURCES = \
   %D%/inspect.h \
   %D%/inspect.c \
   %D%/tokenize.h \
-  %D%/tokenize.c
+  %D%/tokenize.c \
+  %D%/tools.h \
+  %D%/tools.c \
+  %D%/compare_tool.c \
+  %D%/bench_tool.c
 dbrx_CPPFLAGS = $(libshell_la_CPPFLAGS)
 dbrx_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
 dbrx_LDADD = libshell.la
