@@ -7,21 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* a backend at work */
-struct engine {
-    const struct module *module;
-    const struct dbrx_backend *vt;
-    const struct dbrx_kv *kv;              /* or NULL                                  */
-    dbrx_model   *model;
-    dbrx_session *session;
-};
-
 struct disp {
     const struct dbrx_model_desc *desc;
     const struct modules *modules;
     const struct dbrx_host *host;
     uint32_t max_pos;
     struct engine now;                     /* session NULL: none                       */
+    const struct dbrx_steer *steer;        /* or NULL                                  */
     char origin[64];
 };
 
@@ -38,15 +30,6 @@ struct disp *disp_new(const struct dbrx_model_desc *desc, const struct modules *
     return d;
 }
 
-static void engine_close(struct engine *e)
-{
-    if (e->session)
-        e->vt->session_close(e->session);
-    if (e->model)
-        e->vt->model_close(e->model);
-    *e = (struct engine){ 0 };
-}
-
 void disp_free(struct disp *d)
 {
     if (d)
@@ -59,15 +42,9 @@ const struct module *disp_module(const struct disp *d, size_t i)
     return i < d->modules->n ? &d->modules->list[i] : NULL;
 }
 
-static const struct dbrx_backend *backend_of(const struct module *m)
-{
-    const struct dbrx_backend *vt = m->info ? m->info->get(DBRX_BACKEND) : NULL;
-    return vt && DBRX_HAS(struct dbrx_backend, vt, truncate) ? vt : NULL;
-}
-
 int disp_probe(const struct disp *d, size_t i, struct dbrx_probe *p)
 {
-    const struct dbrx_backend *vt = backend_of(&d->modules->list[i]);
+    const struct dbrx_backend *vt = engine_backend(&d->modules->list[i]);
     struct dbrx_error err;
     *p = (struct dbrx_probe){ .struct_size = sizeof *p };
     if (vt && vt->probe(d->host, p, &err) != DBRX_OK) {
@@ -79,7 +56,7 @@ int disp_probe(const struct disp *d, size_t i, struct dbrx_probe *p)
 
 const struct dbrx_option *disp_options(const struct disp *d, size_t i)
 {
-    const struct dbrx_backend *vt = backend_of(&d->modules->list[i]);
+    const struct dbrx_backend *vt = engine_backend(&d->modules->list[i]);
     return vt ? vt->options : NULL;
 }
 
@@ -116,55 +93,42 @@ static dbrx_status find(const struct disp *d, const char *name, const struct mod
                 : fail(err, DBRX_E_UNSUPPORTED, "no backend can run here");
 }
 
-struct copy { const struct dbrx_kv *to; dbrx_session *session; const struct dbrx_host *host;
-              struct dbrx_error *err; };
-
-static dbrx_status copy_block(void *ctx, const struct dbrx_kv_block *b)
+dbrx_status disp_open(struct disp *d, const char *name, const char *const *opt, uint32_t max_pos,
+                      struct engine *e, struct dbrx_error *err)
 {
-    struct copy *c = ctx;
-    if (c->host->should_stop(c->host))
-        return fail(c->err, DBRX_STOPPED, "interrupted while the KV cache was copied");
-    return c->to->import_kv(c->session, b, c->err);
+    const struct module *m;
+    *e = (struct engine){ 0 };
+    dbrx_status st = find(d, name, &m, err);
+    return st == DBRX_OK ? engine_open(e, m, d->host, d->desc, opt, max_pos, err) : st;
 }
 
-/* the KV of `from`, which holds n positions, into the fresh session of `to` */
-static dbrx_status copy_kv(const struct disp *d, const struct engine *from,
-                           const struct engine *to, uint32_t n, struct dbrx_error *err)
+void disp_steer(struct disp *d, const struct dbrx_steer *steer)
 {
-    struct copy c = { to->kv, to->session, d->host, err };
-    dbrx_status st = from->kv->export_kv(from->session, 0, copy_block, &c, err);
-    return st == DBRX_OK ? to->kv->commit(to->session, n, err) : st;
+    d->steer = steer;
 }
 
 dbrx_status disp_use(struct disp *d, const char *name, const char *const *opt, int replay,
                      const int32_t *token, uint32_t n, struct dbrx_error *err)
 {
-    struct engine e = { 0 };
+    struct engine e;
     const char *origin = "computed";
     struct dbrx_error local;
     err = err ? err : &local;
-    dbrx_status st = find(d, name, &e.module, err);
-    if (st != DBRX_OK)
-        return st;
-    e.vt = backend_of(e.module);
-    e.kv = e.module->info->get(DBRX_KV);
-    st = e.vt->model_open(d->host, d->desc, opt, &e.model, err);
-    if (st == DBRX_OK)
-        st = e.vt->session_open(e.model, d->max_pos, &e.session, err);
+    dbrx_status st = disp_open(d, name, opt, d->max_pos, &e, err);
 
     if (st == DBRX_OK && n && !replay && e.kv && d->now.kv) {
-        st = copy_kv(d, &d->now, &e, n, err);
+        st = engine_copy_kv(&d->now, &e, n, d->host, err);
         origin = "copied";
     } else if (st == DBRX_OK && n) {
-        struct dbrx_batch b = { .struct_size = sizeof b, .n_tokens = n, .token = token };
-        st = e.vt->eval(e.session, &b, err);
+        struct dbrx_batch b = { .struct_size = sizeof b, .n_tokens = n, .token = token, .steer = d->steer };
+        st = engine_eval(&e, &b, err);
         origin = "recomputed";
         if (st == DBRX_STOPPED)
             fail(err, st, "interrupted while the conversation was recomputed");
     }
-    if (st == DBRX_OK && e.vt->position(e.session) != n)
+    if (st == DBRX_OK && engine_position(&e) != n)
         st = fail(err, DBRX_E_INVALID, "%s holds %u positions instead of %u after taking the "
-                  "conversation over", e.module->info->name, e.vt->position(e.session), n);
+                  "conversation over", e.module->info->name, engine_position(&e), n);
     if (st != DBRX_OK) {
         engine_close(&e);
         return st;
@@ -178,9 +142,25 @@ dbrx_status disp_use(struct disp *d, const char *name, const char *const *opt, i
     return DBRX_OK;
 }
 
+static dbrx_status none(struct dbrx_error *err)
+{
+    return fail(err, DBRX_E_INVALID, "no backend is open; /backend NAME opens one");
+}
+
+dbrx_status disp_scratch(struct disp *d, uint32_t max_pos, struct engine *e, struct dbrx_error *err)
+{
+    *e = (struct engine){ 0 };
+    return d->now.session ? engine_share(e, &d->now, max_pos, err) : none(err);
+}
+
 const char *disp_name(const struct disp *d)
 {
     return d->now.session ? d->now.module->info->name : NULL;
+}
+
+const char *disp_label(const struct disp *d)
+{
+    return d->now.session ? d->now.label : NULL;
 }
 
 const char *disp_kv_origin(const struct disp *d)
@@ -195,12 +175,7 @@ uint32_t disp_max_pos(const struct disp *d)
 
 uint32_t disp_position(const struct disp *d)
 {
-    return d->now.session ? d->now.vt->position(d->now.session) : 0;
-}
-
-static dbrx_status none(struct dbrx_error *err)
-{
-    return fail(err, DBRX_E_INVALID, "no backend is open; /backend NAME opens one");
+    return engine_position(&d->now);
 }
 
 /* a lost handle is closed at once, so that nobody drives it again */
@@ -217,12 +192,14 @@ dbrx_status disp_truncate(struct disp *d, uint32_t n_keep, struct dbrx_error *er
         return none(err);
     if (!n_keep)
         snprintf(d->origin, sizeof d->origin, "computed");
-    return settle(d, d->now.vt->truncate(d->now.session, n_keep, err));
+    return engine_truncate(&d->now, n_keep, err);
 }
 
 dbrx_status disp_eval(struct disp *d, const struct dbrx_batch *b, struct dbrx_error *err)
 {
-    return d->now.session ? settle(d, d->now.vt->eval(d->now.session, b, err)) : none(err);
+    struct dbrx_batch steered = *b;
+    steered.steer = d->steer;
+    return d->now.session ? engine_eval(&d->now, &steered, err) : none(err);
 }
 
 /* ---- KV to and from files ---- */

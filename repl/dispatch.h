@@ -6,7 +6,7 @@
 #define DBRX_REPL_DISPATCH_H
 
 #include "backends/backend.h"
-#include "plugins/loader.h"
+#include "repl/engine.h"
 
 struct disp;
 
@@ -32,7 +32,20 @@ const struct dbrx_option *disp_options(const struct disp *, size_t i);
 dbrx_status disp_use(struct disp *, const char *name, const char *const *opt, int replay,
                      const int32_t *token, uint32_t n, struct dbrx_error *err);
 
+/* What steers every evaluation from now on, recomputing for a switch included; NULL: nothing.
+ * Not owned, may change under us; what was computed before stays as it is. */
+void disp_steer(struct disp *, const struct dbrx_steer *);
+/* Engines beside the current one, over the same checkpoint; close them with engine_close.
+ * disp_open: backend `name` (NULL: the highest score) with options of its own.
+ * disp_scratch: a second session on the current backend's model, which costs a KV cache of
+ * max_pos positions and no weights; to be closed before the next disp_use.
+ * On failure *e is zero and the current one untouched. */
+dbrx_status disp_open(struct disp *, const char *name, const char *const *opt, uint32_t max_pos,
+                      struct engine *e, struct dbrx_error *);
+dbrx_status disp_scratch(struct disp *, uint32_t max_pos, struct engine *e, struct dbrx_error *);
+
 const char *disp_name(const struct disp *);            /* "cpu-blas", or NULL before the first */
+const char *disp_label(const struct disp *);           /* ... with its options: "cpu-blas isa=plain" */
 /* Where the current KV came from: "computed", "copied from ref", "recomputed", "loaded". */
 const char *disp_kv_origin(const struct disp *);
 

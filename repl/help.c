@@ -70,7 +70,7 @@ const char *help_topic(size_t i)
 
 static void command_row(const struct command *c, cJSON *list)
 {
-    char usage[160];
+    char usage[USAGE_LEN];
     cJSON *row = cJSON_CreateObject();
     cJSON_AddItemToArray(list, row);
     command_usage(c, 1, usage, sizeof usage);
@@ -86,7 +86,7 @@ static void command_row(const struct command *c, cJSON *list)
 static char *show_usage(const struct render *r, const cJSON *row)
 {
     unsigned widest = 0;
-    char usage[160], *text = NULL;
+    char usage[USAGE_LEN], *text = NULL;
     (void)r;
     for (size_t i = 0; command_at(i); i++) {
         command_usage(command_at(i), 0, usage, sizeof usage);
@@ -172,7 +172,7 @@ void help_commands(struct render *r)
 void help_markdown(void)
 {
     const char *group = "";
-    char usage[160];
+    char usage[USAGE_LEN];
     for (size_t i = 0; command_at(i); i++) {
         const struct command *c = command_at(i);
         if (strcmp(group, c->group))
@@ -192,7 +192,7 @@ static void explain_command(struct render *r, const struct command *c)
         render_rows(r, &rows, NULL, NULL, list);
         return;
     }
-    char usage[160];
+    char usage[USAGE_LEN];
     command_usage(c, 1, usage, sizeof usage);
     render_paragraph(r, 0, usage);
     render_paragraph(r, 2, c->brief);
@@ -284,6 +284,8 @@ int handle_help(struct shell *sh, const struct args *a)
     }
     if (c)
         explain_command(r, c);
+    if (c && !strcmp(c->name, name))       /* a group may have the name of one of its commands */
+        explain_topic(r, name);
     if (var >= 0)                          /* a setting may have a command of its name */
         return set_named(sh, var_defs[var].name, 0, NULL);
     if (c || (*name && !search(r, name)))

@@ -5,10 +5,13 @@
 
 #include "repl/shell.h"
 
+#include "plugins/fail.h"
 #include "repl/commands.h"
+#include "repl/instruments.h"
 #include "repl/line.h"
 #include "repl/paths.h"
 #include "repl/signals.h"
+#include "repl/text.h"
 #include "repl/words.h"
 
 #include <stdlib.h>
@@ -68,16 +71,17 @@ static uint8_t *banned_ids(const struct shell *sh)
 /* No tokenizer is no error: ids still work */
 static void open_text(struct shell *sh)
 {
-    const char *dir = sh->ckpt->dir;
     char err[256];
-    sh->tok = tok_open(dir, sh->tok_why, sizeof sh->tok_why);
+    sh->tok = text_open(sh->ckpt, sh->tok_why, sizeof sh->tok_why);
     for (uint32_t i = 0; i < sh->ckpt->n_eos; i++)
         add_eos(sh, sh->ckpt->eos[i]);
     if (sh->tok) {
         add_eos(sh, tok_special(sh->tok, "<|im_end|>"));
         add_eos(sh, tok_special(sh->tok, "<|endoftext|>"));
     }
-    if (chat_open(dir, &sh->chat, err, sizeof err))
+    if (sh->ckpt->gguf)
+        chat_read(sh->ckpt->chat_template, &sh->chat);
+    else if (chat_open(sh->ckpt->dir, &sh->chat, err, sizeof err))
         render_event(&sh->out, "status", NULL, "%s; chat mode works without the checkpoint's defaults", err);
     if (sh->chat.has_template)
         vars_default(&sh->vars, VAR_MODE, "chat");
@@ -141,16 +145,28 @@ static int open_backend(struct shell *sh, const struct shell_options *o)
     uint8_t *banned = banned_ids(sh);
     sh->disp = disp_new(&sh->ckpt->desc, &sh->modules, &sh->host, ctx);
     sh->sess = sh->disp && banned ? sess_new(sh->disp, c, banned) : NULL;
+    sh->steer = steer_new(c);
     free(banned);
-    if (!sh->sess) {
+    if (!sh->sess || !sh->steer) {
         render_error(&sh->out, "out of memory");
         return EXIT_INTERNAL;
     }
     char why[256] = "";
     sh->out.quiet = why;                   /* the sentence belongs in front of the list */
     sh->out.quiet_size = sizeof why;
-    int failed = shell_use(sh, o->backend, NULL, 0);
+    int failed = shell_use(sh, o->backend, o->backend_opt, 0);
+    char best[256];
+    snprintf(best, sizeof best, "%s", why);
+    const struct module *m;                /* the best may not know this file's types */
+    for (size_t i = 0; failed && !o->backend && (m = disp_module(sh->disp, i)); i++) {
+        struct dbrx_probe p;
+        if (m->info && disp_probe(sh->disp, i, &p) && p.score > 0)
+            failed = shell_use(sh, m->info->name, NULL, 0);
+    }
     sh->out.quiet = NULL;
+    if (!failed && *best)
+        render_event(&sh->out, "status", NULL, "%s: on %s instead", best, disp_name(sh->disp));
+    memcpy(why, best, sizeof why);
     return failed ? no_backend(sh, why) : 0;
 }
 
@@ -180,12 +196,14 @@ int shell_open(struct shell *sh, const struct shell_options *o)
         render_error(&sh->out, "%s", why);
         code = EXIT_USAGE;
     }
-    if (!code && !(sh->tree = tree_new(sh->sess))) {
+    if (!code && (!(sh->instruments = instruments_find(&sh->modules)) || !(sh->tree = tree_new(sh->sess)))) {
         render_error(&sh->out, "out of memory");
         code = EXIT_INTERNAL;
     }
-    if (!code)
+    if (!code) {
         shell_reseed(sh);
+        instruments_open(sh->instruments, sh);
+    }
     return code;
 }
 
@@ -196,8 +214,10 @@ void shell_close(struct shell *sh)
     id_list_free(&sh->logit_bias);
     id_list_free(&sh->suppress_tokens);
     trie_free(sh->trie);
+    instruments_free(sh->instruments);
     tree_free(sh->tree);
     sess_free(sh->sess);
+    steer_free(sh->steer);
     disp_free(sh->disp);
     modules_free(&sh->modules);
     chat_close(&sh->chat);
@@ -276,28 +296,37 @@ static const char *best_backend(const struct shell *sh)
     return best;
 }
 
-int shell_use(struct shell *sh, const char *name, const char *const *opt, int replay)
+dbrx_status shell_backend_options(const struct shell *sh, const char *name, const char *const *opt,
+                                  struct backend_options *o, struct dbrx_error *err)
 {
-    enum { MAX = 16 };
-    const char *all[MAX + 2] = { 0 }, *was = disp_name(sh->disp);
-    char threads[64];
     size_t n = 0;
     int typed = 0;
-    for (; opt && opt[n] && n < MAX; n++) {
-        all[n] = opt[n];
+    *o = (struct backend_options){ 0 };
+    for (; opt && opt[n] && n < MAX_BACKEND_OPTIONS; n++) {
+        o->all[n] = opt[n];
         typed |= !strncmp(opt[n], "threads=", 8);
     }
     if (opt && opt[n])
-        return render_error(&sh->out, "too many options for one backend; it takes at most %d", MAX);
-    name = name ? name : best_backend(sh);
+        return fail(err, DBRX_E_INVALID, "too many options for one backend; it takes at most %d",
+                    MAX_BACKEND_OPTIONS);
     const struct var *v = &sh->vars.v[VAR_THREADS];
     if (name && v->num > 0 && !typed && shell_knows_threads(sh, name)) {
-        snprintf(threads, sizeof threads, "threads=%s", v->text);
-        all[n++] = threads;
+        snprintf(o->threads, sizeof o->threads, "threads=%s", v->text);
+        o->all[n] = o->threads;
     }
+    return DBRX_OK;
+}
+
+int shell_use(struct shell *sh, const char *name, const char *const *opt, int replay)
+{
+    const char *was = disp_name(sh->disp);
+    struct backend_options o;
+    name = name ? name : best_backend(sh);
     struct dbrx_error err = { 0 };
     render_busy(&sh->out, 1);
-    dbrx_status st = sess_use(sh->sess, name, all, replay, &err);
+    dbrx_status st = shell_backend_options(sh, name, opt, &o, &err);
+    if (st == DBRX_OK)
+        st = sess_use(sh->sess, name, o.all, replay, &err);
     render_busy(&sh->out, 0);
     if (st != DBRX_OK) {
         if (st == DBRX_STOPPED)
@@ -382,7 +411,8 @@ void shell_interactive(struct shell *sh, int rc)
     while (!sh->quit) {
         char *line = NULL;
         int ready = 0;
-        enum line_result what = line_read(in.open ? "  ... " : "dbrx> ", &line);
+        enum line_result what = line_read(in.open ? "  ... " : steer_block(sh->steer) ? "dbrx*> " : "dbrx> ",
+                                           &line);
         if (what == LINE_KILLED || (what == LINE_END && !in.open))
             break;
         if (what == LINE_CLEARED) {

@@ -34,6 +34,25 @@ static dbrx_status probe(const struct dbrx_host *host, struct dbrx_probe *p,
     return DBRX_OK;
 }
 
+/* "experts-N": w1 and v1 of layer N change places; "router-N": it gets the next layer's router */
+static void break_layer(struct dbrx_model_desc *d)
+{
+    static struct dbrx_layer layer[64];
+    unsigned n, experts = sscanf(broken, "experts-%u", &n) == 1;
+    uint32_t all = d->config.n_layers;
+    if ((!experts && sscanf(broken, "router-%u", &n) != 1) || n >= all || all > 64)
+        return;
+    memcpy(layer, d->layer, all * sizeof *layer);
+    if (experts) {
+        struct dbrx_tensor w1 = layer[n].w1;
+        layer[n].w1 = layer[n].v1;
+        layer[n].v1 = w1;
+    } else {
+        layer[n].router = d->layer[(n + 1) % all].router;
+    }
+    d->layer = layer;
+}
+
 static const struct dbrx_host *true_host;
 static int deaf(const struct dbrx_host *h)
 {
@@ -68,6 +87,7 @@ static dbrx_status model_open(const struct dbrx_host *host, const struct dbrx_mo
         return fail(err, DBRX_E_IO, "no file");
     if (is("w2"))
         d.w2_layout = DBRX_W2_FFN_ROWS;
+    break_layer(&d);
     struct ops ops = ops_plain;
     return graph_model_open(is("deaf") ? &deafened : host, &d, &ops, NULL, NULL, out, err);
 }
@@ -131,12 +151,14 @@ static dbrx_status eval(dbrx_session *s, const struct dbrx_batch *true_batch,
     if (is("writes"))
         (void)!write(2, "warning\n", 8);
     if (b.steer) {
-        steer = *b.steer;
+        memcpy(&steer, b.steer, b.steer->struct_size < sizeof steer ? b.steer->struct_size : sizeof steer);
         b.steer = &steer;
         steer.bias = is("bias") ? NULL : steer.bias;
         steer.mark = is("mark") ? NULL : steer.mark;
         steer.scale = is("scale") ? NULL : steer.scale;
         steer.top_k = is("top-k") ? NULL : steer.top_k;
+        if (is("source"))
+            steer.struct_size = offsetof(struct dbrx_steer, source);
     }
     if (b.route) {
         sink = *b.route;

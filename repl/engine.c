@@ -1,0 +1,99 @@
+/* repl/engine.c -- opening, driving and closing one backend.  See engine.h. */
+#include "repl/engine.h"
+
+#include "plugins/fail.h"
+
+#include <string.h>
+
+const struct dbrx_backend *engine_backend(const struct module *m)
+{
+    const struct dbrx_backend *vt = m->info ? m->info->get(DBRX_BACKEND) : NULL;
+    return vt && DBRX_HAS(struct dbrx_backend, vt, truncate) ? vt : NULL;
+}
+
+dbrx_status engine_open(struct engine *e, const struct module *m, const struct dbrx_host *host,
+                        const struct dbrx_model_desc *desc, const char *const *opt,
+                        uint32_t max_pos, struct dbrx_error *err)
+{
+    *e = (struct engine){ .module = m, .vt = engine_backend(m), .kv = m->info->get(DBRX_KV) };
+    size_t n = (size_t)snprintf(e->label, sizeof e->label, "%s", m->info->name);
+    for (const char *const *o = opt; o && *o && n < sizeof e->label; o++)
+        n += (size_t)snprintf(e->label + n, sizeof e->label - n, " %s", *o);
+    dbrx_status st = e->vt->model_open(host, desc, opt, &e->model, err);
+    if (st == DBRX_OK)
+        st = e->vt->session_open(e->model, max_pos, &e->session, err);
+    if (st != DBRX_OK)
+        engine_close(e);
+    return st;
+}
+
+dbrx_status engine_share(struct engine *e, const struct engine *owner, uint32_t max_pos,
+                         struct dbrx_error *err)
+{
+    *e = *owner;
+    e->session = NULL;
+    e->shared = 1;
+    dbrx_status st = e->vt->session_open(e->model, max_pos, &e->session, err);
+    if (st != DBRX_OK)
+        engine_close(e);
+    return st;
+}
+
+void engine_close(struct engine *e)
+{
+    if (e->session)
+        e->vt->session_close(e->session);
+    if (e->model && !e->shared)
+        e->vt->model_close(e->model);
+    *e = (struct engine){ 0 };
+}
+
+uint32_t engine_position(const struct engine *e)
+{
+    return e->session ? e->vt->position(e->session) : 0;
+}
+
+/* a lost handle is closed at once, so that nobody drives it again */
+static dbrx_status settle(struct engine *e, dbrx_status st)
+{
+    if (st == DBRX_E_LOST)
+        engine_close(e);
+    return st;
+}
+
+dbrx_status engine_eval(struct engine *e, const struct dbrx_batch *b, struct dbrx_error *err)
+{
+    if (!e->session)
+        return fail(err, DBRX_E_LOST, "the backend is gone");
+    /* a module that is older than a kind of steering would pass over it in silence */
+    if (b->steer && b->steer->source && e->module->info->abi_minor < 1)
+        return fail(err, DBRX_E_UNSUPPORTED, "%s was built before experts could be swapped; /steer off "
+                    "goes on without", e->module->info->name);
+    return settle(e, e->vt->eval(e->session, b, err));
+}
+
+dbrx_status engine_truncate(struct engine *e, uint32_t n_keep, struct dbrx_error *err)
+{
+    return e->session ? settle(e, e->vt->truncate(e->session, n_keep, err))
+                      : fail(err, DBRX_E_LOST, "the backend is gone");
+}
+
+/* ---- KV ---- */
+
+struct copy { const struct engine *to; const struct dbrx_host *host; struct dbrx_error *err; };
+
+static dbrx_status copy_block(void *ctx, const struct dbrx_kv_block *b)
+{
+    struct copy *c = ctx;
+    if (c->host->should_stop(c->host))
+        return fail(c->err, DBRX_STOPPED, "interrupted while the KV cache was copied");
+    return c->to->kv->import_kv(c->to->session, b, c->err);
+}
+
+dbrx_status engine_copy_kv(const struct engine *from, const struct engine *to, uint32_t n,
+                           const struct dbrx_host *host, struct dbrx_error *err)
+{
+    struct copy c = { to, host, err };
+    dbrx_status st = from->kv->export_kv(from->session, 0, copy_block, &c, err);
+    return st == DBRX_OK ? to->kv->commit(to->session, n, err) : st;
+}
