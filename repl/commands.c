@@ -131,7 +131,7 @@ static const struct command table[] = {
       "/prompt", handle_prompt },
     { "replay", "files", { { ARG_END, NULL, 0 } },
       "draw all replies again and compare",
-      "With the settings and random numbers they were drawn with, on the current backend.  Says "
+      "With the settings, steering and random numbers they were drawn with, on the current backend.  Says "
       "whether each is the same, and where it first differs.  The conversation stays as it is.",
       "/replay", handle_replay },
     { "save", "files", { { ARG_FILE, "FILE", 1 }, { ARG_FLAG, "--kv", 0 } },
@@ -166,6 +166,41 @@ static const struct command table[] = {
       "One line a layer.  TOKEN is a position as in /tokens; negative ones count from the end, and the last token "
       "is the default.  Experts are listed heaviest first, with the weights as applied.",
       "/route -2", handle_route },
+    { "k", "experts", { { ARG_INT, "N", 1 }, { ARG_LAYERS, "LAYERS", 0 } },
+      "how many experts a token gets",
+      "On all layers, or those named: 3, 0..9, ..5, -1.  The model's own number goes back to normal.  "
+      "What is on steers all that is computed, the context included: after a change that is computed again, so "
+      "that with steering off every number is again what it was.  /steer lists what is on.",
+      "/k 2 0..3", handle_k },
+    { "ban", "experts", { { ARG_EXPERTS, "E@L...", 1 }, { ARG_FLAG, "--skip", 0 }, { ARG_FLAG, "--omit", 0 },
+                          { ARG_FLAG, "--zero", 0 } },
+      "go on without these experts",
+      "3,7@0..9 is experts 3 and 7 on layers 0 to 9; without @ on all.  Without an option their router logits are "
+      "-infinity: the softmax is over the others, and others take their places.  --skip: others take their "
+      "places, but all probabilities are as if they could be chosen.  --omit: chosen as ever, then removed, the "
+      "weights of the others normalised again; nobody takes their places.  --zero: chosen as ever, but they add "
+      "nothing; the weights of the others stay.", "/ban 3,7@0..9 --omit", handle_ban },
+    { "force", "experts", { { ARG_EXPERTS, "E@L...", 1 } },
+      "have these experts chosen for every token",
+      "They take the first of a token's places, with the weights that the router gives them.",
+      "/force 5@2", handle_force },
+    { "bias", "experts", { { ARG_EXPERTS, "E@L...", 1 }, { ARG_REAL, "X", 1 } },
+      "add to the router logits of experts",
+      "Before the softmax, so that they are chosen more often, or less; 0 is none.",
+      "/bias 5@2 +1.5", handle_bias },
+    { "scale", "experts", { { ARG_EXPERTS, "E@L...", 1 }, { ARG_REAL, "X", 1 } },
+      "multiply what experts contribute",
+      "After the choice and the normalising of weights: nothing is chosen differently.  1 is none, 0 what "
+      "/ban --zero does.", "/scale 5@2 0.5", handle_scale },
+    { "swap", "experts", { { ARG_INT, "E1", 1 }, { ARG_INT, "E2", 1 }, { ARG_LAYERS, "@L", 1 } },
+      "let two experts change places",
+      "Each computes what the other is chosen for, with the other's weight.  Again, and they are back.",
+      "/swap 3 7 @0..2", handle_swap },
+    { "steer", "experts", { { ARG_FORMAT, "off|undo|save|load", 0 }, { ARG_TEXT, "E@L|FILE", 0 } },
+      "list, undo, save or load what is steered",
+      "Alone it lists what /k, /ban, /force, /bias, /scale and /swap have put on.  off takes all of it away, off "
+      "E@L... what is on for these experts, undo the last change.  save FILE and load FILE keep it as JSON.",
+      "/steer save quiet.json", handle_steer },
     { "dump", "experts", { { ARG_DIR, "DIR", 1 } },
       "write logits and routing as .npy files",
       "tokens int32 [T], logits float32 [T,V], router_prob float32 [L,T,E], expert int32 [L,T,k] "

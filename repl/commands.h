@@ -19,7 +19,7 @@ enum arg_type {
     ARG_EXPERTS,                           /* words, also those that follow and have an @ (all
                                               that follow, if no other argument does); args.set */
     ARG_COMMAND, ARG_BACKEND, ARG_VAR, ARG_BRANCH,     /* a word, completed from what there is */
-    ARG_FORMAT,                            /* md, json or txt                           */
+    ARG_FORMAT,                            /* a word, one of those it is named after: "md|txt" */
     ARG_DIR, ARG_FILE,                     /* a word; quotes keep blanks, ~/ is home    */
     ARG_FLAG,                              /* "--name", anywhere; args.text is non-NULL */
     ARG_OPTIONS,                           /* the remaining words, each k=v; args.list  */

@@ -130,10 +130,20 @@ static const char *branch(size_t i)
     return i < shell->tree->n ? shell->tree->branch[i]->name : NULL;
 }
 
+/* One of the words that the command's first ARG_FORMAT is named after */
 static const char *format(size_t i)
 {
-    static const char *const all[] = { "md", "json", "txt", NULL };
-    return all[i];
+    static char word[32];
+    const struct arg *a = command->arg;
+    while (a->type != ARG_FORMAT)
+        a++;
+    const char *p = a->name;
+    for (; i && *p; i--) {
+        p += strcspn(p, "|");
+        p += *p == '|';
+    }
+    snprintf(word, sizeof word, "%.*s", (int)strcspn(p, "|"), p);
+    return *word ? word : NULL;
 }
 
 static const char *nothing(size_t i)

@@ -4,8 +4,8 @@
 #define _GNU_SOURCE
 #include "repl/shell.h"
 
-#include "repl/grammar.h"
-#include "repl/schema.h"
+#include "repl/grammar/grammar.h"
+#include "repl/grammar/schema.h"
 
 #include <errno.h>
 #include <fcntl.h>

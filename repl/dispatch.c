@@ -13,6 +13,7 @@ struct disp {
     const struct dbrx_host *host;
     uint32_t max_pos;
     struct engine now;                     /* session NULL: none                       */
+    const struct dbrx_steer *steer;        /* or NULL                                  */
     char origin[64];
 };
 
@@ -101,6 +102,24 @@ dbrx_status disp_open(struct disp *d, const char *name, const char *const *opt, 
     return st == DBRX_OK ? engine_open(e, m, d->host, d->desc, opt, max_pos, err) : st;
 }
 
+void disp_steer(struct disp *d, const struct dbrx_steer *steer)
+{
+    d->steer = steer;
+}
+
+const struct dbrx_steer *disp_steering(const struct disp *d)
+{
+    return d->steer;
+}
+
+static dbrx_status steered_eval(const struct disp *d, struct engine *e, const struct dbrx_batch *batch,
+                                struct dbrx_error *err)
+{
+    struct dbrx_batch b = *batch;
+    b.steer = d->steer;
+    return engine_eval(e, &b, err);
+}
+
 dbrx_status disp_use(struct disp *d, const char *name, const char *const *opt, int replay,
                      const int32_t *token, uint32_t n, struct dbrx_error *err)
 {
@@ -115,7 +134,7 @@ dbrx_status disp_use(struct disp *d, const char *name, const char *const *opt, i
         origin = "copied";
     } else if (st == DBRX_OK && n) {
         struct dbrx_batch b = { .struct_size = sizeof b, .n_tokens = n, .token = token };
-        st = engine_eval(&e, &b, err);
+        st = steered_eval(d, &e, &b, err);
         origin = "recomputed";
         if (st == DBRX_STOPPED)
             fail(err, st, "interrupted while the conversation was recomputed");
@@ -191,7 +210,7 @@ dbrx_status disp_truncate(struct disp *d, uint32_t n_keep, struct dbrx_error *er
 
 dbrx_status disp_eval(struct disp *d, const struct dbrx_batch *b, struct dbrx_error *err)
 {
-    return d->now.session ? engine_eval(&d->now, b, err) : none(err);
+    return d->now.session ? steered_eval(d, &d->now, b, err) : none(err);
 }
 
 /* ---- KV to and from files ---- */

@@ -41,6 +41,11 @@ dbrx_status disp_open(struct disp *, const char *name, const char *const *opt, u
                       struct engine *e, struct dbrx_error *);
 dbrx_status disp_scratch(struct disp *, uint32_t max_pos, struct engine *e, struct dbrx_error *);
 
+/* What steers every evaluation from now on, recomputing for a switch included; NULL: nothing.
+ * Not owned, may change under us; what was computed before stays as it is. */
+void disp_steer(struct disp *, const struct dbrx_steer *);
+const struct dbrx_steer *disp_steering(const struct disp *);
+
 const char *disp_name(const struct disp *);            /* "cpu-blas", or NULL before the first */
 const char *disp_label(const struct disp *);           /* ... with its options: "cpu-blas isa=plain" */
 /* Where the current KV came from: "computed", "copied from ref", "recomputed", "loaded". */

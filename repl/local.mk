@@ -4,10 +4,13 @@ librepl_la_SOURCES = %D%/engine.h %D%/engine.c %D%/divergence.h %D%/divergence.c
   %D%/machine.h %D%/machine.c %D%/measure.h %D%/measure.c %D%/dispatch.h %D%/dispatch.c %D%/session.h %D%/session.c \
   %D%/sampler.h %D%/sampler.c %D%/processors.h %D%/processors.c %D%/filters.h %D%/filters.c \
   %D%/beam.h %D%/beam.c %D%/trace.h %D%/trace.c \
-  %D%/sets.h %D%/sets.c %D%/timeline.h %D%/timeline.c %D%/stops.h %D%/stops.c \
-  %D%/charset.h %D%/charset.c %D%/rules.h %D%/rules.c %D%/grammar.h %D%/grammar.c \
-  %D%/matcher.h %D%/matcher.c %D%/constraint.h %D%/constraint.c %D%/schema.h %D%/schema_parts.h \
-  %D%/schema.c %D%/schema_combine.c %D%/schema_object.c %D%/schema_text.c %D%/schema_regex.c
+  %D%/sets.h %D%/sets.c %D%/steer.h %D%/steer_state.h %D%/steer.c %D%/steer_text.c \
+  %D%/timeline.h %D%/timeline.c %D%/stops.h %D%/stops.c \
+  %D%/grammar/charset.h %D%/grammar/charset.c %D%/grammar/rules.h %D%/grammar/rules.c \
+  %D%/grammar/grammar.h %D%/grammar/grammar.c %D%/grammar/matcher.h %D%/grammar/matcher.c \
+  %D%/grammar/constraint.h %D%/grammar/constraint.c %D%/grammar/schema.h %D%/grammar/schema.c \
+  %D%/grammar/schema_parts.h %D%/grammar/schema_combine.c %D%/grammar/schema_object.c \
+  %D%/grammar/schema_text.c %D%/grammar/schema_regex.c
 librepl_la_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
 librepl_la_LIBADD = libtokenizer.la $(CJSON_LIBS) -lm
 
@@ -18,10 +21,10 @@ libshell_la_SOURCES = \
   %D%/commands.h %D%/commands.c %D%/handlers.h %D%/handlers.c %D%/turns.c %D%/transcript.c %D%/replay.c \
   %D%/atomic.h %D%/atomic.c %D%/save.h %D%/save.c %D%/load.c %D%/store.c %D%/batch.h %D%/batch.c %D%/prompts.h %D%/prompts.c \
   %D%/contender.h %D%/contender.c %D%/compare.h %D%/compare.c %D%/bench.h %D%/bench.c \
-  %D%/route.c %D%/probs.c %D%/dump.c %D%/npy.h %D%/npy.c %D%/help.h %D%/help.c %D%/vars.h %D%/vars.c \
+  %D%/route.c %D%/steering.c %D%/probs.c %D%/dump.c %D%/npy.h %D%/npy.c %D%/help.h %D%/help.c %D%/vars.h %D%/vars.c \
   %D%/idlist.h %D%/idlist.c \
   %D%/words.h %D%/words.c %D%/render.h %D%/render.c %D%/line.h %D%/line.c %D%/complete.h %D%/complete.c \
-  %D%/signals.h %D%/signals.c %D%/paths.h %D%/paths.c
+  %D%/signals.h %D%/signals.c %D%/paths.h %D%/paths.c %D%/text.h %D%/text.c
 libshell_la_CPPFLAGS = $(AM_CPPFLAGS) -DPKGLIBDIR='"$(pkglibdir)"' -DPKGDATADIR='"$(pkgdatadir)"'
 libshell_la_CFLAGS = $(AM_CFLAGS) $(READLINE_CFLAGS) $(CJSON_CFLAGS)
 libshell_la_LIBADD = librepl.la libplugins.la libmodel.la libtokenizer.la $(READLINE_LIBS) $(CJSON_LIBS)

@@ -121,7 +121,7 @@ int set_tokens(struct set *s, const char *text, uint32_t n_tokens, char *err, si
 
 int set_layers(struct set *s, const char *text, uint32_t n_layers, char *err, size_t size)
 {
-    return one_list(s, &(struct kind){ "layer", "the model", n_layers, 1 }, text, err, size);
+    return one_list(s, &(struct kind){ "layer", "the model", n_layers, 1 }, text + (*text == '@'), err, size);
 }
 
 int set_experts(struct set *s, const char *text, uint32_t n_layers, uint32_t n_experts, char *err,

@@ -4,7 +4,7 @@
  *   list    RANGE,RANGE...                     1,4..6
  *   experts LIST[@LIST] ...                    3,7@0..9 12@-1    experts @ layers, words apart;
  *                                              without @: on all layers
- * Tokens and layers may be negative: -1 is the last, -5.. the last five.  Knows no model, no
+ * Layers alone may begin with an @.  Tokens and layers may be negative: -1 is the last, -5.. the last five.  Knows no model, no
  * conversation and no terminal: what there is, the caller says. */
 #ifndef DBRX_REPL_SETS_H
 #define DBRX_REPL_SETS_H
