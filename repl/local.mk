@@ -99,6 +99,8 @@ libshell_la_SOURCES = \
   %D%/instruments.c \
   %D%/cells.h \
   %D%/cells.c \
+  %D%/labels.h \
+  %D%/labels.c \
   %D%/lend.h \
   %D%/panel.h \
   %D%/panel.c \
@@ -161,6 +163,9 @@ dbrx_SOURCES = \
   %D%/tokenize.c \
   %D%/tools.h \
   %D%/tools.c \
+  %D%/specialists.h \
+  %D%/specialists.c \
+  %D%/specialists_tool.c \
   %D%/compare_tool.c \
   %D%/bench_tool.c \
   %D%/trace_tool.c
