@@ -105,9 +105,20 @@ static const struct dbrx_backend backend = {
     GRAPH_BACKEND
 };
 
+static const char *const *values(const char *option)
+{
+    static const char *const isa[][6] = { { "best", "plain" }, { "best", "plain", "avx2" },
+        { "best", "plain", "avx2", "avx512" }, { "best", "plain", "avx2", "avx512", "amx" } };
+    if (strcmp(option, "isa"))
+        return NULL;
+    return isa[!kernels_get("avx2") ? 0 : !kernels_get("avx512") ? 1 : isa_amx() ? 3 : 2];
+}
+
+static const struct dbrx_choices choices = { .struct_size = sizeof choices, .values = values };
+
 static const void *get(const char *id)
 {
-    return graph_get(id, &backend);
+    return !strcmp(id, DBRX_CHOICES) ? (const void *)&choices : graph_get(id, &backend);
 }
 
 DBRX_EXPORT const struct dbrx_module_info dbrx_module = {
