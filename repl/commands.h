@@ -23,7 +23,7 @@ enum arg_type {
 };
 struct arg { enum arg_type type; const char *name; int required; };
 
-enum { MAX_ARGS = 4, MAX_LIST = 32 };
+enum { MAX_ARGS = 6, MAX_LIST = 32 };
 struct args {                              /* by position in command.arg                */
     const struct command *command;
     const char *text[MAX_ARGS];            /* NULL: not given                           */

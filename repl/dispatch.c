@@ -7,13 +7,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* a backend at work */
+/* a backend at work, or kept for later */
 struct engine {
     const struct module *module;
     const struct dbrx_backend *vt;
     const struct dbrx_kv *kv;              /* or NULL                                  */
     dbrx_model   *model;
     dbrx_session *session;
+    char        **opt;                     /* "k=v" it was opened with, NULL-ended; owned */
+    struct spans  origin;                  /* of its KV: what it did not compute on the way */
+    int32_t      *held;                    /* kept: [n_held] tokens that it holds      */
+    uint32_t      n_held;
 };
 
 struct disp {
@@ -22,7 +26,8 @@ struct disp {
     const struct dbrx_host *host;
     uint32_t max_pos;
     struct engine now;                     /* session NULL: none                       */
-    char origin[64];
+    struct engine kept[DISP_MAX_KEPT];     /* [n_kept], the latest last                */
+    uint32_t n_kept, moved;
 };
 
 struct disp *disp_new(const struct dbrx_model_desc *desc, const struct modules *modules,
@@ -44,13 +49,21 @@ static void engine_close(struct engine *e)
         e->vt->session_close(e->session);
     if (e->model)
         e->vt->model_close(e->model);
+    for (char **o = e->opt; o && *o; o++)
+        free(*o);
+    free(e->opt);
+    free(e->held);
+    spans_free(&e->origin);
     *e = (struct engine){ 0 };
 }
 
 void disp_free(struct disp *d)
 {
-    if (d)
-        engine_close(&d->now);
+    if (!d)
+        return;
+    engine_close(&d->now);
+    for (uint32_t i = 0; i < d->n_kept; i++)
+        engine_close(&d->kept[i]);
     free(d);
 }
 
@@ -116,66 +129,259 @@ static dbrx_status find(const struct disp *d, const char *name, const struct mod
                 : fail(err, DBRX_E_UNSUPPORTED, "no backend can run here");
 }
 
-struct copy { const struct dbrx_kv *to; dbrx_session *session; const struct dbrx_host *host;
-              struct dbrx_error *err; };
+/* ---- opening ---- */
+
+static dbrx_status no_memory(struct dbrx_error *err)
+{
+    return fail(err, DBRX_E_NOMEM, "out of memory");
+}
+
+static dbrx_status engine_open(const struct disp *d, const struct module *m, const char *const *opt,
+                               struct engine *e, struct dbrx_error *err)
+{
+    size_t n = 0;
+    *e = (struct engine){ .module = m, .vt = backend_of(m), .kv = m->info->get(DBRX_KV) };
+    while (opt && opt[n])
+        n++;
+    if (!(e->opt = calloc(n + 1, sizeof *e->opt)))
+        return no_memory(err);
+    for (size_t i = 0; i < n; i++)
+        if (!(e->opt[i] = strdup(opt[i])))
+            return no_memory(err);
+    dbrx_status st = e->vt->model_open(d->host, d->desc, opt, &e->model, err);
+    return st == DBRX_OK ? e->vt->session_open(e->model, d->max_pos, &e->session, err) : st;
+}
+
+static int has_option(const struct engine *e, const char *opt)
+{
+    for (char **o = e->opt; *o; o++)
+        if (!strcmp(*o, opt))
+            return 1;
+    return 0;
+}
+
+/* The index of the kept backend of this module that has all these options, or -1 */
+static int find_kept(const struct disp *d, const struct module *m, const char *const *opt)
+{
+    for (int i = (int)d->n_kept - 1; i >= 0; i--) {
+        int fits = d->kept[i].module == m;
+        for (size_t k = 0; fits && opt && opt[k]; k++)
+            fits = has_option(&d->kept[i], opt[k]);
+        if (fits)
+            return i;
+    }
+    return -1;
+}
+
+static struct engine take_kept(struct disp *d, uint32_t i)
+{
+    struct engine e = d->kept[i];
+    d->n_kept--;
+    memmove(d->kept + i, d->kept + i + 1, (d->n_kept - i) * sizeof e);
+    return e;
+}
+
+/* ---- the conversation's way over ---- */
+
+enum { KV_STEP = 256 };                    /* positions between two looks at Ctrl-C      */
+
+struct copy {
+    const struct disp *d;
+    const struct engine *to;
+    uint32_t from, n;                      /* positions [from,n) are wanted              */
+    uint64_t done;                         /* of all layers                              */
+    dbrx_status imported;                  /* import_kv's last word                      */
+    struct dbrx_error *err;
+};
 
 static dbrx_status copy_block(void *ctx, const struct dbrx_kv_block *b)
 {
     struct copy *c = ctx;
-    if (c->host->should_stop(c->host))
+    const struct dbrx_config *cfg = &c->d->desc->config;
+    struct dbrx_kv_block part = *b;
+    if (c->d->host->should_stop(c->d->host))
         return fail(c->err, DBRX_STOPPED, "interrupted while the KV cache was copied");
-    return c->to->import_kv(c->session, b, c->err);
+    if (b->pos < c->from) {                /* what is there already */
+        uint32_t skip = c->from - b->pos < b->n ? c->from - b->pos : b->n;
+        size_t bytes = (size_t)skip * cfg->n_kv_heads * (cfg->d_model / cfg->n_heads) *
+                       (b->dtype == DBRX_F32 ? 4 : 2);
+        part.pos += skip;
+        part.n -= skip;
+        part.k = (const char *)b->k + bytes;
+        part.v = (const char *)b->v + bytes;
+    }
+    c->imported = part.n ? c->to->kv->import_kv(c->to->session, &part, c->err) : DBRX_OK;
+    c->done += part.n;
+    c->d->host->progress(c->d->host, "KV cache", c->done, (uint64_t)(c->n - c->from) * cfg->n_layers);
+    return c->imported;
 }
 
-/* the KV of `from`, which holds n positions, into the fresh session of `to` */
-static dbrx_status copy_kv(const struct disp *d, const struct engine *from,
-                           const struct engine *to, uint32_t n, struct dbrx_error *err)
+static int can_extend(const struct dbrx_kv *kv)
 {
-    struct copy c = { to->kv, to->session, d->host, err };
-    dbrx_status st = from->kv->export_kv(from->session, 0, copy_block, &c, err);
-    return st == DBRX_OK ? to->kv->commit(to->session, n, err) : st;
+    return kv && DBRX_HAS(struct dbrx_kv, kv, extend) && kv->extend;
 }
 
-dbrx_status disp_use(struct disp *d, const char *name, const char *const *opt, int replay,
-                     const int32_t *token, uint32_t n, struct dbrx_error *err)
+/* Positions [from,n) of the current backend's KV into e, which holds those before.  *gone: the
+ * current one was lost over it. */
+static dbrx_status copy_kv(struct disp *d, const struct engine *e, uint32_t from, uint32_t n, int *gone,
+                           struct dbrx_error *err)
 {
-    struct engine e = { 0 };
-    const char *origin = "computed";
-    struct dbrx_error local;
-    err = err ? err : &local;
-    dbrx_status st = find(d, name, &e.module, err);
+    const struct dbrx_kv *kv = d->now.kv;
+    struct copy c = { d, e, from, n, 0, DBRX_OK, err };
+    int tail = from && DBRX_HAS(struct dbrx_kv, kv, export_from) && kv->export_from;
+    dbrx_status st = tail ? kv->export_from(d->now.session, from, KV_STEP, copy_block, &c, err)
+                          : kv->export_kv(d->now.session, KV_STEP, copy_block, &c, err);
+    *gone = st == DBRX_E_LOST && c.imported != DBRX_E_LOST;
     if (st != DBRX_OK)
         return st;
-    e.vt = backend_of(e.module);
-    e.kv = e.module->info->get(DBRX_KV);
-    st = e.vt->model_open(d->host, d->desc, opt, &e.model, err);
-    if (st == DBRX_OK)
-        st = e.vt->session_open(e.model, d->max_pos, &e.session, err);
+    return from ? e->kv->extend(e->session, n, err) : e->kv->commit(e->session, n, err);
+}
 
-    if (st == DBRX_OK && n && !replay && e.kv && d->now.kv) {
-        st = copy_kv(d, &d->now, &e, n, err);
-        origin = "copied";
-    } else if (st == DBRX_OK && n) {
-        struct dbrx_batch b = { .struct_size = sizeof b, .n_tokens = n, .token = token };
-        st = e.vt->eval(e.session, &b, err);
-        origin = "recomputed";
-        if (st == DBRX_STOPPED)
-            fail(err, st, "interrupted while the conversation was recomputed");
+static dbrx_status recompute(const struct engine *e, const int32_t *token, uint32_t from, uint32_t n,
+                             struct dbrx_error *err)
+{
+    struct dbrx_batch b = { .struct_size = sizeof b, .n_tokens = n - from, .token = token + from };
+    dbrx_status st = e->vt->eval(e->session, &b, err);
+    return st == DBRX_STOPPED ? fail(err, st, "interrupted while the conversation was recomputed") : st;
+}
+
+/* Makes e, which holds `have` of them, hold token[n] */
+static dbrx_status hand_over(struct disp *d, struct engine *e, int replay, const int32_t *token,
+                             uint32_t have, uint32_t n, struct dbrx_error *err)
+{
+    char origin[72];
+    const char *name = e->module->info->name;
+    int gone = 0;
+    dbrx_status st = e->vt->truncate(e->session, have, err);
+    spans_cut(&e->origin, have);
+    snprintf(origin, sizeof origin, "recomputed");
+    if (st == DBRX_OK && have < n) {
+        int copies = !replay && d->now.kv && (have ? can_extend(e->kv) : e->kv != NULL);
+        if (copies) {
+            st = copy_kv(d, e, have, n, &gone, err);
+            if (st == DBRX_OK)
+                snprintf(origin, sizeof origin, "copied from %s", disp_name(d));
+        }
+        if (gone)                          /* it cannot give its KV; the tokens are still here */
+            st = e->vt->truncate(e->session, have, err);
+        if (st == DBRX_OK && (!copies || gone))
+            st = recompute(e, token, have, n, err);
     }
-    if (st == DBRX_OK && e.vt->position(e.session) != n)
+    if (st == DBRX_OK && e->vt->position(e->session) != n)
         st = fail(err, DBRX_E_INVALID, "%s holds %u positions instead of %u after taking the "
-                  "conversation over", e.module->info->name, e.vt->position(e.session), n);
+                  "conversation over", name, e->vt->position(e->session), n);
+    if (st == DBRX_OK && spans_add(&e->origin, have, n, origin))
+        st = no_memory(err);
+    if (gone && st != DBRX_OK)
+        engine_close(&d->now);
+    return st;
+}
+
+static uint32_t common(const int32_t *a, uint32_t n, const int32_t *b, uint32_t m)
+{
+    uint32_t i = 0;
+    while (i < n && i < m && a[i] == b[i])
+        i++;
+    return i;
+}
+
+/* A kept one that a switch did not reach: still of use as long as it knows what it holds */
+static void put_back(struct disp *d, struct engine *e, uint32_t have, dbrx_status st)
+{
+    if (st == DBRX_E_LOST || e->vt->position(e->session) < have)
+        engine_close(e);
+    else {
+        e->n_held = have < e->n_held ? have : e->n_held;
+        d->kept[d->n_kept++] = *e;
+    }
+}
+
+dbrx_status disp_use(struct disp *d, const char *name, const char *const *opt, int how,
+                     const int32_t *token, uint32_t n, struct dbrx_error *err)
+{
+    const struct module *m;
+    struct engine e = { 0 };
+    struct dbrx_error local;
+    int32_t *held = NULL;
+    uint32_t have = 0;
+    err = err ? err : &local;
+    dbrx_status st = find(d, name, &m, err);
+    if (st != DBRX_OK)
+        return st;
+    int keep = how & DISP_KEEP && d->now.session, kept = find_kept(d, m, opt);
+    if (keep && kept < 0 && d->n_kept == DISP_MAX_KEPT)
+        return fail(err, DBRX_E_FULL, "%d backends are kept already; /backend NAME --drop closes one",
+                    DISP_MAX_KEPT);
+    if (kept >= 0) {
+        e = take_kept(d, (uint32_t)kept);
+        have = how & DISP_REPLAY ? 0 : common(e.held, e.n_held, token, n);
+    }
+    if (d->now.session)
+        n = disp_position(d) < n ? disp_position(d) : n;
+    else
+        n = have;                          /* the next eval brings the rest */
+    have = have < n ? have : n;
+    if (keep && !(held = malloc((n + (size_t)1) * sizeof *held)))
+        st = no_memory(err);
+    if (st == DBRX_OK && kept < 0)
+        st = engine_open(d, m, opt, &e, err);
+    if (st == DBRX_OK)
+        st = hand_over(d, &e, how & DISP_REPLAY, token, have, n, err);
     if (st != DBRX_OK) {
-        engine_close(&e);
+        free(held);
+        if (kept >= 0)
+            put_back(d, &e, have, st);
+        else
+            engine_close(&e);
         return st;
     }
-    if (!strcmp(origin, "copied"))
-        snprintf(d->origin, sizeof d->origin, "copied from %s", disp_name(d));
-    else
-        snprintf(d->origin, sizeof d->origin, "%s", origin);
-    engine_close(&d->now);
+    free(e.held);
+    e.held = NULL;
+    if (keep && d->now.session) {
+        if (n)
+            memcpy(held, token, n * sizeof *held);
+        d->now.held = held;
+        d->now.n_held = n;
+        d->kept[d->n_kept++] = d->now;
+    } else {
+        free(held);
+        engine_close(&d->now);
+    }
     d->now = e;
+    d->moved = n - have;
     return DBRX_OK;
+}
+
+/* ---- kept ones ---- */
+
+static void options_text(const struct engine *e, char *out, size_t size)
+{
+    size_t at = 0;
+    *out = '\0';
+    for (char **o = e->opt; *o && at < size; o++)
+        at += (size_t)snprintf(out + at, size - at, "%s%s", at ? " " : "", *o);
+}
+
+const char *disp_kept(const struct disp *d, uint32_t i, char *options, size_t size, uint32_t *n)
+{
+    if (i >= d->n_kept)
+        return NULL;
+    const struct engine *e = &d->kept[i];
+    options_text(e, options, size);
+    *n = e->n_held;
+    return e->module->info->name;
+}
+
+uint32_t disp_drop(struct disp *d, const char *name)
+{
+    uint32_t dropped = 0;
+    for (uint32_t i = d->n_kept; i-- > 0; )
+        if (!name || !strcmp(d->kept[i].module->info->name, name)) {
+            struct engine e = take_kept(d, i);
+            engine_close(&e);
+            dropped++;
+        }
+    return dropped;
 }
 
 const char *disp_name(const struct disp *d)
@@ -183,9 +389,50 @@ const char *disp_name(const struct disp *d)
     return d->now.session ? d->now.module->info->name : NULL;
 }
 
+void disp_label(const struct disp *d, char *out, size_t size)
+{
+    size_t n = (size_t)snprintf(out, size, "%s", disp_name(d) ? disp_name(d) : "");
+    if (d->now.session && d->now.opt[0] && n + 1 < size) {
+        out[n++] = ' ';
+        options_text(&d->now, out + n, size - n);
+    }
+}
+
+const struct spans *disp_kv_spans(const struct disp *d)
+{
+    return &d->now.origin;
+}
+
 const char *disp_kv_origin(const struct disp *d)
 {
-    return d->origin;
+    const struct spans *o = &d->now.origin;
+    return o->n ? o->list[o->n - 1].name : "computed";
+}
+
+uint32_t disp_moved(const struct disp *d)
+{
+    return d->moved;
+}
+
+uint32_t disp_promises(const struct disp *d)
+{
+    const struct dbrx_repro *r = d->now.session ? d->now.module->info->get(DBRX_REPRO) : NULL;
+    return r ? r->promises(d->now.model) : 0;
+}
+
+static uint64_t layer_bytes(const struct dbrx_layer *y)
+{
+    return y->norm_1.bytes + y->wqkv.bytes + y->wo.bytes + y->norm_2.bytes + y->router.bytes + y->w1.bytes +
+           y->v1.bytes + y->w2.bytes;
+}
+
+void disp_needs(const struct disp *d, uint64_t *weights, uint64_t *kv)
+{
+    const struct dbrx_config *c = &d->desc->config;
+    *weights = d->desc->embed.bytes + d->desc->norm_f.bytes + d->desc->lm_head.bytes;
+    for (uint32_t l = 0; l < c->n_layers; l++)
+        *weights += layer_bytes((const void *)((const char *)d->desc->layer + (size_t)l * d->desc->layer_size));
+    *kv = (uint64_t)c->n_layers * d->max_pos * 2 * c->n_kv_heads * (c->d_model / c->n_heads) * sizeof(float);
 }
 
 uint32_t disp_max_pos(const struct disp *d)
@@ -215,8 +462,7 @@ dbrx_status disp_truncate(struct disp *d, uint32_t n_keep, struct dbrx_error *er
 {
     if (!d->now.session)
         return none(err);
-    if (!n_keep)
-        snprintf(d->origin, sizeof d->origin, "computed");
+    spans_cut(&d->now.origin, n_keep);
     return settle(d, d->now.vt->truncate(d->now.session, n_keep, err));
 }
 
@@ -265,12 +511,16 @@ dbrx_status disp_import(struct disp *d, uint32_t n,
     if (st == DBRX_OK && d->now.vt->position(fresh) != n)
         st = fail(err, DBRX_E_INVALID, "%s holds %u positions instead of %u after taking the KV "
                   "cache over", disp_name(d), d->now.vt->position(fresh), n);
+    struct spans origin = { 0 };
+    if (st == DBRX_OK && spans_add(&origin, 0, n, "loaded"))
+        st = no_memory(err);
     if (st != DBRX_OK) {
         d->now.vt->session_close(fresh);
         return st;
     }
     d->now.vt->session_close(d->now.session);
     d->now.session = fresh;
-    snprintf(d->origin, sizeof d->origin, "loaded");
+    spans_free(&d->now.origin);
+    d->now.origin = origin;
     return DBRX_OK;
 }

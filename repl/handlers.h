@@ -8,7 +8,7 @@
 struct shell;
 struct args;
 
-int handle_backend(struct shell *, const struct args *);
+int handle_backend(struct shell *, const struct args *);   /* backends.c */
 int handle_branch(struct shell *, const struct args *);    /* turns.c */
 int handle_continue(struct shell *, const struct args *);  /* turns.c */
 int handle_dump(struct shell *, const struct args *);      /* dump.c */
@@ -40,6 +40,8 @@ int handle_tokens(struct shell *, const struct args *);
 int handle_transcript(struct shell *, const struct args *); /* transcript.c */
 int handle_undo(struct shell *, const struct args *);      /* turns.c */
 
+/* Says which backend is current and where its KV came from. */
+void backend_said(struct shell *);
 /* Changes or, without text, shows the setting of that name; with `prefix` an unambiguous
  * beginning of it will do.  0 or -1. */
 int set_named(struct shell *, const char *name, int prefix, const char *text);

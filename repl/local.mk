@@ -2,7 +2,7 @@
 noinst_LTLIBRARIES += librepl.la
 librepl_la_SOURCES = %D%/dispatch.h %D%/dispatch.c %D%/session.h %D%/session.c \
   %D%/sampler.h %D%/sampler.c %D%/processors.h %D%/processors.c %D%/filters.h %D%/filters.c \
-  %D%/beam.h %D%/beam.c %D%/trace.h %D%/trace.c \
+  %D%/beam.h %D%/beam.c %D%/trace.h %D%/trace.c %D%/spans.h %D%/spans.c \
   %D%/timeline.h %D%/timeline.c %D%/stops.h %D%/stops.c \
   %D%/charset.h %D%/charset.c %D%/rules.h %D%/rules.c %D%/grammar.h %D%/grammar.c \
   %D%/matcher.h %D%/matcher.c %D%/constraint.h %D%/constraint.c %D%/schema.h %D%/schema_parts.h \
@@ -14,7 +14,7 @@ librepl_la_LIBADD = libtokenizer.la $(CJSON_LIBS)
 noinst_LTLIBRARIES += libshell.la
 libshell_la_SOURCES = \
   %D%/shell.h %D%/shell.c %D%/input.h %D%/input.c %D%/reply.c %D%/constrain.c %D%/script.c %D%/edit.c \
-  %D%/commands.h %D%/commands.c %D%/handlers.h %D%/handlers.c %D%/turns.c %D%/transcript.c %D%/replay.c \
+  %D%/commands.h %D%/commands.c %D%/handlers.h %D%/handlers.c %D%/backends.c %D%/handover.h %D%/handover.c %D%/turns.c %D%/transcript.c %D%/replay.c \
   %D%/atomic.h %D%/atomic.c %D%/save.h %D%/save.c %D%/load.c %D%/store.c %D%/batch.h %D%/batch.c \
   %D%/route.c %D%/probs.c %D%/dump.c %D%/npy.h %D%/npy.c %D%/help.h %D%/help.c %D%/vars.h %D%/vars.c \
   %D%/idlist.h %D%/idlist.c \

@@ -97,8 +97,12 @@ void shell_reseed(struct shell *);
 uint64_t shell_random(void);               /* 32 bits, for a seed */
 int shell_knows_threads(const struct shell *, const char *backend);
 /* Another backend for this conversation.  opt: NULL-ended "k=v"; threads is added from its
- * variable when the backend knows the option.  0, or -1: nothing changed, and said so. */
-int shell_use(struct shell *, const char *name, const char *const *opt, int replay);
+ * variable when the backend knows the option; how: DISP_*.  0, or -1: nothing changed, and said so. */
+int shell_use(struct shell *, const char *name, const char *const *opt, int how);
+/* The setting handover, read; 0, or -1 with a sentence in err: there is no such backend, or beams
+ * are searched for. */
+struct handover;
+int shell_plan(const struct shell *, struct handover *, char *err, size_t size);
 /* A dbrx_status other than OK, as an error; -1. */
 int shell_failed(struct shell *, dbrx_status, const struct dbrx_error *);
 
@@ -131,6 +135,8 @@ int reply_draw(struct shell *, int quiet, struct said *);
 int reply_prompt(struct shell *, const struct tok_ids *, int chat);
 /* The ids that a message adds after what is there; NULL text: only closes an open reply. */
 int reply_message(struct shell *, const char *role, const char *text, size_t len, struct tok_ids *);
+/* Which backends made a turn's tokens, as an array for JSON. */
+cJSON *makers_json(const struct spans *);
 /* The settings that draw, for sess_generate: as they are now. */
 struct sess_gen reply_gen(const struct shell *);
 /* sess_generate, or beam search when num_beams asks for it. */

@@ -53,7 +53,7 @@ done
 allow "tokenizer knows no model" "$(sources tokenizer)" \
     'config\.h|tokenizer/[a-z_0-9]+\.h|plugins/(abi|fail)\.h'
 allow "the shell's core does not know its surface" "$(ls $core 2>/dev/null)" \
-    "config\\.h|repl/(dispatch|session|sampler|processors|filters|beam|trace|timeline|stops|charset|rules|grammar|matcher|constraint|schema)[a-z_]*\\.h|$doors"
+    "config\\.h|repl/(dispatch|session|sampler|processors|filters|beam|trace|timeline|spans|stops|charset|rules|grammar|matcher|constraint|schema)[a-z_]*\\.h|$doors"
 allow "the shell enters by the front doors" "$(sources repl)" "config\\.h|repl/[a-z_0-9]+\\.h|$doors"
 
 # code FILES: without comments and the insides of strings, each line with its place
