@@ -18,6 +18,7 @@ struct engine {
     struct spans  origin;                  /* of its KV: what it did not compute on the way */
     int32_t      *held;                    /* kept: [n_held] tokens that it holds      */
     uint32_t      n_held;
+    int           lost;                    /* only to be closed                        */
 };
 
 struct disp {
@@ -252,7 +253,7 @@ static dbrx_status hand_over(struct disp *d, struct engine *e, int replay, const
     char origin[72];
     const char *name = e->module->info->name;
     int gone = 0;
-    dbrx_status st = e->vt->truncate(e->session, have, err);
+    dbrx_status st = e->vt->position(e->session) > have ? e->vt->truncate(e->session, have, err) : DBRX_OK;
     spans_cut(&e->origin, have);
     snprintf(origin, sizeof origin, "recomputed");
     if (st == DBRX_OK && have < n) {
@@ -272,8 +273,7 @@ static dbrx_status hand_over(struct disp *d, struct engine *e, int replay, const
                   "conversation over", name, e->vt->position(e->session), n);
     if (st == DBRX_OK && spans_add(&e->origin, have, n, origin))
         st = no_memory(err);
-    if (gone && st != DBRX_OK)
-        engine_close(&d->now);
+    d->now.lost = gone;
     return st;
 }
 
@@ -333,11 +333,13 @@ dbrx_status disp_use(struct disp *d, const char *name, const char *const *opt, i
             put_back(d, &e, have, st);
         else
             engine_close(&e);
+        if (d->now.lost)
+            engine_close(&d->now);
         return st;
     }
     free(e.held);
     e.held = NULL;
-    if (keep && d->now.session) {
+    if (keep && !d->now.lost) {
         if (n)
             memcpy(held, token, n * sizeof *held);
         d->now.held = held;

@@ -16,5 +16,6 @@ EXTRA_DIST += %D%/tap.h
 include tests/unit/local.mk
 include tests/golden/local.mk
 include tests/conformance/local.mk
+include tests/shim/local.mk
 include tests/cli/local.mk
 include tests/sampling/local.mk
