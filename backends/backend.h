@@ -122,7 +122,8 @@ struct dbrx_route_sink {
 
 /* ---- steering: change the router's choice ------------------------------- */
 /* Order of effects, for one token at one layer:
- *   z = router logits + bias            (bias = -INFINITY: banned before the softmax)
+ *   z[e] = router logit[source[e]] + bias[e]     (bias = -INFINITY: banned before the softmax;
+ *                                        source: experts that change places under the router)
  *   p = softmax(z)
  *   chosen = FORCE experts, then the largest p not marked SKIP, until top_k
  *            (SKIP: not selectable, probabilities untouched; a banned expert is
@@ -132,7 +133,7 @@ struct dbrx_route_sink {
  *   w = p[chosen] / p-norm;  w *= scale (scale = 0: contribution removed, nothing re-routed)
  * DBRX_E_INVALID, before anything is computed: fewer selectable experts than
  * top_k, more forced than top_k, an expert forced and skipped or banned, a
- * top_k above n_experts, a NaN or +INFINITY. */
+ * top_k above n_experts, a NaN or +INFINITY, a source that is no permutation. */
 enum { DBRX_STEER_FORCE = 1, DBRX_STEER_SKIP = 2, DBRX_STEER_OMIT = 4 };
 struct dbrx_steer {                        /* any array may be NULL            */
     uint32_t struct_size;
@@ -140,6 +141,9 @@ struct dbrx_steer {                        /* any array may be NULL            *
     const float    *bias;                  /* [n_layers][n_experts]            */
     const uint8_t  *mark;                  /* [n_layers][n_experts], DBRX_STEER_* */
     const float    *scale;                 /* [n_layers][n_experts]            */
+    const uint16_t *source;                /* [n_layers][n_experts] a permutation of each
+                                              layer's experts; modules of abi_minor 0 know
+                                              nothing of it */
 };
 
 /* ---- taps: look at the residual stream ---------------------------------- */

@@ -2,9 +2,9 @@
  *   grammar VOCAB GRAMMAR TEXT       GBNF, or a JSON Schema when its name ends in .json
  * The text is given to the constraint token by token, several times: the first pass makes
  * states and masks, the later ones find them. */
-#include "repl/constraint.h"
-#include "repl/grammar.h"
-#include "repl/schema.h"
+#include "repl/grammar/constraint.h"
+#include "repl/grammar/grammar.h"
+#include "repl/grammar/schema.h"
 #include "tests/unit/tok_fixture.h"
 
 #include <time.h>

@@ -27,3 +27,8 @@ bench_grammar_LDADD   = librepl.la libtokenizer.la $(CJSON_LIBS)
 EXTRA_PROGRAMS += %D%/sampler
 CLEANFILES     += %D%/sampler$(EXEEXT)
 %C%_sampler_LDADD = librepl.la -lm
+
+# --- random weights of a named shape: make bench/mkmodel
+EXTRA_PROGRAMS += %D%/mkmodel
+CLEANFILES     += %D%/mkmodel$(EXEEXT)
+%C%_mkmodel_LDADD = libmodel.la libgraph.la -lm

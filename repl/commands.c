@@ -1,4 +1,5 @@
 /* repl/commands.c -- the table and its parser.  See commands.h. */
+#define _GNU_SOURCE
 #include "repl/commands.h"
 
 #include "repl/handlers.h"
@@ -7,6 +8,8 @@
 #include "repl/words.h"
 
 #include <errno.h>
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -111,7 +114,7 @@ static const struct command table[] = {
       "/prompt", handle_prompt },
     { "replay", "files", { { ARG_END, NULL, 0 } },
       "draw all replies again and compare",
-      "With the settings and random numbers they were drawn with, on the current backend.  Says "
+      "With the settings, steering and random numbers they were drawn with, on the current backend.  Says "
       "whether each is the same, and where it first differs.  The conversation stays as it is.",
       "/replay", handle_replay },
     { "save", "files", { { ARG_FILE, "FILE", 1 }, { ARG_FLAG, "--kv", 0 } },
@@ -146,6 +149,41 @@ static const struct command table[] = {
       "One line a layer.  TOKEN is a position as in /tokens; negative ones count from the end, and the last token "
       "is the default.  Experts are listed heaviest first, with the weights as applied.",
       "/route -2", handle_route },
+    { "k", "experts", { { ARG_INT, "N", 1 }, { ARG_LAYERS, "LAYERS", 0 } },
+      "how many experts a token gets",
+      "On all layers, or those named: 3, 0..9, ..5, -1.  The model's own number goes back to normal.  "
+      "What is on steers all that is computed, the context included: after a change that is computed again, so "
+      "that with steering off every number is again what it was.  /steer lists what is on.",
+      "/k 2 0..3", handle_k },
+    { "ban", "experts", { { ARG_EXPERTS, "E@L...", 1 }, { ARG_FLAG, "--skip", 0 }, { ARG_FLAG, "--omit", 0 },
+                          { ARG_FLAG, "--zero", 0 } },
+      "go on without these experts",
+      "3,7@0..9 is experts 3 and 7 on layers 0 to 9; without @ on all.  Without an option their router logits are "
+      "-infinity: the softmax is over the others, and others take their places.  --skip: others take their "
+      "places, but all probabilities are as if they could be chosen.  --omit: chosen as ever, then removed, the "
+      "weights of the others normalised again; nobody takes their places.  --zero: chosen as ever, but they add "
+      "nothing; the weights of the others stay.", "/ban 3,7@0..9 --omit", handle_ban },
+    { "force", "experts", { { ARG_EXPERTS, "E@L...", 1 } },
+      "have these experts chosen for every token",
+      "They take the first of a token's places, with the weights that the router gives them.",
+      "/force 5@2", handle_force },
+    { "bias", "experts", { { ARG_EXPERTS, "E@L...", 1 }, { ARG_REAL, "X", 1 } },
+      "add to the router logits of experts",
+      "Before the softmax, so that they are chosen more often, or less; 0 is none.",
+      "/bias 5@2 +1.5", handle_bias },
+    { "scale", "experts", { { ARG_EXPERTS, "E@L...", 1 }, { ARG_REAL, "X", 1 } },
+      "multiply what experts contribute",
+      "After the choice and the normalising of weights: nothing is chosen differently.  1 is none, 0 what "
+      "/ban --zero does.", "/scale 5@2 0.5", handle_scale },
+    { "swap", "experts", { { ARG_INT, "E1", 1 }, { ARG_INT, "E2", 1 }, { ARG_LAYERS, "@L", 1 } },
+      "let two experts change places",
+      "Each computes what the other is chosen for, with the other's weight.  Again, and they are back.",
+      "/swap 3 7 @0..2", handle_swap },
+    { "steer", "experts", { { ARG_FORMAT, "off|undo|save|load", 0 }, { ARG_TEXT, "E@L|FILE", 0 } },
+      "list, undo, save or load what is steered",
+      "Alone it lists what /k, /ban, /force, /bias, /scale and /swap have put on.  off takes all of it away, off "
+      "E@L... what is on for these experts, undo the last change.  save FILE and load FILE keep it as JSON.",
+      "/steer save quiet.json", handle_steer },
     { "dump", "experts", { { ARG_DIR, "DIR", 1 } },
       "write logits and routing as .npy files",
       "tokens int32 [T], logits float32 [T,V], router_prob float32 [L,T,E], expert int32 [L,T,k] "
@@ -174,11 +212,16 @@ const char *command_nearest(const char *name)
     return word_nearest(name, command_name);
 }
 
+int arg_is_option(const struct arg *a)
+{
+    return a->type == ARG_FLAG || (a->type != ARG_END && !strncmp(a->name, "--", 2));
+}
+
 void command_usage(const struct command *c, int all, char *out, size_t size)
 {
     size_t n = (size_t)snprintf(out, size, "/%s", c->name);
     for (const struct arg *a = c->arg; a->type != ARG_END && n < size; a++)
-        if (all || a->type != ARG_FLAG)
+        if (all || !arg_is_option(a))
             n += (size_t)snprintf(out + n, size - n, a->required ? " %s%s" : " [%s%s]", a->name,
                                   a->type == ARG_OPTIONS ? " ..." : "");
 }
@@ -187,7 +230,7 @@ void command_usage(const struct command *c, int all, char *out, size_t size)
 
 static int misused(struct shell *sh, const struct command *c, const char *what)
 {
-    char usage[160];
+    char usage[USAGE_LEN];
     command_usage(c, 1, usage, sizeof usage);
     return render_error(&sh->out, "/%s %s; usage: %s", c->name, what, usage);
 }
@@ -221,24 +264,94 @@ static char *trimmed(char *rest)
     return rest;
 }
 
-/* A word that is "--name": the flag it is, or -1 after saying that there is none */
-static int find_flag(struct shell *sh, const struct command *c, const char *word)
+/* A word that is "--name" or "--name=VALUE": the argument it is, or -1 after saying that there
+ * is none.  *value: what stands behind the =, or NULL */
+static int find_option(struct shell *sh, const struct command *c, char *word, char **value)
 {
     char what[160];
+    size_t n = strcspn(word, "=");
+    *value = word[n] ? word + n + 1 : NULL;
     for (int i = 0; c->arg[i].type != ARG_END; i++)
-        if (c->arg[i].type == ARG_FLAG && !strcmp(c->arg[i].name, word))
+        if (arg_is_option(&c->arg[i]) && strcspn(c->arg[i].name, " ") == n &&
+            !strncmp(c->arg[i].name, word, n) && (!*value || c->arg[i].type != ARG_FLAG))
             return i;
     snprintf(what, sizeof what, "has no option %.60s", word);
     return misused(sh, c, what);
 }
 
+/* A number, or a word as it is, for argument `at`; sets wait until all of their words are there */
+static int take_word(struct shell *sh, const struct command *c, int at, char *word, struct args *a)
+{
+    const struct arg *arg = &c->arg[at];
+    char *end, what[200];
+    const char *name = arg_is_option(arg) ? arg->name + strcspn(arg->name, " ") + 1 : arg->name;
+    errno = 0;
+    if (arg->type == ARG_INT) {
+        a->num[at] = strtol(word, &end, 10);
+        snprintf(what, sizeof what, "wants a whole number for %s, not \"%.60s\"", name, word);
+        if (end == word || *end || errno)
+            return misused(sh, c, what);
+    }
+    if (arg->type == ARG_REAL) {
+        a->real[at] = strtod(word, &end);
+        snprintf(what, sizeof what, "wants a number for %s, not \"%.60s\"", name, word);
+        if (end == word || *end || !isfinite(a->real[at]))
+            return misused(sh, c, what);
+    }
+    if (arg->type == ARG_DIR || arg->type == ARG_FILE)
+        a->owned[at] = path_typed(word);
+    if (arg->type == ARG_EXPERTS && a->owned[at]) {
+        char *more = NULL;
+        if (asprintf(&more, "%s %s", a->owned[at], word) < 0)
+            return render_error(&sh->out, "out of memory");
+        free(a->owned[at]);
+        a->owned[at] = more;
+    } else if (arg->type == ARG_EXPERTS) {
+        a->owned[at] = strdup(word);
+    }
+    a->text[at] = a->owned[at] ? a->owned[at] : word;
+    return 0;
+}
+
+/* The next argument with a place of its own, from `at` on */
+static int next_place(const struct command *c, int at)
+{
+    while (arg_is_option(&c->arg[at]))
+        at++;
+    return at;
+}
+
+/* Does this word go on with the set of experts that argument `at` is? */
+static int goes_on(const struct command *c, int at, const char *word)
+{
+    return c->arg[at].type == ARG_EXPERTS &&
+           (strchr(word, '@') || c->arg[next_place(c, at + 1)].type == ARG_END);
+}
+
+static int read_sets(struct shell *sh, const struct command *c, struct args *a)
+{
+    const struct dbrx_config *m = sh->ckpt ? &sh->ckpt->desc.config : NULL;
+    for (int i = 0; c->arg[i].type != ARG_END; i++) {
+        enum arg_type type = c->arg[i].type;
+        const char *text = a->text[i];
+        struct set *s = &a->set[i];
+        char err[320];
+        if (text && m &&
+            (type == ARG_TOKENS  ? set_tokens(s, text, sh->sess->n, err, sizeof err)
+             : type == ARG_LAYERS  ? set_layers(s, text, m->n_layers, err, sizeof err)
+             : type == ARG_EXPERTS ? set_experts(s, text, m->n_layers, m->n_experts, err, sizeof err) : 0))
+            return render_error(&sh->out, "/%s: %s", c->name, err);
+    }
+    return 0;
+}
+
 static int parse_args(struct shell *sh, const struct command *c, char *rest, struct args *a)
 {
-    int at = 0;
+    int at = 0, begun = 0;                 /* begun: argument `at` is a set that may go on */
     size_t n_list = 0;
+    char what[200];
     for (;;) {
-        while (c->arg[at].type == ARG_FLAG)
-            at++;
+        at = next_place(c, at);
         const struct arg *arg = &c->arg[at];
         int any = rest[strspn(rest, " \t")] != '\0';
         if (any && arg->type == ARG_IDS) {
@@ -250,15 +363,28 @@ static int parse_args(struct shell *sh, const struct command *c, char *rest, str
             a->text[at] = arg->type == ARG_TEXT ? unquoted(trimmed(rest)) : trimmed(rest);
             return 0;
         }
-        char *word = word_next(&rest), *end, what[200];
+        char *word = word_next(&rest), *value;
         if (!word)
             break;
         if (!strncmp(word, "--", 2)) {
-            int flag = find_flag(sh, c, word);
-            if (flag < 0)
+            int option = find_option(sh, c, word, &value);
+            if (option < 0)
                 return -1;
-            a->text[flag] = word;
+            if (c->arg[option].type == ARG_FLAG) {
+                a->text[option] = word;
+                continue;
+            }
+            if (!value && !(value = word_next(&rest))) {
+                snprintf(what, sizeof what, "needs a value for %s", c->arg[option].name);
+                return misused(sh, c, what);
+            }
+            if (take_word(sh, c, option, value, a))
+                return -1;
             continue;
+        }
+        if (begun && !goes_on(c, at, word)) {
+            begun = 0;
+            arg = &c->arg[at = next_place(c, at + 1)];
         }
         if (arg->type == ARG_END) {
             snprintf(what, sizeof what, "does not take \"%.60s\"", word);
@@ -271,24 +397,18 @@ static int parse_args(struct shell *sh, const struct command *c, char *rest, str
             a->list[n_list++] = word;
             continue;
         }
-        if (arg->type == ARG_INT) {
-            errno = 0;
-            a->num[at] = strtol(word, &end, 10);
-            snprintf(what, sizeof what, "wants a whole number for %s, not \"%.60s\"", arg->name, word);
-            if (end == word || *end || errno)
-                return misused(sh, c, what);
-        }
-        if (arg->type == ARG_DIR || arg->type == ARG_FILE)
-            a->owned[at] = path_typed(word);
-        a->text[at] = a->owned[at] ? a->owned[at] : word;
-        at++;
+        if (take_word(sh, c, at, word, a))
+            return -1;
+        begun = arg->type == ARG_EXPERTS;
+        at += !begun;
     }
+    at += begun;
+    at = next_place(c, at);
     if (c->arg[at].type != ARG_END && c->arg[at].required) {
-        char what[80];
         snprintf(what, sizeof what, "needs %s", c->arg[at].name);
         return misused(sh, c, what);
     }
-    return 0;
+    return read_sets(sh, c, a);
 }
 
 int command_run(struct shell *sh, const char *line, size_t len)
@@ -316,8 +436,10 @@ int command_run(struct shell *sh, const char *line, size_t len)
                               near ? "; did you mean /" : "; /help lists them", near ? near : "",
                               near ? "?" : "");
     }
-    for (int i = 0; i < MAX_ARGS; i++)
+    for (int i = 0; i < MAX_ARGS; i++) {
         free(a.owned[i]);
+        set_free(&a.set[i]);
+    }
     free(a.ids.id);
     free(copy);
     return failed ? -1 : 0;

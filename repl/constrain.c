@@ -5,8 +5,8 @@
 #include "repl/handover.h"
 #include "repl/shell.h"
 
-#include "repl/grammar.h"
-#include "repl/schema.h"
+#include "repl/grammar/grammar.h"
+#include "repl/grammar/schema.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -29,6 +29,7 @@ struct disp {
     struct engine now;                     /* session NULL: none                       */
     struct engine kept[DISP_MAX_KEPT];     /* [n_kept], the latest last                */
     uint32_t n_kept, moved;
+    const struct dbrx_steer *steer;        /* or NULL                                  */
 };
 
 struct disp *disp_new(const struct dbrx_model_desc *desc, const struct modules *modules,
@@ -222,6 +223,23 @@ static int can_extend(const struct dbrx_kv *kv)
     return kv && DBRX_HAS(struct dbrx_kv, kv, extend) && kv->extend;
 }
 
+void disp_steer(struct disp *d, const struct dbrx_steer *steer)
+{
+    d->steer = steer;
+}
+
+/* eval, steered; a module that is older than a kind of steering would pass over it in silence */
+static dbrx_status engine_eval(const struct engine *e, const struct dbrx_batch *batch,
+                               const struct dbrx_steer *steer, struct dbrx_error *err)
+{
+    struct dbrx_batch b = *batch;
+    b.steer = steer;
+    if (steer && steer->source && e->module->info->abi_minor < 1)
+        return fail(err, DBRX_E_UNSUPPORTED, "%s was built before experts could be swapped; /steer off "
+                    "goes on without", e->module->info->name);
+    return e->vt->eval(e->session, &b, err);
+}
+
 /* Positions [from,n) of the current backend's KV into e, which holds those before.  *gone: the
  * current one was lost over it. */
 static dbrx_status copy_kv(struct disp *d, const struct engine *e, uint32_t from, uint32_t n, int *gone,
@@ -238,11 +256,11 @@ static dbrx_status copy_kv(struct disp *d, const struct engine *e, uint32_t from
     return from ? e->kv->extend(e->session, n, err) : e->kv->commit(e->session, n, err);
 }
 
-static dbrx_status recompute(const struct engine *e, const int32_t *token, uint32_t from, uint32_t n,
+static dbrx_status recompute(const struct disp *d, const struct engine *e, const int32_t *token, uint32_t from, uint32_t n,
                              struct dbrx_error *err)
 {
     struct dbrx_batch b = { .struct_size = sizeof b, .n_tokens = n - from, .token = token + from };
-    dbrx_status st = e->vt->eval(e->session, &b, err);
+    dbrx_status st = engine_eval(e, &b, d->steer, err);
     return st == DBRX_STOPPED ? fail(err, st, "interrupted while the conversation was recomputed") : st;
 }
 
@@ -266,7 +284,7 @@ static dbrx_status hand_over(struct disp *d, struct engine *e, int replay, const
         if (gone)                          /* it cannot give its KV; the tokens are still here */
             st = e->vt->truncate(e->session, have, err);
         if (st == DBRX_OK && (!copies || gone))
-            st = recompute(e, token, have, n, err);
+            st = recompute(d, e, token, have, n, err);
     }
     if (st == DBRX_OK && e->vt->position(e->session) != n)
         st = fail(err, DBRX_E_INVALID, "%s holds %u positions instead of %u after taking the "
@@ -460,17 +478,27 @@ static dbrx_status settle(struct disp *d, dbrx_status st)
     return st;
 }
 
+/* What comes to be at these positions now may be steered otherwise, or come from a file: then
+ * kept ones get it, too, whether or not the tokens are the same */
+static void forget_kept(struct disp *d, uint32_t n_keep)
+{
+    for (uint32_t i = 0; i < d->n_kept; i++)
+        if (d->kept[i].n_held > n_keep)
+            d->kept[i].n_held = n_keep;
+}
+
 dbrx_status disp_truncate(struct disp *d, uint32_t n_keep, struct dbrx_error *err)
 {
     if (!d->now.session)
         return none(err);
     spans_cut(&d->now.origin, n_keep);
+    forget_kept(d, n_keep);
     return settle(d, d->now.vt->truncate(d->now.session, n_keep, err));
 }
 
 dbrx_status disp_eval(struct disp *d, const struct dbrx_batch *b, struct dbrx_error *err)
 {
-    return d->now.session ? settle(d, d->now.vt->eval(d->now.session, b, err)) : none(err);
+    return d->now.session ? settle(d, engine_eval(&d->now, b, d->steer, err)) : none(err);
 }
 
 /* ---- KV to and from files ---- */
@@ -524,5 +552,6 @@ dbrx_status disp_import(struct disp *d, uint32_t n,
     d->now.session = fresh;
     spans_free(&d->now.origin);
     d->now.origin = origin;
+    forget_kept(d, 0);
     return DBRX_OK;
 }

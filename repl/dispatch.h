@@ -43,6 +43,9 @@ dbrx_status disp_use(struct disp *, const char *name, const char *const *opt, in
  * past the end. */
 const char *disp_kept(const struct disp *, uint32_t i, char *options, size_t size, uint32_t *n);
 uint32_t    disp_drop(struct disp *, const char *name);        /* closes those kept; how many */
+/* What steers every evaluation from now on, recomputing for a switch included; NULL: nothing.
+ * Not owned, may change under us; what was computed before stays as it is. */
+void disp_steer(struct disp *, const struct dbrx_steer *);
 
 const char *disp_name(const struct disp *);            /* "cpu-blas", or NULL before the first */
 /* ... with its options: "cpu-blas isa=plain"; "" before the first. */

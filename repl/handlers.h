@@ -9,6 +9,8 @@ struct shell;
 struct args;
 
 int handle_backend(struct shell *, const struct args *);   /* backends.c */
+int handle_ban(struct shell *, const struct args *);       /* steering.c */
+int handle_bias(struct shell *, const struct args *);      /* steering.c */
 int handle_branch(struct shell *, const struct args *);    /* turns.c */
 int handle_continue(struct shell *, const struct args *);  /* turns.c */
 int handle_dump(struct shell *, const struct args *);      /* dump.c */
@@ -16,7 +18,9 @@ int handle_echo(struct shell *, const struct args *);      /* script.c */
 int handle_edit(struct shell *, const struct args *);      /* edit.c */
 int handle_export(struct shell *, const struct args *);    /* transcript.c */
 int handle_feed(struct shell *, const struct args *);
+int handle_force(struct shell *, const struct args *);     /* steering.c */
 int handle_help(struct shell *, const struct args *);      /* help.c */
+int handle_k(struct shell *, const struct args *);         /* steering.c */
 int handle_load(struct shell *, const struct args *);      /* store.c */
 int handle_logits(struct shell *, const struct args *);    /* probs.c */
 int handle_new(struct shell *, const struct args *);
@@ -30,11 +34,14 @@ int handle_replay(struct shell *, const struct args *);    /* replay.c */
 int handle_retry(struct shell *, const struct args *);     /* turns.c */
 int handle_route(struct shell *, const struct args *);     /* route.c */
 int handle_save(struct shell *, const struct args *);      /* store.c */
+int handle_scale(struct shell *, const struct args *);     /* steering.c */
 int handle_set(struct shell *, const struct args *);
 int handle_setting(struct shell *, const struct args *);   /* the command's name is the setting's */
 int handle_source(struct shell *, const struct args *);    /* script.c */
 int handle_stats(struct shell *, const struct args *);
+int handle_steer(struct shell *, const struct args *);     /* steering.c */
 int handle_surprise(struct shell *, const struct args *);  /* probs.c */
+int handle_swap(struct shell *, const struct args *);      /* steering.c */
 int handle_switch(struct shell *, const struct args *);    /* turns.c */
 int handle_tokens(struct shell *, const struct args *);
 int handle_transcript(struct shell *, const struct args *); /* transcript.c */

@@ -70,7 +70,7 @@ const char *help_topic(size_t i)
 
 static void command_row(const struct command *c, cJSON *list)
 {
-    char usage[160];
+    char usage[USAGE_LEN];
     cJSON *row = cJSON_CreateObject();
     cJSON_AddItemToArray(list, row);
     command_usage(c, 1, usage, sizeof usage);
@@ -86,7 +86,7 @@ static void command_row(const struct command *c, cJSON *list)
 static char *show_usage(const struct render *r, const cJSON *row)
 {
     unsigned widest = 0;
-    char usage[160], *text = NULL;
+    char usage[USAGE_LEN], *text = NULL;
     (void)r;
     for (size_t i = 0; command_at(i); i++) {
         command_usage(command_at(i), 0, usage, sizeof usage);
@@ -172,7 +172,7 @@ void help_commands(struct render *r)
 void help_markdown(void)
 {
     const char *group = "";
-    char usage[160];
+    char usage[USAGE_LEN];
     for (size_t i = 0; command_at(i); i++) {
         const struct command *c = command_at(i);
         if (strcmp(group, c->group))
@@ -192,7 +192,7 @@ static void explain_command(struct render *r, const struct command *c)
         render_rows(r, &rows, NULL, NULL, list);
         return;
     }
-    char usage[160];
+    char usage[USAGE_LEN];
     command_usage(c, 1, usage, sizeof usage);
     render_paragraph(r, 0, usage);
     render_paragraph(r, 2, c->brief);

@@ -367,7 +367,8 @@ int save_read(const char *path, const struct dbrx_model_desc *desc, uint32_t max
     } else if ((fd = -1), (j = read_json(&r, (uint64_t)st.st_size, &tokens))) {
         s->model = text(j, "model");
         s->backend = text(j, "backend");
-        failed = !s->model || !s->backend ? bad(&r, "out of memory")
+        s->steering = text(j, "steering");
+        failed = !s->model || !s->backend || !s->steering ? bad(&r, "out of memory")
                : check_fingerprint(&r, j, desc->fingerprint, tokens_only) || read_branches(&r, j, tokens) ||
                  read_tokens(&r) || read_settings(&r, j, here) || read_kv_head(&r, j) ? -1 : 0;
         if (!failed && s->branch[s->now]->n > max_pos)
@@ -391,6 +392,7 @@ void saved_free(struct saved *s)
     free(s->branch);
     free(s->model);
     free(s->backend);
+    free(s->steering);
     free(s->covered);
     free(s->block);
     vars_free(&s->vars);

@@ -3,10 +3,13 @@ noinst_LTLIBRARIES += librepl.la
 librepl_la_SOURCES = %D%/dispatch.h %D%/dispatch.c %D%/session.h %D%/session.c \
   %D%/sampler.h %D%/sampler.c %D%/processors.h %D%/processors.c %D%/filters.h %D%/filters.c \
   %D%/beam.h %D%/beam.c %D%/trace.h %D%/trace.c %D%/spans.h %D%/spans.c \
+  %D%/sets.h %D%/sets.c %D%/steer.h %D%/steer_state.h %D%/steer.c %D%/steer_text.c \
   %D%/timeline.h %D%/timeline.c %D%/stops.h %D%/stops.c \
-  %D%/charset.h %D%/charset.c %D%/rules.h %D%/rules.c %D%/grammar.h %D%/grammar.c \
-  %D%/matcher.h %D%/matcher.c %D%/constraint.h %D%/constraint.c %D%/schema.h %D%/schema_parts.h \
-  %D%/schema.c %D%/schema_combine.c %D%/schema_object.c %D%/schema_text.c %D%/schema_regex.c
+  %D%/grammar/charset.h %D%/grammar/charset.c %D%/grammar/rules.h %D%/grammar/rules.c \
+  %D%/grammar/grammar.h %D%/grammar/grammar.c %D%/grammar/matcher.h %D%/grammar/matcher.c \
+  %D%/grammar/constraint.h %D%/grammar/constraint.c %D%/grammar/schema.h %D%/grammar/schema.c \
+  %D%/grammar/schema_parts.h %D%/grammar/schema_combine.c %D%/grammar/schema_object.c \
+  %D%/grammar/schema_text.c %D%/grammar/schema_regex.c
 librepl_la_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
 librepl_la_LIBADD = libtokenizer.la $(CJSON_LIBS)
 
@@ -16,10 +19,10 @@ libshell_la_SOURCES = \
   %D%/shell.h %D%/shell.c %D%/input.h %D%/input.c %D%/reply.c %D%/constrain.c %D%/script.c %D%/edit.c \
   %D%/commands.h %D%/commands.c %D%/handlers.h %D%/handlers.c %D%/backends.c %D%/handover.h %D%/handover.c %D%/turns.c %D%/transcript.c %D%/replay.c \
   %D%/atomic.h %D%/atomic.c %D%/save.h %D%/save.c %D%/load.c %D%/store.c %D%/batch.h %D%/batch.c \
-  %D%/route.c %D%/probs.c %D%/dump.c %D%/npy.h %D%/npy.c %D%/help.h %D%/help.c %D%/vars.h %D%/vars.c \
+  %D%/route.c %D%/steering.c %D%/probs.c %D%/dump.c %D%/npy.h %D%/npy.c %D%/help.h %D%/help.c %D%/vars.h %D%/vars.c \
   %D%/idlist.h %D%/idlist.c \
   %D%/words.h %D%/words.c %D%/render.h %D%/render.c %D%/line.h %D%/line.c %D%/complete.h %D%/complete.c \
-  %D%/signals.h %D%/signals.c %D%/paths.h %D%/paths.c
+  %D%/signals.h %D%/signals.c %D%/paths.h %D%/paths.c %D%/text.h %D%/text.c
 libshell_la_CPPFLAGS = $(AM_CPPFLAGS) -DPKGLIBDIR='"$(pkglibdir)"' -DPKGDATADIR='"$(pkgdatadir)"'
 libshell_la_CFLAGS = $(AM_CFLAGS) $(READLINE_CFLAGS) $(CJSON_CFLAGS)
 libshell_la_LIBADD = librepl.la libplugins.la libmodel.la libtokenizer.la $(READLINE_LIBS) $(CJSON_LIBS)

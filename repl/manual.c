@@ -88,7 +88,7 @@ static void man_commands(void)
     const char *group = "";
     puts(".SH COMMANDS\nWhat is typed, or in a script, and begins with a slash.");
     for (size_t i = 0; (c = command_at(i)); i++) {
-        char usage[160];
+        char usage[USAGE_LEN];
         if (strcmp(group, c->group))
             printf(".SS %c%s\n", c->group[0] - 'a' + 'A', c->group + 1);
         group = c->group;

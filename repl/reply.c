@@ -129,7 +129,8 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
     const struct sess_stats *st = &sh->sess->last;
     uint32_t from = tree_last(sh->tree)->reply;
     const char *by = sh->constraint ? var_defs[sh->constraint_var].name : NULL;
-    char prompt[80] = "";
+    char prompt[80] = "", *on = steer_text(sh->steer);
+    int long_on = on && strlen(on) > 40;   /* /steer has all of it */
     if (st->prompt_tokens)                 /* Enter alone has none */
         snprintf(prompt, sizeof prompt, " | prompt %llu, %.0f tok/s",
                  (unsigned long long)st->prompt_tokens, rate(st->prompt_tokens, st->prompt_s));
@@ -147,11 +148,12 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
     if (by_whom->n > 1 && !sh->out.json && !(sh->vars.v[VAR_TIMING].num == TIMING_ON && sh->out.err_tty))
         render_event(&sh->out, "status", NULL, "tokens by backend: %s", makers);
     if (sh->vars.v[VAR_TIMING].num == TIMING_ON)
-        render_aside(&sh->out, "[%llu tokens, %.0f tok/s%s | %s%s%s | context %u/%u%s%s%s]",
+        render_aside(&sh->out, "[%llu tokens, %.0f tok/s%s | %s%s%s | context %u/%u%s%s%s%.40s%s%s]",
                      (unsigned long long)st->gen_tokens, rate(st->gen_tokens, st->gen_s), prompt,
                      by_whom->n > 1 ? makers : last_maker, moved ? ", kv " : "",
                      moved ? origin : "", sh->sess->n, disp_max_pos(sh->disp),
-                     by ? " | by " : "", by ? by : "", notes[why] ? notes[why] : "");
+                     by ? " | by " : "", by ? by : "", on && *on ? " | steered: " : "", on ? on : "",
+                     long_on ? "..." : "", notes[why] ? notes[why] : "");
     else if (notes[why])
         render_aside(&sh->out, "[%s]", notes[why] + strlen(" | "));    /* that is no statistic */
     const struct var *v = sh->vars.v;
@@ -159,8 +161,10 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
     if (!sh->seed_shown && v[VAR_SEED].num < 0 && random)
         render_aside(&sh->out, "[drawn with seed %llu]", (unsigned long long)sh->tree->seed);
     sh->seed_shown = 1;
-    if (!sh->out.json)
+    if (!sh->out.json) {
+        free(on);
         return;
+    }
     cJSON *f = cJSON_CreateObject(), *ids = cJSON_AddArrayToObject(f, "tokens");
     field_text(f, "text", r->text ? r->text : "", r->len);
     for (uint32_t i = from; i < sh->sess->n; i++)
@@ -169,6 +173,9 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
     cJSON_AddNumberToObject(f, "pos", from);
     if (by)
         cJSON_AddStringToObject(f, "constraint", by);
+    if (on && *on)
+        cJSON_AddStringToObject(f, "steering", on);
+    free(on);
     cJSON_AddStringToObject(f, "branch", sh->tree->now->name);
     cJSON_AddNumberToObject(f, "seed", (double)sh->tree->seed);
     cJSON_AddNumberToObject(f, "prompt_tokens", (double)st->prompt_tokens);
@@ -368,6 +375,10 @@ char *reply_settings(const struct shell *sh)
     for (int i = 0; i < N_VARS; i++)
         if (i != VAR_SEED && i != VAR_THREADS && i != VAR_SYSTEM)
             field_string(all, var_defs[i].name, sh->vars.v[i].text);
+    char *on = steer_text(sh->steer);
+    if (on && *on)
+        cJSON_AddStringToObject(all, "steering", on);
+    free(on);
     char *text = cJSON_PrintUnformatted(all);
     cJSON_Delete(all);
     return text;

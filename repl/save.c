@@ -83,6 +83,8 @@ static char *describe(const struct save_source *s)
     for (int i = 0; i < N_VARS; i++)
         if (is_saved(i) && s->vars->v[i].origin != FROM_DEFAULT)
             cJSON_AddStringToObject(settings, var_defs[i].name, s->vars->v[i].text);
+    if (s->steering && *s->steering)
+        cJSON_AddStringToObject(j, "steering", s->steering);
     cJSON *list = cJSON_AddArrayToObject(j, "branches");
     for (uint32_t i = 0; i < t->n; i++) {
         cJSON_AddItemToArray(list, branch_json(t, t->branch[i]));

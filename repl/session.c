@@ -114,8 +114,17 @@ void sess_truncate(struct sess *s, uint32_t n_keep)
     s->has_logits = 0;
 }
 
+void sess_steer(struct sess *s, const struct dbrx_steer *steer, uint64_t id)
+{
+    disp_steer(s->disp, steer);
+    s->has_logits = s->has_logits && id == s->steer_id;
+    s->steer_id = id;
+}
+
 uint32_t sess_in_step(const struct sess *s)
 {
+    if (s->held_id != s->steer_id)
+        return 0;
     uint32_t i = 0, n = s->n_held < s->n ? s->n_held : s->n, pos = disp_position(s->disp);
     n = pos < n ? pos : n;                 /* a lost backend holds nothing */
     if (!n || !memcmp(s->held, s->token, n * sizeof *s->held))
@@ -137,6 +146,7 @@ static dbrx_status rewind_to(struct sess *s, uint32_t n_keep, struct dbrx_error 
     uint32_t same = sess_in_step(s);
     n_keep = n_keep < same ? n_keep : same;
     s->n_held = n_keep;
+    s->held_id = n_keep ? s->held_id : s->steer_id;
     trace_truncate(s->trace, n_keep);
     return disp_position(s->disp) > n_keep ? disp_truncate(s->disp, n_keep, err) : DBRX_OK;
 }
@@ -311,6 +321,7 @@ dbrx_status sess_import(struct sess *s, uint32_t n,
     if (n)
         memcpy(s->held, s->token, n * sizeof *s->held);
     s->n_held = n;
+    s->held_id = s->steer_id;
     s->has_logits = 0;
     trace_truncate(s->trace, 0);
     return DBRX_OK;

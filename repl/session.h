@@ -7,7 +7,7 @@
 #ifndef DBRX_REPL_SESSION_H
 #define DBRX_REPL_SESSION_H
 
-#include "repl/constraint.h"
+#include "repl/grammar/constraint.h"
 #include "repl/dispatch.h"
 #include "repl/sampler.h"
 #include "repl/trace.h"
@@ -21,6 +21,7 @@ struct sess {
     uint32_t n, cap;
     int32_t *held;                         /* [n_held], what the backend was given: may be other */
     uint32_t n_held;                       /* words than the timeline's until the next sync      */
+    uint64_t steer_id, held_id;            /* the steering now, and that of what the backend was given */
     float   *logits;                       /* [n_vocab] of the last token, when has_logits */
     int      has_logits;
 
@@ -62,7 +63,11 @@ void sess_truncate(struct sess *, uint32_t n_keep);
  * nothing.  Costs nothing yet: the next sync recomputes what differs from what the backend
  * holds, so that going back to words not yet overwritten is free. */
 dbrx_status sess_replace(struct sess *, const int32_t *id, size_t n, struct dbrx_error *);
-/* How many leading tokens of the timeline the backend holds already. */
+/* Steers all that is evaluated from now on (see disp_steer); id tells one steering from another.
+ * What the model computes is a function of tokens and steering: under another one the next sync
+ * computes the timeline again, from its beginning. */
+void sess_steer(struct sess *, const struct dbrx_steer *, uint64_t id);
+/* How many leading tokens of the timeline the backend holds already, under this steering. */
 uint32_t sess_in_step(const struct sess *);
 /* ... and how many of those the trace knows; beyond, it may speak of other words. */
 uint32_t sess_routed(const struct sess *);

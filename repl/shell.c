@@ -10,6 +10,7 @@
 #include "repl/line.h"
 #include "repl/paths.h"
 #include "repl/signals.h"
+#include "repl/text.h"
 #include "repl/words.h"
 
 #include <stdlib.h>
@@ -69,16 +70,17 @@ static uint8_t *banned_ids(const struct shell *sh)
 /* No tokenizer is no error: ids still work */
 static void open_text(struct shell *sh)
 {
-    const char *dir = sh->ckpt->dir;
     char err[256];
-    sh->tok = tok_open(dir, sh->tok_why, sizeof sh->tok_why);
+    sh->tok = text_open(sh->ckpt, sh->tok_why, sizeof sh->tok_why);
     for (uint32_t i = 0; i < sh->ckpt->n_eos; i++)
         add_eos(sh, sh->ckpt->eos[i]);
     if (sh->tok) {
         add_eos(sh, tok_special(sh->tok, "<|im_end|>"));
         add_eos(sh, tok_special(sh->tok, "<|endoftext|>"));
     }
-    if (chat_open(dir, &sh->chat, err, sizeof err))
+    if (sh->ckpt->gguf)
+        chat_read(sh->ckpt->chat_template, &sh->chat);
+    else if (chat_open(sh->ckpt->dir, &sh->chat, err, sizeof err))
         render_event(&sh->out, "status", NULL, "%s; chat mode works without the checkpoint's defaults", err);
     if (sh->chat.has_template)
         vars_default(&sh->vars, VAR_MODE, "chat");
@@ -142,8 +144,9 @@ static int open_backend(struct shell *sh, const struct shell_options *o)
     uint8_t *banned = banned_ids(sh);
     sh->disp = disp_new(&sh->ckpt->desc, &sh->modules, &sh->host, ctx);
     sh->sess = sh->disp && banned ? sess_new(sh->disp, c, banned) : NULL;
+    sh->steer = steer_new(c);
     free(banned);
-    if (!sh->sess) {
+    if (!sh->sess || !sh->steer) {
         render_error(&sh->out, "out of memory");
         return EXIT_INTERNAL;
     }
@@ -151,7 +154,18 @@ static int open_backend(struct shell *sh, const struct shell_options *o)
     sh->out.quiet = why;                   /* the sentence belongs in front of the list */
     sh->out.quiet_size = sizeof why;
     int failed = shell_use(sh, o->backend, NULL, 0);
+    char best[256];
+    snprintf(best, sizeof best, "%s", why);
+    const struct module *m;                /* the best may not know this file's types */
+    for (size_t i = 0; failed && !o->backend && (m = disp_module(sh->disp, i)); i++) {
+        struct dbrx_probe p;
+        if (m->info && disp_probe(sh->disp, i, &p) && p.score > 0)
+            failed = shell_use(sh, m->info->name, NULL, 0);
+    }
     sh->out.quiet = NULL;
+    if (!failed && *best)
+        render_event(&sh->out, "status", NULL, "%s: on %s instead", best, disp_name(sh->disp));
+    memcpy(why, best, sizeof why);
     return failed ? no_backend(sh, why) : 0;
 }
 
@@ -199,6 +213,7 @@ void shell_close(struct shell *sh)
     trie_free(sh->trie);
     tree_free(sh->tree);
     sess_free(sh->sess);
+    steer_free(sh->steer);
     disp_free(sh->disp);
     modules_free(&sh->modules);
     chat_close(&sh->chat);
@@ -415,7 +430,8 @@ void shell_interactive(struct shell *sh, int rc)
     while (!sh->quit) {
         char *line = NULL;
         int ready = 0;
-        enum line_result what = line_read(in.open ? "  ... " : "dbrx> ", &line);
+        enum line_result what = line_read(in.open ? "  ... " : steer_block(sh->steer) ? "dbrx*> " : "dbrx> ",
+                                           &line);
         if (what == LINE_KILLED || (what == LINE_END && !in.open))
             break;
         if (what == LINE_CLEARED) {

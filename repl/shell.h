@@ -9,6 +9,7 @@
 #include "repl/idlist.h"
 #include "repl/input.h"
 #include "repl/render.h"
+#include "repl/steer.h"
 #include "repl/timeline.h"
 #include "repl/vars.h"
 #include "tokenizer/chat.h"
@@ -46,6 +47,7 @@ struct shell {
     struct dbrx_host host;
     struct disp *disp;
     struct sess *sess;
+    struct steer *steer;                   /* of the model's choice of experts          */
     struct trie *trie;                     /* of tok, when it was needed                */
     struct constraint *constraint;         /* on replies, or NULL                       */
     char *constraint_from;                 /* the file it was read from                 */
@@ -103,6 +105,8 @@ int shell_use(struct shell *, const char *name, const char *const *opt, int how)
  * are searched for. */
 struct handover;
 int shell_plan(const struct shell *, struct handover *, char *err, size_t size);
+/* steering.c: the session follows what sh->steer is now. */
+void shell_steer(struct shell *);
 /* A dbrx_status other than OK, as an error; -1. */
 int shell_failed(struct shell *, dbrx_status, const struct dbrx_error *);
 

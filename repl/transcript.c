@@ -96,6 +96,45 @@ static int has_text(struct shell *sh)
     return 0;
 }
 
+/* What was drawn under which steering: [{pos, tokens, steering}], turn by turn */
+static cJSON *steered_turns(const struct shell *sh)
+{
+    const struct branch *b = sh->tree->now;
+    cJSON *list = cJSON_CreateArray();
+    for (uint32_t i = 0; i < b->n_turns; i++) {
+        const struct turn *t = &b->turn[i];
+        cJSON *settings = cJSON_Parse(t->settings ? t->settings : "{}");
+        const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(settings, "steering"));
+        if (text) {
+            cJSON *row = cJSON_CreateObject();
+            cJSON_AddItemToArray(list, row);
+            cJSON_AddNumberToObject(row, "pos", t->reply);
+            cJSON_AddNumberToObject(row, "tokens", t->end - t->reply);
+            field_string(row, "steering", text);
+        }
+        cJSON_Delete(settings);
+    }
+    return list;
+}
+
+/* ... in a sentence, one a line; free() it, NULL: no memory */
+static char *steered_text(const struct shell *sh, const char *before)
+{
+    cJSON *list = steered_turns(sh), *row;
+    char *text = NULL;
+    size_t size;
+    FILE *f = open_memstream(&text, &size);
+    cJSON_ArrayForEach(row, list) {
+        int pos = cJSON_GetObjectItemCaseSensitive(row, "pos")->valueint;
+        int n = cJSON_GetObjectItemCaseSensitive(row, "tokens")->valueint;
+        const char *on = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(row, "steering"));
+        if (f && n)
+            fprintf(f, "%stokens %d to %d were drawn with steering: %s\n", before, pos, pos + n - 1, on ? on : "");
+    }
+    cJSON_Delete(list);
+    return f && !fclose(f) ? text : NULL;
+}
+
 /* ---- /transcript ---- */
 
 static cJSON *message_rows(const struct message *m, size_t n)
@@ -153,14 +192,23 @@ int handle_transcript(struct shell *sh, const struct args *a)
         return transcript_tokens(sh);
     if (has_text(sh) || messages(sh, &m, &n))
         return -1;
-    if (sh->out.json)
-        render_rows(&sh->out, &rows, NULL, NULL, message_rows(m, n));
+    if (sh->out.json) {
+        cJSON *head = cJSON_CreateObject();
+        cJSON_AddItemToObject(head, "steered", steered_turns(sh));
+        render_rows(&sh->out, &rows, NULL, head, message_rows(m, n));
+    }
     for (size_t i = 0; i < n && !sh->out.json; i++) {
         if (*m[i].role)
             render_heading(&sh->out, "%s%s:", i ? "\n" : "", m[i].role);
         render_reply(&sh->out, m[i].text, strlen(m[i].text));
         render_reply_end(&sh->out);
     }
+    char *steered = sh->out.json ? NULL : steered_text(sh, "");
+    if (steered && *steered) {
+        steered[strlen(steered) - 1] = '\0';
+        render_event(&sh->out, "status", NULL, "%s", steered);
+    }
+    free(steered);
     free_messages(m, n);
     return 0;
 }
@@ -215,6 +263,7 @@ static void put(struct atomic *f, const char *text)
 
 static void export_text(struct atomic *f, const struct shell *sh, const struct message *m, size_t n, int md)
 {
+    char *steered = steered_text(sh, "\n> ");
     if (md) {
         put(f, "# ");
         put(f, sh->name);
@@ -229,6 +278,9 @@ static void export_text(struct atomic *f, const struct shell *sh, const struct m
         put(f, m[i].text);
         put(f, md && i + 1 < n ? "\n\n" : "\n");
     }
+    if (md && steered)                     /* plain text is the conversation, and nothing else */
+        put(f, steered);
+    free(steered);
 }
 
 static void export_json(struct atomic *f, struct shell *sh, const struct message *m, size_t n)

@@ -114,6 +114,13 @@ int chat_open(const char *dir, struct chat *c, char *err, size_t errlen)
     return 0;
 }
 
+void chat_read(const char *template, struct chat *c)
+{
+    memset(c, 0, sizeof *c);
+    c->has_template = template != NULL;
+    c->default_system = template ? find_default_system(template, 0) : NULL;
+}
+
 void chat_close(struct chat *c)
 {
     free(c->default_system);

@@ -16,6 +16,18 @@ struct tok;
  * naming gpt-4 / a .tiktoken rank file beside it), a tokenizer.json or a *.tiktoken file.
  * NULL and one sentence in err[errlen] on failure. */
 struct tok *tok_open(const char *path, char *err, size_t errlen);
+/* The same from a vocabulary that somebody else holds: tokens by id and merges in order, as
+ * bytes that are needed until the return only. */
+enum { TOK_LIST_TEXT,                      /* spelled in GPT-2's byte alphabet */
+       TOK_LIST_SPECIAL,                   /* as it is: "<|im_end|>" */
+       TOK_LIST_NONE };                    /* an id without text */
+struct tok_list {
+    void  *ctx;
+    size_t n_tokens, n_merges;
+    const char *(*token)(void *ctx, size_t id, size_t *len, int *kind);
+    const char *(*merge)(void *ctx, size_t i, size_t *len);    /* "left right" */
+};
+struct tok *tok_open_list(const struct tok_list *, char *err, size_t errlen);
 void tok_close(struct tok *);              /* NULL is fine */
 
 int32_t tok_n_vocab(const struct tok *);   /* highest id with text + 1 */

@@ -4,6 +4,7 @@
 
 #include "backends/cpu-blas/cpu_blas.h"
 #include "backends/cpu-blas/isa.h"
+#include "backends/graph/dtype.h"
 #include "backends/graph/graph.h"
 #include "plugins/fail.h"
 
@@ -15,36 +16,92 @@ enum { MAX_THREADS = 1024 };
 
 static const struct dbrx_option options[] = {
     { "threads", "physical cores", "worker threads, 1 to 1024" },
-    { "isa", "best", "instruction set: amx, avx512, avx2 or plain" },
+    { "isa", "best", "instruction set: amx, avx512bf16, avx512, avx2 or plain" },
+    { "precision", "auto", "of activations in prompts: f32, fast (BF16), or fast for large models" },
+    { "deterministic", "0", "1: a token's result does not depend on what is evaluated beside it" },
     { NULL, NULL, NULL }
 };
 
-struct settings { unsigned threads; const char *isa; int amx; };
+/* kernels and products of each instruction set, best first */
+static const struct level {
+    const char *name;
+    int (*runs)(void);
+    const char *kernels;
+    const struct gemm *fast, *exact;
+} levels[] = {
+#ifdef HAVE_X86_64
+    { "amx", isa_amx, "avx512", &gemm_amx, &gemm_amx },
+    { "avx512bf16", isa_bf16, "avx512", &gemm_bf16, &gemm_bf16x2 },
+    { "avx512", isa_avx512, "avx512", NULL, NULL },
+    { "avx2", isa_avx2, "avx2", NULL, NULL },
+#endif
+    { "plain", NULL, "plain", NULL, NULL },
+};
+enum { N_LEVELS = sizeof levels / sizeof *levels };
+
+static const struct level *level_get(const char *name)     /* NULL: the best; NULL if none */
+{
+    for (int i = 0; i < N_LEVELS; i++)
+        if ((!name || !strcmp(name, levels[i].name)) && (!levels[i].runs || levels[i].runs()))
+            return &levels[i];
+    return NULL;
+}
+
+enum precision { FAST_IF_LARGE, FAST, F32 };
+/* so many columns are large: below, a prompt is over at once either way */
+enum { LARGE = 512 };
+
+struct settings { unsigned threads; const struct level *level; int precision, deterministic; };
+
+/* The index of value in a list that ends at NULL, or -1 */
+static int one_of(const char *const *name, const char *value)
+{
+    for (int i = 0; name[i]; i++)
+        if (!strcmp(name[i], value))
+            return i;
+    return -1;
+}
+
+static dbrx_status parse_one(struct settings *s, const char *name, size_t len, const char *value,
+                             struct dbrx_error *err)
+{
+    if (len == 7 && !strncmp(name, "threads", len)) {
+        char *end;
+        long n = strtol(value, &end, 10);
+        if (end == value || *end || n < 1 || n > MAX_THREADS)
+            return fail(err, DBRX_E_INVALID, "threads must be 1 to %d, not \"%.40s\"", MAX_THREADS,
+                        value);
+        s->threads = (unsigned)n;
+    } else if (len == 3 && !strncmp(name, "isa", len)) {
+        s->level = level_get(strcmp(value, "best") ? value : NULL);
+        if (!s->level)
+            return fail(err, DBRX_E_INVALID, "isa=%.40s: this CPU has no such instruction set (amx, "
+                        "avx512bf16, avx512, avx2, plain)", value);
+    } else if (len == 9 && !strncmp(name, "precision", len)) {
+        static const char *const names[] = { "auto", "fast", "f32", NULL };
+        if ((s->precision = one_of(names, value)) < 0)
+            return fail(err, DBRX_E_INVALID, "precision must be auto, fast or f32, not \"%.40s\"",
+                        value);
+    } else if (len == 13 && !strncmp(name, "deterministic", len)) {
+        static const char *const names[] = { "0", "1", NULL };
+        if ((s->deterministic = one_of(names, value)) < 0)
+            return fail(err, DBRX_E_INVALID, "deterministic must be 0 or 1, not \"%.40s\"", value);
+    } else {
+        return fail(err, DBRX_E_INVALID, "cpu-blas has no option \"%.60s\"; it has threads=N, "
+                    "isa=NAME, precision=NAME and deterministic=0 or 1", name);
+    }
+    return DBRX_OK;
+}
 
 static dbrx_status parse(const char *const *opt, struct settings *s, struct dbrx_error *err)
 {
-    *s = (struct settings){ pool_physical_cores(), NULL, isa_amx() };
-    for (; opt && *opt; opt++) {
-        if (!strncmp(*opt, "threads=", 8)) {
-            char *end;
-            long n = strtol(*opt + 8, &end, 10);
-            if (end == *opt + 8 || *end || n < 1 || n > MAX_THREADS)
-                return fail(err, DBRX_E_INVALID, "threads must be 1 to %d, not \"%.40s\"",
-                            MAX_THREADS, *opt + 8);
-            s->threads = (unsigned)n;
-        } else if (!strncmp(*opt, "isa=", 4)) {
-            const char *isa = *opt + 4;
-            s->amx = isa_amx() && (!strcmp(isa, "best") || !strcmp(isa, "amx"));
-            s->isa = s->amx || !strcmp(isa, "best") ? NULL : isa;
-            if (!kernels_get(s->isa))
-                return fail(err, DBRX_E_INVALID, "isa=%.40s: this CPU has no such instruction "
-                            "set (amx, avx512, avx2, plain)", isa);
-        } else {
-            return fail(err, DBRX_E_INVALID, "cpu-blas has no option \"%.60s\"; it has threads=N "
-                        "and isa=NAME", *opt);
-        }
+    dbrx_status st = DBRX_OK;
+    *s = (struct settings){ pool_physical_cores(), level_get(NULL), FAST_IF_LARGE, 0 };
+    for (; opt && *opt && st == DBRX_OK; opt++) {
+        size_t len = strcspn(*opt, "=");
+        st = parse_one(s, *opt, len, *opt + len + ((*opt)[len] == '='), err);
     }
-    return DBRX_OK;
+    return st;
 }
 
 static dbrx_status probe(const struct dbrx_host *host, struct dbrx_probe *p,
@@ -58,11 +115,29 @@ static dbrx_status probe(const struct dbrx_host *host, struct dbrx_probe *p,
     p->score = blas_open(&blas, &why) == DBRX_OK ? 100 : 0;
     p->reason[0] = p->device[0] = '\0';
     if (p->score)
-        snprintf(p->device, sizeof p->device, "%u cores, %s%s, OpenBLAS %s",
-                 pool_physical_cores(), kernels_get(NULL)->name, isa_amx() ? "+amx" : "",
-                 blas.core);
+        snprintf(p->device, sizeof p->device, "%u cores, %s, OpenBLAS %s", pool_physical_cores(),
+                 level_get(NULL)->name, blas.core);
     else
         snprintf(p->reason, sizeof p->reason, "%.127s", why.text);
+    return DBRX_OK;
+}
+
+/* What the graph can read and these kernels cannot, yet */
+static dbrx_status check_types(const struct dbrx_model_desc *desc, struct dbrx_error *err)
+{
+    if (desc->w2_layout != DBRX_W2_FFN_ROWS)
+        return fail(err, DBRX_E_UNSUPPORTED, "cpu-blas cannot read w2 as GGUF files store it, "
+                    "transposed");
+    for (uint32_t l = 0; l < desc->config.n_layers; l++) {
+        const struct dbrx_layer *y =
+            (const void *)((const char *)desc->layer + (size_t)l * desc->layer_size);
+        const struct dbrx_tensor *all[] = { &y->wqkv, &y->wo, &y->router, &y->w1, &y->v1, &y->w2,
+                                            &desc->lm_head };
+        for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+            if (dtype_block(all[i]->dtype) != 1)
+                return fail(err, DBRX_E_UNSUPPORTED, "cpu-blas cannot read %s weights",
+                            dtype_name(all[i]->dtype));
+    }
     return DBRX_OK;
 }
 
@@ -82,13 +157,18 @@ static dbrx_status model_open(const struct dbrx_host *host, const struct dbrx_mo
     dbrx_status st = parse(opt, &s, err);
     if (st == DBRX_OK)
         st = graph_check(desc, err);
+    if (st == DBRX_OK)
+        st = check_types(desc, err);
     if (st != DBRX_OK)
         return st;
     struct cpu *c = calloc(1, sizeof *c);
     if (!c)
         return fail(err, DBRX_E_NOMEM, "out of memory");
-    c->k = kernels_get(s.isa);
-    c->amx = s.amx;
+    c->k = kernels_get(s.level->kernels);
+    c->fast = s.precision == F32 ? NULL : s.level->fast;
+    c->fast_cols = s.precision == FAST ? 0 : LARGE;
+    c->exact = s.level->exact;
+    c->deterministic = s.deterministic;
     c->pool = pool_open(s.threads);
     st = blas_open(&c->blas, err);
     if (st == DBRX_OK && (!c->pool || cpu_reserve(c, &desc->config)))

@@ -19,10 +19,10 @@ int cpu_reserve(struct cpu *c, const struct dbrx_config *cfg)
     size_t group = cfg->n_heads / cfg->n_kv_heads;
     size_t widened = max(CPU_PANEL, 16 * (size_t)cfg->d_model) + (size_t)GRAPH_CHUNK * CPU_WIDE;
     size_t scores = max(BLOCK, group) * (TILE + 2);
-    c->panel_floats = round16(max(max(widened, scores), AMX_PANEL));
+    c->panel_floats = round16(max(max(widened, scores), GEMM_PANEL));
     c->panel = aligned_alloc(64, pool_threads(c->pool) * c->panel_floats * sizeof(float));
     c->slots = max((size_t)GRAPH_CHUNK * cfg->top_k, cfg->n_experts) +
-               (size_t)AMX_TOKENS * cfg->n_experts;
+               (size_t)GEMM_TOKENS * cfg->n_experts;
     return c->panel ? 0 : -1;
 }
 
@@ -33,7 +33,7 @@ void cpu_product(const struct cpu *c, unsigned worker, float *y, size_t ldy, con
 {
     int type = kernels_type(w->dtype);
     const void *at = tensor_at(w, first * cols);
-    if (m <= CPU_FEW) {
+    if (cpu_few(c, m)) {
         for (size_t t = 0; t < m; t++)
             c->k->matvec[type](y + t * ldy, at, rows, cols, cols, x + t * cols);
         return;
@@ -45,51 +45,73 @@ void cpu_product(const struct cpu *c, unsigned worker, float *y, size_t ldy, con
                   (int)cols, type == K_F32 ? at : wide, (int)cols, 0, y, (int)ldy);
 }
 
+const struct gemm *cpu_gemm(const struct cpu *c, uint32_t dtype, size_t n, size_t rows, size_t cols)
+{
+    if ((n <= CPU_FEW && !c->deterministic) || cols % 32 || rows % 16 || dtype != DBRX_BF16)
+        return NULL;
+    return c->fast && cols >= c->fast_cols ? c->fast : c->exact;
+}
+
 struct linear_job {
     const struct cpu *c;
+    const struct gemm *g;                  /* or NULL                                     */
     const struct dbrx_tensor *w;
     float *y;
     const float *x;
-    uint16_t *packed;                      /* x for the tiles, or NULL */
+    uint16_t *packed;                      /* x for g                                     */
     size_t n, rows, cols, step;
 };
 
 static void pack_item(void *arg, unsigned worker, uint32_t item)
 {
     const struct linear_job *j = arg;
-    const float *row[AMX_TOKENS];
-    size_t t = (size_t)item * AMX_TOKENS, n = min(AMX_TOKENS, j->n - t);
+    const float *row[GEMM_TOKENS];
+    size_t t = item * j->g->tokens, n = min(j->g->tokens, j->n - t);
     (void)worker;
     for (size_t i = 0; i < n; i++)
         row[i] = j->x + (t + i) * j->cols;
-    amx_pack(j->packed + item * amx_block(j->cols), row, n, j->cols);
+    j->g->pack(j->packed + item * gemm_block(j->g, j->cols), row, n, j->cols);
 }
 
 static void linear_item(void *arg, unsigned worker, uint32_t item)
 {
     const struct linear_job *j = arg;
     size_t r = item * j->step, rows = min(j->step, j->rows - r);
-    if (j->packed)
-        amx_linear(j->y + r, j->rows, j->packed, j->n, tensor_at(j->w, r * j->cols), rows,
-                   j->cols);
+    if (j->g)
+        j->g->linear(j->y + r, j->rows, j->packed, j->n, tensor_at(j->w, r * j->cols), rows,
+                     j->cols);
     else
         cpu_product(j->c, worker, j->y + r, j->rows, j->x, j->n, j->w, r, rows, j->cols);
+}
+
+/* few rows, as the router's: shared out by tokens, and each for itself in float32 -- a tie
+ * must not tip with the company that a token is in */
+static void tokens_item(void *arg, unsigned worker, uint32_t item)
+{
+    const struct linear_job *j = arg;
+    size_t first = item * j->step, n = min(j->step, j->n - first);
+    (void)worker;
+    for (size_t t = first; t < first + n; t++)
+        j->c->k->matvec[kernels_type(j->w->dtype)](j->y + t * j->rows, j->w->data, j->rows, j->cols,
+                                                   j->cols, j->x + t * j->cols);
 }
 
 static void linear(struct work *wk, float *y, const float *x, const struct dbrx_tensor *w,
                    uint32_t n, uint32_t rows, uint32_t cols)
 {
     const struct cpu *c = wk->ctx;
-    /* the router stays in float32: its 16 rows cost nothing, and a tie must not tip */
-    int tiles = c->amx && n > CPU_FEW && w->dtype == DBRX_BF16 && cols % 32 == 0 &&
-                rows % 16 == 0 && rows >= cols;
     struct linear_job j = {
-        .c = c, .w = w, .y = y, .x = x, .n = n, .rows = rows, .cols = cols,
-        .packed = tiles ? wk->scratch : NULL,
+        .c = c, .w = w, .y = y, .x = x, .n = n, .rows = rows, .cols = cols, .packed = wk->scratch,
+        .g = cpu_gemm(c, w->dtype, n, rows, cols),
         .step = cpu_share(rows, 4 * pool_threads(c->pool), cpu_panel_rows(cols)),
     };
-    if (tiles)
-        pool_run(c->pool, (uint32_t)ceil_div(n, AMX_TOKENS), pack_item, &j);
+    if (rows <= CPU_NARROW) {
+        j.step = 16;
+        pool_run(c->pool, (uint32_t)ceil_div(n, j.step), tokens_item, &j);
+        return;
+    }
+    if (j.g)
+        pool_run(c->pool, (uint32_t)ceil_div(n, j.g->tokens), pack_item, &j);
     pool_run(c->pool, (uint32_t)ceil_div(rows, j.step), linear_item, &j);
 }
 
@@ -177,7 +199,7 @@ static void attention_item(void *arg, unsigned worker, uint32_t item)
         for (uint32_t g = 0; g < group; g++) {
             const float *q = q0 + (size_t)g * hd;
             float *o = o0 + (size_t)g * hd;
-            if (n > CPU_FEW)
+            if (!cpu_few(j->c, n))
                 j->c->blas.sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)n, (int)len,
                                  (int)hd, 1, q, (int)a->q_stride, key, (int)kv_stride, 0, score,
                                  TILE);
@@ -202,10 +224,10 @@ static void attention_item(void *arg, unsigned worker, uint32_t item)
                     *m = m_new;
                 }
                 memset(s + seen, 0, (len - seen) * sizeof *s);
-                if (n <= CPU_FEW)
+                if (cpu_few(j->c, n))
                     k->vecmat[K_F32](o_t, val, seen, kv_stride, hd, s);
             }
-            if (n > CPU_FEW)
+            if (!cpu_few(j->c, n))
                 j->c->blas.sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n, (int)hd,
                                  (int)len, 1, score, TILE, val, (int)kv_stride, 1, o,
                                  (int)o_stride);

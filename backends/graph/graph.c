@@ -54,6 +54,7 @@ static dbrx_status moe_block(dbrx_session *s, const struct dbrx_batch *b, uint32
         .layer = m->layer[l], .h = s->h, .x = s->x, .expert = s->expert, .weight = s->weight,
         .part = parts ? s->part : NULL, .n = n, .k = k, .d_model = c->d_model,
         .d_ffn = c->d_ffn, .n_experts = c->n_experts, .act_fn = c->act_fn,
+        .w2_layout = m->w2_layout,
     };
     m->ops.experts(&s->work, &moe);
     if (sink) {

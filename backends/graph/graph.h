@@ -12,6 +12,7 @@ struct dbrx_model {
     const struct dbrx_host *host;
     struct dbrx_config cfg;
     struct dbrx_tensor embed, lm_head;
+    uint32_t w2_layout;
     const struct dbrx_layer **layer;       /* [n_layers]                                   */
     float *norm_1, *norm_2, *norm_f;       /* [n_layers][d_model] twice, [d_model]: as float32 */
     struct ops ops;

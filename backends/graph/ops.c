@@ -98,37 +98,54 @@ float act_plain(uint32_t act_fn, float x)
 static size_t experts_scratch(void *ctx, const struct dbrx_config *c)
 {
     (void)ctx;
-    return 2 * (size_t)c->d_model * sizeof(double);
+    return 2 * (size_t)c->d_model * sizeof(double) + c->d_ffn * sizeof(float);
 }
 
-/* w1, v1, w2 are [n_experts*d_ffn][d_model]; expert e owns rows e*d_ffn .. (e+1)*d_ffn.
- * w2 is not transposed: row i of it is what intermediate element i adds to the output. */
-static void experts(struct work *wk, const struct moe *m)
+/* out[d_model] = expert e of h[d_model].  w1, v1 are [n_experts*d_ffn][d_model]; expert e owns
+ * rows e*d_ffn .. (e+1)*d_ffn.  w2 has the same rows (row r of it is what intermediate element
+ * r adds to the output), or a row for each of d_model outputs. */
+static void expert(const struct moe *m, size_t e, const float *h, double *out, float *act,
+                   float *row)
 {
     const struct dbrx_layer *l = m->layer;
     uint32_t d = m->d_model, ffn = m->d_ffn;
+    for (uint32_t r = 0; r < ffn; r++) {
+        size_t at = (e * ffn + r) * d;
+        dequant(row, l->w1.data, l->w1.dtype, at, d);
+        act[r] = act_plain(m->act_fn, (float)dot(row, h, d));
+        dequant(row, l->v1.data, l->v1.dtype, at, d);
+        act[r] *= (float)dot(row, h, d);
+    }
+    if (m->w2_layout == DBRX_W2_MODEL_ROWS) {
+        for (uint32_t i = 0; i < d; i++) {
+            dequant(row, l->w2.data, l->w2.dtype, (e * d + i) * ffn, ffn);
+            out[i] = dot(row, act, ffn);
+        }
+        return;
+    }
+    for (uint32_t r = 0; r < ffn; r++) {
+        size_t at = (e * ffn + r) * d;
+        dequant(row, l->w2.data, l->w2.dtype, at, d);
+        for (uint32_t i = 0; i < d; i++)
+            out[i] += (double)act[r] * row[i];
+    }
+}
+
+static void experts(struct work *wk, const struct moe *m)
+{
+    uint32_t d = m->d_model;
     double *out = wk->scratch, *sum = out + d;
-    float *row = wk->row;
+    float *act = (float *)(sum + d);
     for (uint32_t t = 0; t < m->n; t++) {
-        const float *h = m->h + (size_t)t * d;
         float *x = m->x + (size_t)t * d;
         for (uint32_t i = 0; i < d; i++)
             sum[i] = 0;
         for (uint32_t j = 0; j < m->k; j++) {
-            size_t e = m->expert[t * m->k + j];
             float weight = m->weight[t * m->k + j];
             for (uint32_t i = 0; i < d; i++)
                 out[i] = 0;
-            for (uint32_t r = 0; r < ffn && weight != 0; r++) {
-                size_t at = (e * ffn + r) * d;
-                dequant(row, l->w1.data, l->w1.dtype, at, d);
-                float act = act_plain(m->act_fn, (float)dot(row, h, d));
-                dequant(row, l->v1.data, l->v1.dtype, at, d);
-                act *= (float)dot(row, h, d);
-                dequant(row, l->w2.data, l->w2.dtype, at, d);
-                for (uint32_t i = 0; i < d; i++)
-                    out[i] += (double)act * row[i];
-            }
+            if (weight != 0)
+                expert(m, m->expert[t * m->k + j], m->h + (size_t)t * d, out, act, wk->row);
             for (uint32_t i = 0; i < d; i++)
                 sum[i] += weight * out[i];
             if (m->part)

@@ -14,7 +14,7 @@ enum { GRAPH_CHUNK = 512 };                /* tokens an op gets at most */
 /* What an op gets besides its operands. */
 struct work {
     void  *ctx;                            /* the backend's own, from graph_model_open     */
-    float *row;                            /* [max(d_model, max_pos)], for any op          */
+    float *row;                            /* [max(d_model, d_ffn, max_pos)], for any op   */
     void  *scratch;                        /* what scratch() asked for, 64-byte aligned    */
 };
 
@@ -37,7 +37,7 @@ struct moe {
     const uint16_t *expert;                /* [n][k]                                       */
     const float    *weight;                /* [n][k]; an expert of weight 0 does not run   */
     float          *part;                  /* [n][k][d_model]: each term of the sum, or NULL */
-    uint32_t n, k, d_model, d_ffn, n_experts, act_fn;
+    uint32_t n, k, d_model, d_ffn, n_experts, act_fn, w2_layout;
 };
 
 struct ops {

@@ -23,7 +23,7 @@ static dbrx_status check_tensor(const struct dbrx_tensor *t, uint64_t rows, uint
     if (!dequant_knows(t->dtype))
         return fail(err, DBRX_E_UNSUPPORTED, "%s is stored as type %u, which this backend cannot "
                     "read", name, t->dtype);
-    if (!shaped(t, rows, cols))
+    if (!shaped(t, rows, cols) || cols % dtype_block(t->dtype))
         return fail(err, DBRX_E_INVALID, "%s has the wrong shape", name);
     return DBRX_OK;
 }
@@ -38,9 +38,10 @@ dbrx_status graph_check(const struct dbrx_model_desc *desc, struct dbrx_error *e
         c->d_model % c->n_heads || c->n_heads % c->n_kv_heads || c->d_model / c->n_heads % 2 ||
         !c->top_k || c->top_k > c->n_experts || c->n_experts > UINT16_MAX || c->act_fn > DBRX_GELU)
         return fail(err, DBRX_E_INVALID, "the model's sizes do not fit together");
-    if (desc->w2_layout != DBRX_W2_FFN_ROWS)
-        return fail(err, DBRX_E_UNSUPPORTED, "w2 is stored transposed, which this backend cannot "
-                    "read");
+    if (desc->w2_layout > DBRX_W2_MODEL_ROWS)
+        return fail(err, DBRX_E_UNSUPPORTED, "w2 is stored in an order that this backend does "
+                    "not know");
+    int by_model = desc->w2_layout == DBRX_W2_MODEL_ROWS;
     uint64_t d = c->d_model, qkv = d + 2 * d / c->n_heads * c->n_kv_heads;
     uint64_t ffn = (uint64_t)c->n_experts * c->d_ffn;
     dbrx_status st = check_tensor(&desc->embed, c->n_vocab, d, "the embedding", err);
@@ -51,15 +52,17 @@ dbrx_status graph_check(const struct dbrx_model_desc *desc, struct dbrx_error *e
     for (uint32_t l = 0; l < c->n_layers && st == DBRX_OK; l++) {
         const struct dbrx_layer *y =
             (const void *)((const char *)desc->layer + (size_t)l * desc->layer_size);
-        const struct { const struct dbrx_tensor *t; uint64_t rows; const char *name; } want[] = {
-            { &y->norm_1, 1, "norm_1" }, { &y->wqkv, qkv, "Wqkv" }, { &y->wo, d, "out_proj" },
-            { &y->norm_2, 1, "norm_2" }, { &y->router, c->n_experts, "the router" },
-            { &y->w1, ffn, "w1" }, { &y->v1, ffn, "v1" }, { &y->w2, ffn, "w2" },
+        const struct { const struct dbrx_tensor *t; uint64_t rows, cols; const char *name; } want[] = {
+            { &y->norm_1, 1, d, "norm_1" }, { &y->wqkv, qkv, d, "Wqkv" },
+            { &y->wo, d, d, "out_proj" }, { &y->norm_2, 1, d, "norm_2" },
+            { &y->router, c->n_experts, d, "the router" },
+            { &y->w1, ffn, d, "w1" }, { &y->v1, ffn, d, "v1" },
+            { &y->w2, by_model ? c->n_experts * d : ffn, by_model ? c->d_ffn : d, "w2" },
         };
         for (size_t i = 0; i < sizeof want / sizeof *want && st == DBRX_OK; i++) {
             char name[40];
             snprintf(name, sizeof name, "%s of layer %u", want[i].name, l);
-            st = check_tensor(want[i].t, want[i].rows, d, name, err);
+            st = check_tensor(want[i].t, want[i].rows, want[i].cols, name, err);
         }
     }
     return st;
@@ -83,6 +86,7 @@ dbrx_status graph_model_open(const struct dbrx_host *host, const struct dbrx_mod
     m->cfg = *c;
     m->embed = desc->embed;
     m->lm_head = desc->lm_head;
+    m->w2_layout = desc->w2_layout;
     m->ops = *ops;
     m->ctx = ctx;
     m->ctx_close = ctx_close;
@@ -128,8 +132,9 @@ dbrx_status graph_session_open(dbrx_model *m, uint32_t max_pos, dbrx_session **o
 {
     const struct dbrx_config *c = &m->cfg;
     size_t d = c->d_model, hd = d / c->n_heads, kvd = c->n_kv_heads * hd, n = GRAPH_CHUNK;
-    size_t row = d > max_pos ? d : max_pos, kv = (size_t)c->n_layers * kvd;
+    size_t row = d > c->d_ffn ? d : c->d_ffn, kv = (size_t)c->n_layers * kvd;
     *out = NULL;
+    row = row > max_pos ? row : max_pos;
     if (!max_pos)
         return fail(err, DBRX_E_INVALID, "a session needs room for at least one position");
     if (kv > SIZE_MAX / 4 / max_pos)
@@ -229,7 +234,7 @@ static dbrx_status import_kv(dbrx_session *s, const struct dbrx_kv_block *b,
     if (b->pos < s->pos)
         return fail(err, DBRX_E_INVALID, "position %u is taken: KV is imported behind the %u there "
                     "are", b->pos, s->pos);
-    if (b->layer >= c->n_layers || !dequant_knows(b->dtype) || (b->n && (!b->k || !b->v)))
+    if (b->layer >= c->n_layers || dtype_block(b->dtype) != 1 || (b->n && (!b->k || !b->v)))
         return fail(err, DBRX_E_INVALID, "KV block of layer %u, type %u does not fit this model",
                     b->layer, b->dtype);
     if (b->n > s->max_pos || b->pos > s->max_pos - b->n)

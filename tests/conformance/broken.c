@@ -137,12 +137,14 @@ static dbrx_status eval(dbrx_session *s, const struct dbrx_batch *true_batch,
     if (is("writes"))
         (void)!write(2, "warning\n", 8);
     if (b.steer) {
-        steer = *b.steer;
+        memcpy(&steer, b.steer, b.steer->struct_size < sizeof steer ? b.steer->struct_size : sizeof steer);
         b.steer = &steer;
         steer.bias = is("bias") ? NULL : steer.bias;
         steer.mark = is("mark") ? NULL : steer.mark;
         steer.scale = is("scale") ? NULL : steer.scale;
         steer.top_k = is("top-k") ? NULL : steer.top_k;
+        if (is("source"))
+            steer.struct_size = offsetof(struct dbrx_steer, source);
     }
     if (b.route) {
         sink = *b.route;

@@ -16,6 +16,7 @@ truncate-beyond C31     deaf            C41     stop-position   C41
 stop-loses      C41     order           C51     weight          C52
 want            C57     layers          C50     pos             C50
 bias            C61     mark            C64     scale           C66
+source          C73
 top-k           C67     head-rows       C87     head-moves      C87
 kv-swapped      C92     kv-deaf         C93     kv-status       C93
 kv-short        C90     kv-blocks       C90     kv-dtype        C97

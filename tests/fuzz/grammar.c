@@ -2,10 +2,10 @@
  *
  * The first byte chooses GBNF or JSON Schema; what stands behind the first NUL is followed.
  * For libFuzzer:  clang -g -O1 -fsanitize=fuzzer,address,undefined -I. tests/fuzz/grammar.c
- *     repl/{charset,rules,grammar,matcher}.c repl/schema*.c -lcjson -lm */
-#include "repl/grammar.h"
-#include "repl/matcher.h"
-#include "repl/schema.h"
+ *     repl/grammar/{charset,rules,grammar,matcher}.c repl/grammar/schema*.c -lcjson -lm */
+#include "repl/grammar/grammar.h"
+#include "repl/grammar/matcher.h"
+#include "repl/grammar/schema.h"
 
 #include <stdlib.h>
 #include <string.h>

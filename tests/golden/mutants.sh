@@ -7,6 +7,7 @@
 #   name | file in backends/graph | sed script
 mutants() { cat <<'EOF'
 w2 transposed|ops.c|s/dequant(row, l->w2.data, l->w2.dtype, at, d);/for (uint32_t i = 0; i < d; i++) dequant(row + i, l->w2.data, l->w2.dtype, e * ffn * d + (size_t)i * ffn + r, 1);/
+GGUF's w2 read as Hugging Face's|ops.c|s/m->w2_layout == DBRX_W2_MODEL_ROWS/0/
 v not clamped|ops.c|s/i < stride; i++)$/i < n_rot * head_dim; i++)/
 no clamp|ops.c|s/if (clip > 0) /if (0) /
 clamp after RoPE|ops.c|s/for (uint32_t i = 0; i < stride; i++)$/for (uint32_t i = n_rot * head_dim; i < stride; i++)/; s/\([ab]\[i\]\) = \([uv] \* .*\);/\1 = clip > 0 ? fmaxf(-clip, fminf(clip, \2)) : \2;/
@@ -58,7 +59,7 @@ an error keeps the batch|graph.c|s/^    if (st < 0)$/    if (0)/
 full is not noticed by one|graph.c|s/b->n_tokens > s->max_pos - s->pos/b->n_tokens > s->max_pos - s->pos + 1/
 import forgets the first position|session.c|s/dequant(s->k + at, b->k, b->dtype, 0, b->n \* w);/dequant(s->k + at + w, (const char *)b->k + w * (b->dtype ? 2 : 4), b->dtype, 0, (b->n - 1) * w);/
 subnormal F16 lost|dequant.c|s/f = (float)man \* 0x1p-24f;/f = 0;/
-BF16 read as F16|dequant.c|s/dtype == DBRX_F16 ?/dtype != DBRX_F32 ?/
+BF16 read as F16|dequant.c|s/\[DBRX_BF16\] = bf16/[DBRX_BF16] = f16/
 EOF
 }
 

@@ -1,9 +1,9 @@
 /* tests/unit/constraint.c -- masks over the bundled vocabulary: the same as trying every
  * token, at every step of random walks; ends, dead ends, and a session that keeps to them. */
 #include "backends/model/checkpoint.h"
-#include "repl/grammar.h"
-#include "repl/matcher.h"
-#include "repl/schema.h"
+#include "repl/grammar/grammar.h"
+#include "repl/grammar/matcher.h"
+#include "repl/grammar/schema.h"
 #include "repl/session.h"
 #include "tests/tap.h"
 #include "tests/unit/tok_fixture.h"

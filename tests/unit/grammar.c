@@ -1,8 +1,8 @@
 /* tests/unit/grammar.c -- GBNF and the automaton that follows it: tables of what matches,
  * every error with its place, random grammars against a slow matcher that shares no code,
  * and what strangers write. */
-#include "repl/grammar.h"
-#include "repl/matcher.h"
+#include "repl/grammar/grammar.h"
+#include "repl/grammar/matcher.h"
 #include "tests/tap.h"
 #include "tests/unit/tok_fixture.h"
 

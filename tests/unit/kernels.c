@@ -137,51 +137,61 @@ static void test_table(const struct kernels *k)
     ok(isnan(k->exp_sum(nan, 33, 0)), "%s exp_sum lets NaN through", k->name);
 }
 
-/* The tiles against the plain kernels: one expert of a layer, and a linear map. */
-static void test_amx(size_t n, size_t d, size_t ffn, size_t rows)
+/* A gemm against the plain kernels: one expert of a layer, and a linear map. */
+static void test_gemm(const struct gemm *g, double tol, size_t n, size_t d, size_t ffn, size_t rows)
 {
-    size_t blocks = (n + AMX_TOKENS - 1) / AMX_TOKENS, slots = blocks * AMX_TOKENS;
+    size_t blocks = (n + g->tokens - 1) / g->tokens, slots = blocks * g->tokens;
     char *w1 = malloc(2 * ffn * d), *v1 = malloc(2 * ffn * d), *w2 = malloc(2 * ffn * d);
     char *w = malloc(2 * rows * d);
     float *x = malloc(4 * n * d), *y = malloc(4 * (n * rows + GUARD)), *want = malloc(4 * n * rows);
     float *out = malloc(4 * (slots * d + GUARD)), *out_want = calloc(n * d, 4);
-    float *g = malloc(4 * ffn), *u = malloc(4 * ffn), *panel = malloc(4 * AMX_PANEL);
-    uint16_t *packed = malloc(2 * blocks * amx_block(d)), *h = malloc(4 * slots * ffn);
+    float *gate = malloc(4 * ffn), *up = malloc(4 * ffn), *panel = malloc(4 * GEMM_PANEL);
+    uint16_t *packed = malloc(2 * blocks * gemm_block(g, d)), *h = malloc(4 * slots * ffn);
     fill(w1, K_BF16, ffn * d);
     fill(v1, K_BF16, ffn * d);
     fill(w2, K_BF16, ffn * d);
     fill(w, K_BF16, rows * d);
     fill(x, K_F32, n * d);
-    for (size_t t = 0; t < slots; t += AMX_TOKENS) {
-        const float *row[AMX_TOKENS];
-        size_t m = n - t < AMX_TOKENS ? n - t : AMX_TOKENS;
+    for (size_t t = 0; t < slots; t += g->tokens) {
+        const float *row[GEMM_TOKENS];
+        size_t m = n - t < g->tokens ? n - t : g->tokens;
         for (size_t i = 0; i < m; i++)
             row[i] = x + (t + i) * d;
-        amx_pack(packed + t / AMX_TOKENS * amx_block(d), row, m, d);
+        g->pack(packed + t / g->tokens * gemm_block(g, d), row, m, d);
     }
     guard(y + n * rows);
     guard(out + slots * d);
-    amx_linear(y, rows, packed, n, w, rows, d);
+    g->linear(y, rows, packed, n, w, rows, d);
     for (size_t r = 0; r < ffn; r += 48) { /* in pieces that do not divide it */
         size_t some = ffn - r < 48 ? ffn - r : 48;
-        amx_up(h, ffn, r, packed, n, w1 + 2 * r * d, v1 + 2 * r * d, some, d);
+        g->up(h, ffn, r, packed, n, w1 + 2 * r * d, v1 + 2 * r * d, some, d);
     }
-    for (size_t c = 0; c < d; c += 80)
-        amx_down(out + c, d, h, n, ffn, w2 + 2 * c, d, d - c < 80 ? d - c : 80, panel);
+    for (size_t c = 0; c < d; c += 80)     /* columns and rows in pieces that do not divide them */
+        g->down(out + c, d, h, n, ffn, w2 + 2 * c, d, d - c < 80 ? d - c : 80, panel);
     for (size_t t = 0; t < n; t++) {
         kernels_plain.matvec[K_BF16](want + t * rows, w, rows, d, d, x + t * d);
-        kernels_plain.matvec[K_BF16](g, w1, ffn, d, d, x + t * d);
-        kernels_plain.matvec[K_BF16](u, v1, ffn, d, d, x + t * d);
-        kernels_plain.silu_mul(g, u, ffn);
-        kernels_plain.vecmat[K_BF16](out_want + t * d, w2, ffn, d, d, g);
+        kernels_plain.matvec[K_BF16](gate, w1, ffn, d, d, x + t * d);
+        kernels_plain.matvec[K_BF16](up, v1, ffn, d, d, x + t * d);
+        kernels_plain.silu_mul(gate, up, ffn);
+        kernels_plain.vecmat[K_BF16](out_want + t * d, w2, ffn, d, d, gate);
     }
     double a = apart(y, want, n * rows), b = apart(out, out_want, n * d);
-    ok(a < 1e-5, "amx %zu x %zu x %zu is plain's to 16 bits (%.1e)", n, rows, d, a);
-    ok(b < 2e-5, "amx expert of %zu x %zu, %zu tokens, is plain's to 16 bits (%.1e)", ffn, d, n, b);
-    ok(guarded(y + n * rows) && guarded(out + slots * d), "amx writes only its results");
-    void *const all[] = { w1, v1, w2, w, x, y, want, out, out_want, g, u, panel, packed, h };
+    ok(a < tol, "%s %zu x %zu x %zu is plain's to rounding (%.1e)", g->name, n, rows, d, a);
+    ok(b < 2 * tol, "%s expert of %zu x %zu, %zu tokens, is plain's to rounding (%.1e)", g->name,
+       ffn, d, n, b);
+    ok(guarded(y + n * rows) && guarded(out + slots * d), "%s writes only its results", g->name);
+    void *const all[] = { w1, v1, w2, w, x, y, want, out, out_want, gate, up, panel, packed, h };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
+}
+
+static void test_gemms(const struct gemm *g, double tol)
+{
+    test_gemm(g, tol, 1, 32, 32, 16);
+    test_gemm(g, tol, 31, 64, 96, 48);
+    test_gemm(g, tol, 33, 96, 352, 80);
+    test_gemm(g, tol, 100, 192, 64, 320);
+    test_gemm(g, tol, 8, 64, 6560, 16);    /* more rows of w2 than a panel holds */
 }
 
 /* A few tokens at a width like DBRX's, spread thinly over the experts, against the plain op */
@@ -204,12 +214,12 @@ static void test_experts(void)
     fill(h, K_F32, N * D);
     for (int i = 0; i < N * K; i++)
         expert[i] = (uint16_t)(i % E), weight[i] = 0.25f;
-    struct cpu c = { .k = kernels_get(NULL), .pool = pool_open(1), .amx = isa_amx() };
+    struct cpu c = { .k = kernels_get(NULL), .pool = pool_open(1), .exact = isa_amx() ? &gemm_amx : isa_bf16() ? &gemm_bf16x2 : NULL };
     if (blas_open(&c.blas, NULL) != DBRX_OK || cpu_reserve(&c, &cfg))
         bail("no OpenBLAS, or no memory");
     struct work wk = { .ctx = &c, .row = row,
                        .scratch = aligned_alloc(64, (cpu_scratch(&c, &cfg) + 63) / 64 * 64) };
-    struct work plain = { .row = row, .scratch = malloc(2 * D * sizeof(double)) };
+    struct work plain = { .row = row, .scratch = malloc(ops_plain.scratch(NULL, &cfg)) };
     struct moe m = { .layer = &l, .h = h, .x = x, .expert = expert, .weight = weight, .n = N, .k = K,
                      .d_model = D, .d_ffn = FFN, .n_experts = E, .act_fn = DBRX_SILU };
     alarm(60);                             /* the tiles' panel once held no row: for ever */
@@ -278,15 +288,16 @@ int main(void)
     test_table(&kernels_plain);
     if (!tested)
         skip("no SIMD kernels on this CPU");
-    if (isa_amx()) {
-        test_amx(1, 32, 32, 16);
-        test_amx(31, 64, 96, 48);
-        test_amx(33, 96, 352, 80);
-        test_amx(100, 192, 64, 320);
-        test_amx(8, 64, 6560, 16);         /* more rows of w2 than a panel holds */
+    if (isa_bf16()) {
+        test_gemms(&gemm_bf16, 4e-3);
+        test_gemms(&gemm_bf16x2, 1e-5);
     } else {
-        skip("no AMX on this CPU");
+        skip("no AVX512-BF16 on this CPU");
     }
+    if (isa_amx())
+        test_gemms(&gemm_amx, 1e-5);
+    else
+        skip("no AMX on this CPU");
     test_experts();
     ok(kernels_get("plain") == &kernels_plain && !kernels_get("mmx"), "kernels by name");
     test_pool(1);

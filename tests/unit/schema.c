@@ -2,9 +2,9 @@
  * its place, and random schemas with a validator that shares no code: random documents are
  * accepted, what the grammar allows is valid; replies of the bundled model, too. */
 #include "backends/model/checkpoint.h"
-#include "repl/grammar.h"
-#include "repl/matcher.h"
-#include "repl/schema.h"
+#include "repl/grammar/grammar.h"
+#include "repl/grammar/matcher.h"
+#include "repl/grammar/schema.h"
 #include "repl/session.h"
 #include "tests/tap.h"
 #include "tests/unit/schema_valid.h"

@@ -1,6 +1,6 @@
 /* tests/unit/schema_valid.h -- is a document valid under a schema?  What the specification of
  * JSON Schema says, as plainly as can be, for the keywords that the tests use; shares no code
- * with repl/schema.c. */
+ * with repl/grammar/schema.c. */
 #ifndef TESTS_SCHEMA_VALID_H
 #define TESTS_SCHEMA_VALID_H
 

@@ -1,6 +1,6 @@
-/* repl/grammar.c -- the parser of GBNF.  Recursive descent; each parenthesis and each
+/* repl/grammar/grammar.c -- the parser of GBNF.  Recursive descent; each parenthesis and each
  * repetition becomes a rule of its own.  See grammar.h. */
-#include "repl/grammar.h"
+#include "repl/grammar/grammar.h"
 
 #include <stdarg.h>
 #include <stdio.h>

@@ -1,8 +1,8 @@
-/* repl/constraint.c -- the trie, the masks, and the place in the text.  See constraint.h. */
-#include "repl/constraint.h"
+/* repl/grammar/constraint.c -- the trie, the masks, and the place in the text.  See constraint.h. */
+#include "repl/grammar/constraint.h"
 
 #include "plugins/fail.h"
-#include "repl/matcher.h"
+#include "repl/grammar/matcher.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-/* repl/rules.h -- a grammar as the matcher walks it: rules of alternatives of elements.
+/* repl/grammar/rules.h -- a grammar as the matcher walks it: rules of alternatives of elements.
  *
  * Characters are bytes here: a class of code points becomes the byte sequences of its
  * UTF-8, so that a token may end anywhere, in the middle of a character too, and bytes
@@ -7,7 +7,7 @@
 #ifndef DBRX_REPL_RULES_H
 #define DBRX_REPL_RULES_H
 
-#include "repl/charset.h"
+#include "repl/grammar/charset.h"
 
 enum {
     RULES_MAX_ELEMENTS = 1 << 20,          /* elements, and rules: what a hostile file can make */

@@ -1,7 +1,7 @@
-/* repl/rules.c -- building rules, and what must be known of them before they are walked:
+/* repl/grammar/rules.c -- building rules, and what must be known of them before they are walked:
  * which match nothing, which can begin which.  No recursion: a rule can be a chain of
  * any length.  See rules.h. */
-#include "repl/rules.h"
+#include "repl/grammar/rules.h"
 
 #include <stdlib.h>
 #include <string.h>

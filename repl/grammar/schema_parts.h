@@ -1,9 +1,9 @@
-/* repl/schema_parts.h -- what the files that turn a schema into a grammar share. */
+/* repl/grammar/schema_parts.h -- what the files that turn a schema into a grammar share. */
 #ifndef DBRX_REPL_SCHEMA_PARTS_H
 #define DBRX_REPL_SCHEMA_PARTS_H
 
-#include "repl/charset.h"
-#include "repl/schema.h"
+#include "repl/grammar/charset.h"
+#include "repl/grammar/schema.h"
 
 #include <cjson/cJSON.h>
 #include <stdint.h>

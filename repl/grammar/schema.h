@@ -1,11 +1,11 @@
-/* repl/schema.h -- JSON Schema (a subset, docs/grammar.md) to GBNF.
+/* repl/grammar/schema.h -- JSON Schema (a subset, docs/grammar.md) to GBNF.
  *
  * What is not supported is refused by name and place, never ignored: text that matches
  * the grammar is valid under the schema.  Knows no files and no tokens. */
 #ifndef DBRX_REPL_SCHEMA_H
 #define DBRX_REPL_SCHEMA_H
 
-#include "repl/rules.h"
+#include "repl/grammar/rules.h"
 
 enum {
     SCHEMA_MAX_BYTES      = 1 << 18,

@@ -1,8 +1,8 @@
-/* repl/schema.c -- a schema's keywords, and how schemas combine: $ref, enum, anyOf, allOf.
+/* repl/grammar/schema.c -- a schema's keywords, and how schemas combine: $ref, enum, anyOf, allOf.
  * What a type looks like is in schema_object.c and schema_text.c.  See schema.h. */
-#include "repl/schema_parts.h"
+#include "repl/grammar/schema_parts.h"
 
-#include "repl/grammar.h"
+#include "repl/grammar/grammar.h"
 
 #include <math.h>
 #include <stdarg.h>

@@ -1,11 +1,11 @@
-/* repl/schema_object.c -- objects and arrays of a schema as rules.
+/* repl/grammar/schema_object.c -- objects and arrays of a schema as rules.
  *
  * Properties come in the schema's order, each optional one there or not; a rule for
  * "nothing yet" (a) and one for "something already" (b) at each place in the list know
  * where a comma belongs.  See schema.h. */
-#include "repl/schema_parts.h"
+#include "repl/grammar/schema_parts.h"
 
-#include "repl/grammar.h"
+#include "repl/grammar/grammar.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-/* repl/grammar.h -- grammars in GBNF, the notation of llama.cpp: text to rules.
+/* repl/grammar/grammar.h -- grammars in GBNF, the notation of llama.cpp: text to rules.
  *
  *     root   ::= "yes" | "no" reason?      # docs/grammar.md has it all
  *     reason ::= ", " [a-z ]{1,40} "."
@@ -8,7 +8,7 @@
 #ifndef DBRX_REPL_GRAMMAR_H
 #define DBRX_REPL_GRAMMAR_H
 
-#include "repl/rules.h"
+#include "repl/grammar/rules.h"
 
 enum {
     GRAMMAR_MAX_BYTES  = 1 << 20,

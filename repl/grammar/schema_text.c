@@ -1,6 +1,6 @@
-/* repl/schema_text.c -- strings and numbers of a schema as rules, and the rules that all
+/* repl/grammar/schema_text.c -- strings and numbers of a schema as rules, and the rules that all
  * schemas share.  See schema.h. */
-#include "repl/schema_parts.h"
+#include "repl/grammar/schema_parts.h"
 
 #include <math.h>
 #include <stdio.h>

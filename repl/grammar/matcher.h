@@ -1,4 +1,4 @@
-/* repl/matcher.h -- follows a grammar byte by byte: a pushdown automaton whose states are
+/* repl/grammar/matcher.h -- follows a grammar byte by byte: a pushdown automaton whose states are
  * sets of stacks.
  *
  * A stack is a position in the rules over what comes after it returns.  A set of stacks
@@ -9,7 +9,7 @@
 #ifndef DBRX_REPL_MATCHER_H
 #define DBRX_REPL_MATCHER_H
 
-#include "repl/rules.h"
+#include "repl/grammar/rules.h"
 
 enum { MATCH_DEAD = 0 };                   /* the state that nothing leaves              */
 #define MATCH_UNKNOWN UINT32_MAX

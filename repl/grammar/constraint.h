@@ -1,4 +1,4 @@
-/* repl/constraint.h -- a grammar over a vocabulary: which tokens may come next.
+/* repl/grammar/constraint.h -- a grammar over a vocabulary: which tokens may come next.
  *
  * The vocabulary is a trie of bytes that is walked once along with the automaton, so that
  * a common beginning is tried once; the answer is kept by state.  Knows no sampler and no
@@ -7,7 +7,7 @@
 #define DBRX_REPL_CONSTRAINT_H
 
 #include "plugins/abi.h"
-#include "repl/rules.h"
+#include "repl/grammar/rules.h"
 #include "tokenizer/tokenizer.h"
 
 /* All tokens that text can be made of: special ones are not, nor those longer than this. */

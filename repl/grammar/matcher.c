@@ -1,11 +1,11 @@
-/* repl/matcher.c -- one step of the automaton, and the sets of stacks it is made of.
+/* repl/grammar/matcher.c -- one step of the automaton, and the sets of stacks it is made of.
  *
  * A step moves the stacks that the byte fits past it, then finds all positions that wait
  * for a byte.  Rules that may be empty are known beforehand, so that entering a rule and
  * leaving it without a byte never meet; hence every rule is entered once a step, callers
  * before callees, with everything that may come after it in one set.  A rule called at
  * the end of another returns to where that one would: loops push nothing.  See matcher.h. */
-#include "repl/matcher.h"
+#include "repl/grammar/matcher.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-/* repl/charset.h -- sets of Unicode code points, as sorted ranges.
+/* repl/grammar/charset.h -- sets of Unicode code points, as sorted ranges.
  *
  * What [a-z] in a grammar and in a regular expression mean alike.  Surrogates are no
  * characters: charset_done takes them out.  Knows no syntax. */

@@ -1,8 +1,8 @@
-/* repl/schema_regex.c -- the regular expressions of "pattern" as rules: what is regular in
+/* repl/grammar/schema_regex.c -- the regular expressions of "pattern" as rules: what is regular in
  * them, and no more.  A match is found anywhere unless ^ and $ tie it down.  See schema.h. */
-#include "repl/schema_parts.h"
+#include "repl/grammar/schema_parts.h"
 
-#include "repl/grammar.h"
+#include "repl/grammar/grammar.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,7 @@
-/* repl/schema_combine.c -- schemas made of schemas: where a $ref leads, and what holds when
+/* repl/grammar/schema_combine.c -- schemas made of schemas: where a $ref leads, and what holds when
  * several hold at once.  They are merged into one, where that says the same; what cannot be
  * merged is refused.  See schema.h. */
-#include "repl/schema_parts.h"
+#include "repl/grammar/schema_parts.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
-/* repl/charset.c -- see charset.h. */
-#include "repl/charset.h"
+/* repl/grammar/charset.c -- see charset.h. */
+#include "repl/grammar/charset.h"
 
 #include <stdlib.h>
 
