@@ -122,15 +122,15 @@ static char *show_current(const struct render *r, const cJSON *row)
 
 static void kept_rows(const struct shell *sh, const char *name, cJSON *row)
 {
-    char options[256];
     const char *kept;
     uint32_t n;
-    for (uint32_t i = 0; (kept = disp_kept(sh->disp, i, options, sizeof options, &n)); i++) {
-        if (strcmp(kept, name))
+    size_t len = strlen(name);
+    for (uint32_t i = 0; (kept = disp_kept(sh->disp, i, &n)); i++) {
+        if (strncmp(kept, name, len) || (kept[len] && kept[len] != ' '))
             continue;
         cJSON *list = cJSON_GetObjectItemCaseSensitive(row, "kept"), *one = cJSON_CreateObject();
         cJSON_AddItemToArray(list ? list : cJSON_AddArrayToObject(row, "kept"), one);
-        field_string(one, "options", options);
+        field_string(one, "options", kept[len] ? kept + len + 1 : "");
         cJSON_AddNumberToObject(one, "tokens", n);
     }
 }
@@ -209,7 +209,7 @@ static void list_backends(struct shell *sh)
 void backend_said(struct shell *sh)
 {
     cJSON *f = cJSON_CreateObject();
-    char kept[400] = "", options[128], bytes[24];
+    char kept[400] = "", bytes[24];
     const char *name;
     uint64_t weights, kv;
     uint32_t n, k = 0;
@@ -217,7 +217,7 @@ void backend_said(struct shell *sh)
     field_string(f, "name", disp_name(sh->disp));
     field_string(f, "kv", disp_kv_origin(sh->disp));
     cJSON_AddNumberToObject(f, "position", disp_position(sh->disp));
-    for (; (name = disp_kept(sh->disp, k, options, sizeof options, &n)); k++)
+    for (; (name = disp_kept(sh->disp, k, &n)); k++)
         if (at < sizeof kept)
             at += (size_t)snprintf(kept + at, sizeof kept - at, "%s%s", at ? ", " : "; kept open: ", name);
     disp_needs(sh->disp, &weights, &kv);

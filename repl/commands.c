@@ -34,6 +34,26 @@ static const struct command table[] = {
     { "quit", "shell", { { ARG_END, NULL, 0 } },
       "leave (so does Ctrl-D)", "", "/quit", handle_quit },
 
+    { "bench", "backends",
+      { { ARG_BACKEND, "BACKEND", 0 }, { ARG_OPTIONS, "K=V", 0 }, { ARG_INT, "--prompt N", 0 },
+        { ARG_INT, "--gen N", 0 }, { ARG_INT, "--depth N", 0 }, { ARG_INT, "--reps N", 0 },
+        { ARG_FLAG, "--all-backends", 0 }, { ARG_FLAG, "--csv", 0 } },
+      "measure the speed of a backend, or of all",
+      "Medians and spread of interleaved runs after a warm-up: prompt and generation, the weights moved "
+      "against the read bandwidth, the arithmetic against the peak, both probed beside each run; time to "
+      "load and to take a conversation over, memory.  Conversation and backend stay as they are.",
+      "/bench --gen 16 --reps 3", handle_bench },
+    { "compare", "backends",
+      { { ARG_BACKEND, "BACKEND|all", 1 }, { ARG_OPTIONS, "K=V", 0 }, { ARG_INT, "--tokens N", 0 },
+        { ARG_FILE, "--against FILE", 0 }, { ARG_INT, "--step N", 0 }, { ARG_INT, "--top K", 0 },
+        { ARG_REAL, "--tolerance X", 0 }, { ARG_INT, "--list N", 0 } },
+      "what another backend computes otherwise",
+      "The tokens of the conversation, or of a text, on the current backend and on BACKEND, which may be "
+      "the same one with other options: error of the logits, KL, likeliest tokens, perplexity, the "
+      "residual stream layer by layer, experts that were chosen otherwise, speed.  With `all` every "
+      "backend that can run here and every other.  --step 1 evaluates token by token, as a reply is "
+      "drawn.  Conversation and backend stay as they are.", "/compare ref", handle_compare },
+
     { "edit", "prompts", { { ARG_FLAG, "--last", 0 } },
       "write a prompt in your editor",
       "Opens $VISUAL or $EDITOR; what you save is sent.  --last begins with the last prompt.  An empty "
@@ -126,8 +146,12 @@ static const struct command table[] = {
       "Branches and settings become those of the file; a conversation that is open is kept as a "
       "branch.  A file from another checkpoint is refused, unless --tokens-only insists.",
       "/load story.dbrx", handle_load },
-    { "export", "files", { { ARG_FORMAT, "md|json|txt", 1 }, { ARG_FILE, "FILE", 1 } },
-      "write the transcript for people or programs", "", "/export md story.md", handle_export },
+    { "export", "files", { { ARG_FORMAT, "md|json|txt|route", 1 }, { ARG_FILE, "FILE", 1 }, { ARG_TOKENS, "TOKENS", 0 } },
+      "write the transcript, or routing, to a file",
+      "md, json and txt are the transcript for people or programs.  route is the routing of all tokens, "
+      "or of TOKENS as in /route, with all probabilities: FILE.jsonl, FILE.csv or FILE.npz (for "
+      "numpy.load()), by the end of its name; docs/routing.md says what is in it.",
+      "/export route story.npz", handle_export },
 
     { "logits", "probabilities", { { ARG_INT, "K", 0 }, { ARG_INT, "TOKEN", 0 } },
       "show the likeliest tokens, and what cuts them",
@@ -144,11 +168,18 @@ static const struct command table[] = {
       "How unexpected each token was to the model: 1 bit is one of 2, 10 bits is one of 1024.  All is "
       "computed once more.", "/surprise", handle_surprise },
 
-    { "route", "experts", { { ARG_INT, "TOKEN", 0 } },
-      "show which experts a token went to",
-      "One line a layer.  TOKEN is a position as in /tokens; negative ones count from the end, and the last token "
-      "is the default.  Experts are listed heaviest first, with the weights as applied.",
-      "/route -2", handle_route },
+    { "route", "experts",
+      { { ARG_TOKENS, "TOKENS", 0 }, { ARG_LAYERS, "--layer L", 0 }, { ARG_FLAG, "--prob", 0 },
+        { ARG_FLAG, "--logits", 0 }, { ARG_FLAG, "--load", 0 }, { ARG_FLAG, "--list", 0 },
+        { ARG_FLAG, "--tokens", 0 }, { ARG_FILE, "--svg FILE", 0 } },
+      "show which experts tokens went to",
+      "A heat map of experts by layers: the weights as applied, below them the margin (the least "
+      "probability chosen less the greatest left out) and the entropy of the router in bits.  TOKENS "
+      "are positions as in /tokens: 12, 3..9, -5.. (the last five), * for all; without them the last "
+      "one.  Of several tokens the mean, or, with one --layer, a row a token.  --prob and --logits "
+      "show all experts, --load the share of tokens that chose one, --list the numbers, --tokens the "
+      "text in the colours of its heaviest experts at a layer, --svg writes the map to a file.",
+      "/route -5.. --layer 3", handle_route },
     { "k", "experts", { { ARG_INT, "N", 1 }, { ARG_LAYERS, "LAYERS", 0 } },
       "how many experts a token gets",
       "On all layers, or those named: 3, 0..9, ..5, -1.  The model's own number goes back to normal.  "
@@ -184,6 +215,15 @@ static const struct command table[] = {
       "Alone it lists what /k, /ban, /force, /bias, /scale and /swap have put on.  off takes all of it away, off "
       "E@L... what is on for these experts, undo the last change.  save FILE and load FILE keep it as JSON.",
       "/steer save quiet.json", handle_steer },
+    { "instruments", "experts", { { ARG_END, NULL, 0 } },
+      "list the instruments and their commands",
+      "Modules that look on while the model reads and writes; their commands stand under `instruments`.",
+      "/instruments", handle_instruments },
+    { "atlas", "experts", { { ARG_FILE, "FILE", 1 }, { ARG_TOKENS, "TOKENS", 0 } },
+      "write the routing as a page for a browser",
+      "One HTML file that needs nothing else: the text with its experts, what each token's router said, "
+      "load and pairs, at every layer.  Of all tokens, or of the range that TOKENS spans, as in /route.",
+      "/atlas atlas.html", handle_atlas },
     { "dump", "experts", { { ARG_DIR, "DIR", 1 } },
       "write logits and routing as .npy files",
       "tokens int32 [T], logits float32 [T,V], router_prob float32 [L,T,E], expert int32 [L,T,k] "
@@ -191,20 +231,50 @@ static const struct command table[] = {
       "/dump out", handle_dump },
 };
 
+enum { N_TABLE = sizeof table / sizeof *table, MAX_ADDED = 64 };
+static struct { const struct command *c; const char *const *words; } added[MAX_ADDED];     /* modules' */
+static size_t n_added;
+
 const struct command *command_at(size_t i)
 {
-    return i < sizeof table / sizeof *table ? &table[i] : NULL;
+    return i < N_TABLE ? &table[i] : i - N_TABLE < n_added ? added[i - N_TABLE].c : NULL;
 }
 
 static const char *command_name(size_t i)
 {
-    return command_at(i) ? table[i].name : NULL;
+    return command_at(i) ? command_at(i)->name : NULL;
 }
 
 const struct command *command_find(const char *name, int prefix)
 {
     int i = word_find(name, command_name, prefix);
-    return i < 0 ? NULL : &table[i];
+    return i < 0 ? NULL : command_at((size_t)i);
+}
+
+int command_add(const struct command *c, const char *const *words)
+{
+    if (n_added == MAX_ADDED || command_find(c->name, 0))
+        return -1;
+    added[n_added].c = c;
+    added[n_added++].words = words;
+    return 0;
+}
+
+const char *const *command_words(const struct command *c)
+{
+    for (size_t i = 0; i < n_added; i++)
+        if (added[i].c == c)
+            return added[i].words;
+    return NULL;
+}
+
+void command_remove(const struct command *c)
+{
+    for (size_t i = 0; i < n_added; i++)
+        if (added[i].c == c) {
+            memmove(&added[i], &added[i + 1], (--n_added - i) * sizeof *added);
+            return;
+        }
 }
 
 const char *command_nearest(const char *name)
@@ -214,14 +284,16 @@ const char *command_nearest(const char *name)
 
 int arg_is_option(const struct arg *a)
 {
-    return a->type == ARG_FLAG || (a->type != ARG_END && !strncmp(a->name, "--", 2));
+    return a->type == ARG_FLAG || (a->type != ARG_END && a->type != ARG_WORDS && a->type != ARG_FILE_WORDS && !strncmp(a->name, "--", 2));
 }
 
 void command_usage(const struct command *c, int all, char *out, size_t size)
 {
     size_t n = (size_t)snprintf(out, size, "/%s", c->name);
     for (const struct arg *a = c->arg; a->type != ARG_END && n < size; a++)
-        if (all || !arg_is_option(a))
+        if (a->type == ARG_WORDS || a->type == ARG_FILE_WORDS)
+            n += all && *a->name ? (size_t)snprintf(out + n, size - n, " %s", a->name) : 0;
+        else if (all || !arg_is_option(a))
             n += (size_t)snprintf(out + n, size - n, a->required ? " %s%s" : " [%s%s]", a->name,
                                   a->type == ARG_OPTIONS ? " ..." : "");
 }
@@ -366,6 +438,12 @@ static int parse_args(struct shell *sh, const struct command *c, char *rest, str
         char *word = word_next(&rest), *value;
         if (!word)
             break;
+        if (arg->type == ARG_WORDS || arg->type == ARG_FILE_WORDS) {
+            if (n_list == MAX_LIST)
+                return misused(sh, c, "takes fewer words");
+            a->list[n_list++] = word;
+            continue;
+        }
         if (!strncmp(word, "--", 2)) {
             int option = find_option(sh, c, word, &value);
             if (option < 0)

@@ -7,18 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* a backend at work, or kept for later */
-struct engine {
-    const struct module *module;
-    const struct dbrx_backend *vt;
-    const struct dbrx_kv *kv;              /* or NULL                                  */
-    dbrx_model   *model;
-    dbrx_session *session;
-    char        **opt;                     /* "k=v" it was opened with, NULL-ended; owned */
-    struct spans  origin;                  /* of its KV: what it did not compute on the way */
-    int32_t      *held;                    /* kept: [n_held] tokens that it holds      */
+/* a backend that was left and stays open */
+struct kept {
+    struct engine engine;
+    struct spans  origin;                  /* of its KV                                */
+    int32_t      *held;                    /* [n_held] tokens that it holds            */
     uint32_t      n_held;
-    int           lost;                    /* only to be closed                        */
 };
 
 struct disp {
@@ -27,9 +21,10 @@ struct disp {
     const struct dbrx_host *host;
     uint32_t max_pos;
     struct engine now;                     /* session NULL: none                       */
-    struct engine kept[DISP_MAX_KEPT];     /* [n_kept], the latest last                */
-    uint32_t n_kept, moved;
+    struct spans origin;                   /* of its KV: what it did not compute on the way */
     const struct dbrx_steer *steer;        /* or NULL                                  */
+    struct kept kept[DISP_MAX_KEPT];       /* [n_kept], the latest last                */
+    uint32_t n_kept, moved;
 };
 
 struct disp *disp_new(const struct dbrx_model_desc *desc, const struct modules *modules,
@@ -45,18 +40,12 @@ struct disp *disp_new(const struct dbrx_model_desc *desc, const struct modules *
     return d;
 }
 
-static void engine_close(struct engine *e)
+static void kept_close(struct kept *k)
 {
-    if (e->session)
-        e->vt->session_close(e->session);
-    if (e->model)
-        e->vt->model_close(e->model);
-    for (char **o = e->opt; o && *o; o++)
-        free(*o);
-    free(e->opt);
-    free(e->held);
-    spans_free(&e->origin);
-    *e = (struct engine){ 0 };
+    engine_close(&k->engine);
+    spans_free(&k->origin);
+    free(k->held);
+    *k = (struct kept){ 0 };
 }
 
 void disp_free(struct disp *d)
@@ -64,8 +53,8 @@ void disp_free(struct disp *d)
     if (!d)
         return;
     engine_close(&d->now);
-    for (uint32_t i = 0; i < d->n_kept; i++)
-        engine_close(&d->kept[i]);
+    spans_free(&d->origin);
+    disp_drop(d, NULL);
     free(d);
 }
 
@@ -74,15 +63,9 @@ const struct module *disp_module(const struct disp *d, size_t i)
     return i < d->modules->n ? &d->modules->list[i] : NULL;
 }
 
-static const struct dbrx_backend *backend_of(const struct module *m)
-{
-    const struct dbrx_backend *vt = m->info ? m->info->get(DBRX_BACKEND) : NULL;
-    return vt && DBRX_HAS(struct dbrx_backend, vt, truncate) ? vt : NULL;
-}
-
 int disp_probe(const struct disp *d, size_t i, struct dbrx_probe *p)
 {
-    const struct dbrx_backend *vt = backend_of(&d->modules->list[i]);
+    const struct dbrx_backend *vt = engine_backend(&d->modules->list[i]);
     struct dbrx_error err;
     *p = (struct dbrx_probe){ .struct_size = sizeof *p };
     if (vt && vt->probe(d->host, p, &err) != DBRX_OK) {
@@ -94,7 +77,7 @@ int disp_probe(const struct disp *d, size_t i, struct dbrx_probe *p)
 
 const struct dbrx_option *disp_options(const struct disp *d, size_t i)
 {
-    const struct dbrx_backend *vt = backend_of(&d->modules->list[i]);
+    const struct dbrx_backend *vt = engine_backend(&d->modules->list[i]);
     return vt ? vt->options : NULL;
 }
 
@@ -131,96 +114,13 @@ static dbrx_status find(const struct disp *d, const char *name, const struct mod
                 : fail(err, DBRX_E_UNSUPPORTED, "no backend can run here");
 }
 
-/* ---- opening ---- */
-
-static dbrx_status no_memory(struct dbrx_error *err)
+dbrx_status disp_open(struct disp *d, const char *name, const char *const *opt, uint32_t max_pos,
+                      struct engine *e, struct dbrx_error *err)
 {
-    return fail(err, DBRX_E_NOMEM, "out of memory");
-}
-
-static dbrx_status engine_open(const struct disp *d, const struct module *m, const char *const *opt,
-                               struct engine *e, struct dbrx_error *err)
-{
-    size_t n = 0;
-    *e = (struct engine){ .module = m, .vt = backend_of(m), .kv = m->info->get(DBRX_KV) };
-    while (opt && opt[n])
-        n++;
-    if (!(e->opt = calloc(n + 1, sizeof *e->opt)))
-        return no_memory(err);
-    for (size_t i = 0; i < n; i++)
-        if (!(e->opt[i] = strdup(opt[i])))
-            return no_memory(err);
-    dbrx_status st = e->vt->model_open(d->host, d->desc, opt, &e->model, err);
-    return st == DBRX_OK ? e->vt->session_open(e->model, d->max_pos, &e->session, err) : st;
-}
-
-static int has_option(const struct engine *e, const char *opt)
-{
-    for (char **o = e->opt; *o; o++)
-        if (!strcmp(*o, opt))
-            return 1;
-    return 0;
-}
-
-/* The index of the kept backend of this module that has all these options, or -1 */
-static int find_kept(const struct disp *d, const struct module *m, const char *const *opt)
-{
-    for (int i = (int)d->n_kept - 1; i >= 0; i--) {
-        int fits = d->kept[i].module == m;
-        for (size_t k = 0; fits && opt && opt[k]; k++)
-            fits = has_option(&d->kept[i], opt[k]);
-        if (fits)
-            return i;
-    }
-    return -1;
-}
-
-static struct engine take_kept(struct disp *d, uint32_t i)
-{
-    struct engine e = d->kept[i];
-    d->n_kept--;
-    memmove(d->kept + i, d->kept + i + 1, (d->n_kept - i) * sizeof e);
-    return e;
-}
-
-/* ---- the conversation's way over ---- */
-
-enum { KV_STEP = 256 };                    /* positions between two looks at Ctrl-C      */
-
-struct copy {
-    const struct disp *d;
-    const struct engine *to;
-    uint32_t from, n;                      /* positions [from,n) are wanted              */
-    uint64_t done;                         /* of all layers                              */
-    dbrx_status imported;                  /* import_kv's last word                      */
-    struct dbrx_error *err;
-};
-
-static dbrx_status copy_block(void *ctx, const struct dbrx_kv_block *b)
-{
-    struct copy *c = ctx;
-    const struct dbrx_config *cfg = &c->d->desc->config;
-    struct dbrx_kv_block part = *b;
-    if (c->d->host->should_stop(c->d->host))
-        return fail(c->err, DBRX_STOPPED, "interrupted while the KV cache was copied");
-    if (b->pos < c->from) {                /* what is there already */
-        uint32_t skip = c->from - b->pos < b->n ? c->from - b->pos : b->n;
-        size_t bytes = (size_t)skip * cfg->n_kv_heads * (cfg->d_model / cfg->n_heads) *
-                       (b->dtype == DBRX_F32 ? 4 : 2);
-        part.pos += skip;
-        part.n -= skip;
-        part.k = (const char *)b->k + bytes;
-        part.v = (const char *)b->v + bytes;
-    }
-    c->imported = part.n ? c->to->kv->import_kv(c->to->session, &part, c->err) : DBRX_OK;
-    c->done += part.n;
-    c->d->host->progress(c->d->host, "KV cache", c->done, (uint64_t)(c->n - c->from) * cfg->n_layers);
-    return c->imported;
-}
-
-static int can_extend(const struct dbrx_kv *kv)
-{
-    return kv && DBRX_HAS(struct dbrx_kv, kv, extend) && kv->extend;
+    const struct module *m;
+    *e = (struct engine){ 0 };
+    dbrx_status st = find(d, name, &m, err);
+    return st == DBRX_OK ? engine_open(e, m, d->host, d->desc, opt, max_pos, err) : st;
 }
 
 void disp_steer(struct disp *d, const struct dbrx_steer *steer)
@@ -228,71 +128,75 @@ void disp_steer(struct disp *d, const struct dbrx_steer *steer)
     d->steer = steer;
 }
 
-/* eval, steered; a module that is older than a kind of steering would pass over it in silence */
-static dbrx_status engine_eval(const struct engine *e, const struct dbrx_batch *batch,
-                               const struct dbrx_steer *steer, struct dbrx_error *err)
+const struct dbrx_steer *disp_steered(const struct disp *d)
 {
-    struct dbrx_batch b = *batch;
-    b.steer = steer;
-    if (steer && steer->source && e->module->info->abi_minor < 1)
-        return fail(err, DBRX_E_UNSUPPORTED, "%s was built before experts could be swapped; /steer off "
-                    "goes on without", e->module->info->name);
-    return e->vt->eval(e->session, &b, err);
+    return d->steer;
 }
 
-/* Positions [from,n) of the current backend's KV into e, which holds those before.  *gone: the
- * current one was lost over it. */
-static dbrx_status copy_kv(struct disp *d, const struct engine *e, uint32_t from, uint32_t n, int *gone,
-                           struct dbrx_error *err)
+/* ---- switching ---- */
+
+static dbrx_status no_memory(struct dbrx_error *err)
 {
-    const struct dbrx_kv *kv = d->now.kv;
-    struct copy c = { d, e, from, n, 0, DBRX_OK, err };
-    int tail = from && DBRX_HAS(struct dbrx_kv, kv, export_from) && kv->export_from;
-    dbrx_status st = tail ? kv->export_from(d->now.session, from, KV_STEP, copy_block, &c, err)
-                          : kv->export_kv(d->now.session, KV_STEP, copy_block, &c, err);
-    *gone = st == DBRX_E_LOST && c.imported != DBRX_E_LOST;
-    if (st != DBRX_OK)
-        return st;
-    return from ? e->kv->extend(e->session, n, err) : e->kv->commit(e->session, n, err);
+    return fail(err, DBRX_E_NOMEM, "out of memory");
 }
 
-static dbrx_status recompute(const struct disp *d, const struct engine *e, const int32_t *token, uint32_t from, uint32_t n,
-                             struct dbrx_error *err)
+/* Is "k=v" a word of the label? */
+static int has_option(const char *label, const char *opt)
 {
-    struct dbrx_batch b = { .struct_size = sizeof b, .n_tokens = n - from, .token = token + from };
-    dbrx_status st = engine_eval(e, &b, d->steer, err);
-    return st == DBRX_STOPPED ? fail(err, st, "interrupted while the conversation was recomputed") : st;
+    size_t n = strlen(opt);
+    for (const char *p = label; (p = strchr(p, ' ')); )
+        if (!strncmp(++p, opt, n) && (!p[n] || p[n] == ' '))
+            return 1;
+    return 0;
 }
 
-/* Makes e, which holds `have` of them, hold token[n] */
-static dbrx_status hand_over(struct disp *d, struct engine *e, int replay, const int32_t *token,
-                             uint32_t have, uint32_t n, struct dbrx_error *err)
+/* The kept backend of this module that has all these options, taken out into *k; or 0 */
+static int take_kept(struct disp *d, const struct module *m, const char *const *opt, struct kept *k)
 {
-    char origin[72];
+    for (uint32_t i = d->n_kept; i-- > 0; ) {
+        int fits = d->kept[i].engine.module == m;
+        for (size_t o = 0; fits && opt && opt[o]; o++)
+            fits = has_option(d->kept[i].engine.label, opt[o]);
+        if (!fits)
+            continue;
+        *k = d->kept[i];
+        d->n_kept--;
+        memmove(d->kept + i, d->kept + i + 1, (d->n_kept - i) * sizeof *k);
+        return 1;
+    }
+    return 0;
+}
+
+/* Makes k, which holds `have` of them, hold token[n].  *lost: the current one was, over it. */
+static dbrx_status hand_over(struct disp *d, struct kept *k, int replay, const int32_t *token,
+                             uint32_t have, uint32_t n, int *lost, struct dbrx_error *err)
+{
+    struct engine *e = &k->engine;
+    char origin[sizeof ((struct span *)0)->name] = "recomputed";
     const char *name = e->module->info->name;
-    int gone = 0;
-    dbrx_status st = e->vt->position(e->session) > have ? e->vt->truncate(e->session, have, err) : DBRX_OK;
-    spans_cut(&e->origin, have);
-    snprintf(origin, sizeof origin, "recomputed");
+    dbrx_status st = engine_position(e) > have ? engine_truncate(e, have, err) : DBRX_OK;
+    spans_cut(&k->origin, have);
     if (st == DBRX_OK && have < n) {
-        int copies = !replay && d->now.kv && (have ? can_extend(e->kv) : e->kv != NULL);
+        int copies = !replay && d->now.kv && (have ? engine_can_extend(e) : e->kv != NULL);
         if (copies) {
-            st = copy_kv(d, e, have, n, &gone, err);
+            st = engine_copy_kv(&d->now, e, n, d->host, lost, err);
             if (st == DBRX_OK)
                 snprintf(origin, sizeof origin, "copied from %s", disp_name(d));
         }
-        if (gone)                          /* it cannot give its KV; the tokens are still here */
-            st = e->vt->truncate(e->session, have, err);
-        if (st == DBRX_OK && (!copies || gone))
-            st = recompute(d, e, token, have, n, err);
+        if (*lost)                         /* it cannot give its KV; the tokens are still here */
+            st = engine_truncate(e, have, err);
+        if (st == DBRX_OK && (!copies || *lost)) {
+            struct dbrx_batch b = { .struct_size = sizeof b, .n_tokens = n - have, .token = token + have,
+                                    .steer = d->steer };
+            st = engine_eval(e, &b, err);
+            if (st == DBRX_STOPPED)
+                fail(err, st, "interrupted while the conversation was recomputed");
+        }
     }
-    if (st == DBRX_OK && e->vt->position(e->session) != n)
+    if (st == DBRX_OK && engine_position(e) != n)
         st = fail(err, DBRX_E_INVALID, "%s holds %u positions instead of %u after taking the "
-                  "conversation over", name, e->vt->position(e->session), n);
-    if (st == DBRX_OK && spans_add(&e->origin, have, n, origin))
-        st = no_memory(err);
-    d->now.lost = gone;
-    return st;
+                  "conversation over", name, engine_position(e), n);
+    return st == DBRX_OK && spans_add(&k->origin, have, n, origin) ? no_memory(err) : st;
 }
 
 static uint32_t common(const int32_t *a, uint32_t n, const int32_t *b, uint32_t m)
@@ -303,105 +207,104 @@ static uint32_t common(const int32_t *a, uint32_t n, const int32_t *b, uint32_t 
     return i;
 }
 
-/* A kept one that a switch did not reach: still of use as long as it knows what it holds */
-static void put_back(struct disp *d, struct engine *e, uint32_t have, dbrx_status st)
-{
-    if (st == DBRX_E_LOST || e->vt->position(e->session) < have)
-        engine_close(e);
-    else {
-        e->n_held = have < e->n_held ? have : e->n_held;
-        d->kept[d->n_kept++] = *e;
-    }
-}
-
 dbrx_status disp_use(struct disp *d, const char *name, const char *const *opt, int how,
                      const int32_t *token, uint32_t n, struct dbrx_error *err)
 {
     const struct module *m;
-    struct engine e = { 0 };
+    struct kept k = { 0 };
     struct dbrx_error local;
     int32_t *held = NULL;
-    uint32_t have = 0;
+    int lost = 0;
     err = err ? err : &local;
     dbrx_status st = find(d, name, &m, err);
     if (st != DBRX_OK)
         return st;
-    int keep = how & DISP_KEEP && d->now.session, kept = find_kept(d, m, opt);
-    if (keep && kept < 0 && d->n_kept == DISP_MAX_KEPT)
-        return fail(err, DBRX_E_FULL, "%d backends are kept already; /backend NAME --drop closes one",
-                    DISP_MAX_KEPT);
-    if (kept >= 0) {
-        e = take_kept(d, (uint32_t)kept);
-        have = how & DISP_REPLAY ? 0 : common(e.held, e.n_held, token, n);
-    }
-    if (d->now.session)
-        n = disp_position(d) < n ? disp_position(d) : n;
-    else
+    int keep = how & DISP_KEEP && d->now.session, again = take_kept(d, m, opt, &k);
+    uint32_t have = again && !(how & DISP_REPLAY) ? common(k.held, k.n_held, token, n) : 0;
+    if (!d->now.session)
         n = have;                          /* the next eval brings the rest */
+    n = d->now.session && disp_position(d) < n ? disp_position(d) : n;
     have = have < n ? have : n;
-    if (keep && !(held = malloc((n + (size_t)1) * sizeof *held)))
+    if (keep && d->n_kept == DISP_MAX_KEPT)
+        st = fail(err, DBRX_E_FULL, "%d backends are kept already; /backend NAME --drop closes one",
+                  DISP_MAX_KEPT);
+    else if (keep && !(held = malloc((n + (size_t)1) * sizeof *held)))
         st = no_memory(err);
-    if (st == DBRX_OK && kept < 0)
-        st = engine_open(d, m, opt, &e, err);
+    if (st == DBRX_OK && !again)
+        st = engine_open(&k.engine, m, d->host, d->desc, opt, d->max_pos, err);
     if (st == DBRX_OK)
-        st = hand_over(d, &e, how & DISP_REPLAY, token, have, n, err);
+        st = hand_over(d, &k, how & DISP_REPLAY, token, have, n, &lost, err);
+    if (lost)
+        engine_close(&d->now);
     if (st != DBRX_OK) {
         free(held);
-        if (kept >= 0)
-            put_back(d, &e, have, st);
-        else
-            engine_close(&e);
-        if (d->now.lost)
-            engine_close(&d->now);
+        /* a kept one is still of use as long as it knows what it holds */
+        if (again && st != DBRX_E_LOST && engine_position(&k.engine) >= have) {
+            k.n_held = have < k.n_held ? have : k.n_held;
+            d->kept[d->n_kept++] = k;
+        } else {
+            kept_close(&k);
+        }
         return st;
     }
-    free(e.held);
-    e.held = NULL;
-    if (keep && !d->now.lost) {
-        if (n)
-            memcpy(held, token, n * sizeof *held);
-        d->now.held = held;
-        d->now.n_held = n;
-        d->kept[d->n_kept++] = d->now;
-    } else {
-        free(held);
-        engine_close(&d->now);
-    }
-    d->now = e;
+    struct kept old = { d->now, d->origin, held, n };
+    if (held && n)
+        memcpy(held, token, n * sizeof *held);
+    if (keep && !lost)
+        d->kept[d->n_kept++] = old;
+    else
+        kept_close(&old);
+    free(k.held);
+    d->now = k.engine;
+    d->origin = k.origin;
     d->moved = n - have;
     return DBRX_OK;
 }
 
 /* ---- kept ones ---- */
 
-static void options_text(const struct engine *e, char *out, size_t size)
-{
-    size_t at = 0;
-    *out = '\0';
-    for (char **o = e->opt; *o && at < size; o++)
-        at += (size_t)snprintf(out + at, size - at, "%s%s", at ? " " : "", *o);
-}
-
-const char *disp_kept(const struct disp *d, uint32_t i, char *options, size_t size, uint32_t *n)
+const char *disp_kept(const struct disp *d, uint32_t i, uint32_t *n)
 {
     if (i >= d->n_kept)
         return NULL;
-    const struct engine *e = &d->kept[i];
-    options_text(e, options, size);
-    *n = e->n_held;
-    return e->module->info->name;
+    *n = d->kept[i].n_held;
+    return d->kept[i].engine.label;
 }
 
 uint32_t disp_drop(struct disp *d, const char *name)
 {
-    uint32_t dropped = 0;
-    for (uint32_t i = d->n_kept; i-- > 0; )
-        if (!name || !strcmp(d->kept[i].module->info->name, name)) {
-            struct engine e = take_kept(d, i);
-            engine_close(&e);
+    uint32_t dropped = 0, left = 0;
+    for (uint32_t i = 0; i < d->n_kept; i++)
+        if (!name || !strcmp(d->kept[i].engine.module->info->name, name)) {
+            kept_close(&d->kept[i]);
             dropped++;
+        } else {
+            d->kept[left++] = d->kept[i];
         }
+    d->n_kept = left;
     return dropped;
+}
+
+/* What comes to be at these positions now may be steered otherwise, or come from a file: then
+ * kept ones get it, too, whether or not the tokens are the same */
+static void forget_kept(struct disp *d, uint32_t n_keep)
+{
+    for (uint32_t i = 0; i < d->n_kept; i++)
+        if (d->kept[i].n_held > n_keep)
+            d->kept[i].n_held = n_keep;
+}
+
+/* ---- the current one ---- */
+
+static dbrx_status none(struct dbrx_error *err)
+{
+    return fail(err, DBRX_E_INVALID, "no backend is open; /backend NAME opens one");
+}
+
+dbrx_status disp_scratch(struct disp *d, uint32_t max_pos, struct engine *e, struct dbrx_error *err)
+{
+    *e = (struct engine){ 0 };
+    return d->now.session ? engine_share(e, &d->now, max_pos, err) : none(err);
 }
 
 const char *disp_name(const struct disp *d)
@@ -409,24 +312,19 @@ const char *disp_name(const struct disp *d)
     return d->now.session ? d->now.module->info->name : NULL;
 }
 
-void disp_label(const struct disp *d, char *out, size_t size)
+const char *disp_label(const struct disp *d)
 {
-    size_t n = (size_t)snprintf(out, size, "%s", disp_name(d) ? disp_name(d) : "");
-    if (d->now.session && d->now.opt[0] && n + 1 < size) {
-        out[n++] = ' ';
-        options_text(&d->now, out + n, size - n);
-    }
+    return d->now.session ? d->now.label : NULL;
 }
 
 const struct spans *disp_kv_spans(const struct disp *d)
 {
-    return &d->now.origin;
+    return &d->origin;
 }
 
 const char *disp_kv_origin(const struct disp *d)
 {
-    const struct spans *o = &d->now.origin;
-    return o->n ? o->list[o->n - 1].name : "computed";
+    return d->origin.n ? d->origin.list[d->origin.n - 1].name : "computed";
 }
 
 uint32_t disp_moved(const struct disp *d)
@@ -462,12 +360,7 @@ uint32_t disp_max_pos(const struct disp *d)
 
 uint32_t disp_position(const struct disp *d)
 {
-    return d->now.session ? d->now.vt->position(d->now.session) : 0;
-}
-
-static dbrx_status none(struct dbrx_error *err)
-{
-    return fail(err, DBRX_E_INVALID, "no backend is open; /backend NAME opens one");
+    return engine_position(&d->now);
 }
 
 /* a lost handle is closed at once, so that nobody drives it again */
@@ -478,27 +371,20 @@ static dbrx_status settle(struct disp *d, dbrx_status st)
     return st;
 }
 
-/* What comes to be at these positions now may be steered otherwise, or come from a file: then
- * kept ones get it, too, whether or not the tokens are the same */
-static void forget_kept(struct disp *d, uint32_t n_keep)
-{
-    for (uint32_t i = 0; i < d->n_kept; i++)
-        if (d->kept[i].n_held > n_keep)
-            d->kept[i].n_held = n_keep;
-}
-
 dbrx_status disp_truncate(struct disp *d, uint32_t n_keep, struct dbrx_error *err)
 {
     if (!d->now.session)
         return none(err);
-    spans_cut(&d->now.origin, n_keep);
+    spans_cut(&d->origin, n_keep);
     forget_kept(d, n_keep);
-    return settle(d, d->now.vt->truncate(d->now.session, n_keep, err));
+    return engine_truncate(&d->now, n_keep, err);
 }
 
 dbrx_status disp_eval(struct disp *d, const struct dbrx_batch *b, struct dbrx_error *err)
 {
-    return d->now.session ? settle(d, engine_eval(&d->now, b, d->steer, err)) : none(err);
+    struct dbrx_batch steered = *b;
+    steered.steer = d->steer;
+    return d->now.session ? engine_eval(&d->now, &steered, err) : none(err);
 }
 
 /* ---- KV to and from files ---- */
@@ -550,8 +436,8 @@ dbrx_status disp_import(struct disp *d, uint32_t n,
     }
     d->now.vt->session_close(d->now.session);
     d->now.session = fresh;
-    spans_free(&d->now.origin);
-    d->now.origin = origin;
+    spans_free(&d->origin);
+    d->origin = origin;
     forget_kept(d, 0);
     return DBRX_OK;
 }

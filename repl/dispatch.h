@@ -6,7 +6,7 @@
 #define DBRX_REPL_DISPATCH_H
 
 #include "backends/backend.h"
-#include "plugins/loader.h"
+#include "repl/engine.h"
 #include "repl/spans.h"
 
 struct disp;
@@ -39,17 +39,24 @@ enum { DISP_REPLAY = 1, DISP_KEEP = 2, DISP_MAX_KEPT = 8 };
 dbrx_status disp_use(struct disp *, const char *name, const char *const *opt, int how,
                      const int32_t *token, uint32_t n, struct dbrx_error *err);
 
-/* The i-th kept backend's name, its options as text and how many positions it holds; NULL
- * past the end. */
-const char *disp_kept(const struct disp *, uint32_t i, char *options, size_t size, uint32_t *n);
+/* The i-th kept backend as disp_label has it, and how many positions it holds; NULL past the end. */
+const char *disp_kept(const struct disp *, uint32_t i, uint32_t *n);
 uint32_t    disp_drop(struct disp *, const char *name);        /* closes those kept; how many */
 /* What steers every evaluation from now on, recomputing for a switch included; NULL: nothing.
  * Not owned, may change under us; what was computed before stays as it is. */
 void disp_steer(struct disp *, const struct dbrx_steer *);
+const struct dbrx_steer *disp_steered(const struct disp *);    /* that, for what goes on beside */
+/* Engines beside the current one, over the same checkpoint; close them with engine_close.
+ * disp_open: backend `name` (NULL: the highest score) with options of its own.
+ * disp_scratch: a second session on the current backend's model, which costs a KV cache of
+ * max_pos positions and no weights; to be closed before the next disp_use.
+ * On failure *e is zero and the current one untouched. */
+dbrx_status disp_open(struct disp *, const char *name, const char *const *opt, uint32_t max_pos,
+                      struct engine *e, struct dbrx_error *);
+dbrx_status disp_scratch(struct disp *, uint32_t max_pos, struct engine *e, struct dbrx_error *);
 
 const char *disp_name(const struct disp *);            /* "cpu-blas", or NULL before the first */
-/* ... with its options: "cpu-blas isa=plain"; "" before the first. */
-void        disp_label(const struct disp *, char *out, size_t size);
+const char *disp_label(const struct disp *);           /* ... with its options: "cpu-blas isa=plain" */
 /* Where the current KV came from: positions that were "copied from ref", "recomputed" by a
  * switch or "loaded"; what no span covers was computed on the way.  kv_origin is the last
  * one's word, or "computed". */

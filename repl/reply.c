@@ -67,9 +67,8 @@ static int on_token(void *ctx, int32_t id, uint32_t pos)
 {
     struct reply *r = ctx;
     struct shell *sh = r->sh;
-    char by[72];
-    disp_label(sh->disp, by, sizeof by);
-    spans_add(&tree_last(sh->tree)->by, pos, pos + 1, by);     /* out of memory: not known */
+    if (disp_label(sh->disp))              /* out of memory: not known */
+        spans_add(&tree_last(sh->tree)->by, pos, pos + 1, disp_label(sh->disp));
     size_t len = 0, safe = 0, from = r->len, seen = r->n_raw;
     const char *bytes = sh->tok && !reply_is_eos(sh, id) ? tok_bytes(sh->tok, id, &len) : NULL;
     char *to = bytes ? room(&r->raw, r->n_raw, &r->cap_raw, len) : NULL;
@@ -140,9 +139,9 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
     const char *origin = disp_kv_origin(sh->disp);
     int moved = disp_name(sh->disp) && strcmp(origin, "computed");
     const struct spans *by_whom = &tree_last(sh->tree)->by;
-    char makers[400], last_maker[72];
+    char makers[400], last_maker[160];
     spans_text(by_whom, 0, UINT32_MAX, makers, sizeof makers);
-    snprintf(last_maker, sizeof last_maker, "%.71s", by_whom->n ? by_whom->list[by_whom->n - 1].name
+    snprintf(last_maker, sizeof last_maker, "%.159s", by_whom->n ? by_whom->list[by_whom->n - 1].name
              : disp_name(sh->disp) ? disp_name(sh->disp) : "no backend");
     last_maker[strcspn(last_maker, " ")] = by_whom->n ? '\0' : ' ';
     if (by_whom->n > 1 && !sh->out.json && !(sh->vars.v[VAR_TIMING].num == TIMING_ON && sh->out.err_tty))

@@ -5,8 +5,10 @@
 
 #include "repl/shell.h"
 
+#include "plugins/fail.h"
 #include "repl/commands.h"
 #include "repl/handover.h"
+#include "repl/instruments.h"
 #include "repl/line.h"
 #include "repl/paths.h"
 #include "repl/signals.h"
@@ -153,7 +155,7 @@ static int open_backend(struct shell *sh, const struct shell_options *o)
     char why[256] = "";
     sh->out.quiet = why;                   /* the sentence belongs in front of the list */
     sh->out.quiet_size = sizeof why;
-    int failed = shell_use(sh, o->backend, NULL, 0);
+    int failed = shell_use(sh, o->backend, o->backend_opt, 0);
     char best[256];
     snprintf(best, sizeof best, "%s", why);
     const struct module *m;                /* the best may not know this file's types */
@@ -195,12 +197,14 @@ int shell_open(struct shell *sh, const struct shell_options *o)
         render_error(&sh->out, "%s", why);
         code = EXIT_USAGE;
     }
-    if (!code && !(sh->tree = tree_new(sh->sess))) {
+    if (!code && (!(sh->instruments = instruments_find(&sh->modules)) || !(sh->tree = tree_new(sh->sess)))) {
         render_error(&sh->out, "out of memory");
         code = EXIT_INTERNAL;
     }
-    if (!code)
+    if (!code) {
         shell_reseed(sh);
+        instruments_open(sh->instruments, sh);
+    }
     return code;
 }
 
@@ -211,6 +215,7 @@ void shell_close(struct shell *sh)
     id_list_free(&sh->logit_bias);
     id_list_free(&sh->suppress_tokens);
     trie_free(sh->trie);
+    instruments_free(sh->instruments);
     tree_free(sh->tree);
     sess_free(sh->sess);
     steer_free(sh->steer);
@@ -321,28 +326,37 @@ static const char *best_backend(const struct shell *sh)
     return best;
 }
 
-int shell_use(struct shell *sh, const char *name, const char *const *opt, int how)
+dbrx_status shell_backend_options(const struct shell *sh, const char *name, const char *const *opt,
+                                  struct backend_options *o, struct dbrx_error *err)
 {
-    enum { MAX = 16 };
-    const char *all[MAX + 2] = { 0 }, *was = disp_name(sh->disp);
-    char threads[64];
     size_t n = 0;
     int typed = 0;
-    for (; opt && opt[n] && n < MAX; n++) {
-        all[n] = opt[n];
+    *o = (struct backend_options){ 0 };
+    for (; opt && opt[n] && n < MAX_BACKEND_OPTIONS; n++) {
+        o->all[n] = opt[n];
         typed |= !strncmp(opt[n], "threads=", 8);
     }
     if (opt && opt[n])
-        return render_error(&sh->out, "too many options for one backend; it takes at most %d", MAX);
-    name = name ? name : best_backend(sh);
+        return fail(err, DBRX_E_INVALID, "too many options for one backend; it takes at most %d",
+                    MAX_BACKEND_OPTIONS);
     const struct var *v = &sh->vars.v[VAR_THREADS];
     if (name && v->num > 0 && !typed && shell_knows_threads(sh, name)) {
-        snprintf(threads, sizeof threads, "threads=%s", v->text);
-        all[n++] = threads;
+        snprintf(o->threads, sizeof o->threads, "threads=%s", v->text);
+        o->all[n] = o->threads;
     }
+    return DBRX_OK;
+}
+
+int shell_use(struct shell *sh, const char *name, const char *const *opt, int how)
+{
+    const char *was = disp_name(sh->disp);
+    struct backend_options o;
+    name = name ? name : best_backend(sh);
     struct dbrx_error err = { 0 };
     render_busy(&sh->out, 1);
-    dbrx_status st = sess_use(sh->sess, name, all, how, &err);
+    dbrx_status st = shell_backend_options(sh, name, opt, &o, &err);
+    if (st == DBRX_OK)
+        st = sess_use(sh->sess, name, o.all, how, &err);
     render_busy(&sh->out, 0);
     if (st != DBRX_OK) {
         if (st == DBRX_STOPPED)

@@ -20,6 +20,7 @@ enum { EXIT_OK, EXIT_INTERNAL, EXIT_USAGE, EXIT_COMMAND, EXIT_CHECKPOINT, EXIT_N
 
 struct shell_options {
     const char *model, *backend, *module_path;     /* NULL: the default ones            */
+    const char *const *backend_opt;        /* its "k=v", NULL-ended, or NULL            */
     const char *out;                       /* of a batch, or NULL: stdout               */
     uint32_t ctx;                          /* 0: the checkpoint's, at most DEFAULT_CTX  */
 };
@@ -53,6 +54,7 @@ struct shell {
     char *constraint_from;                 /* the file it was read from                 */
     int constraint_var;                    /* VAR_GRAMMAR or VAR_SCHEMA                 */
 
+    struct instruments *instruments;
     struct tree *tree;                     /* the conversation's branches and turns     */
     struct id_list logit_bias, suppress_tokens;    /* the settings of these names, read */
     int seed_shown;
@@ -98,6 +100,12 @@ int shell_new(struct shell *);
 void shell_reseed(struct shell *);
 uint64_t shell_random(void);               /* 32 bits, for a seed */
 int shell_knows_threads(const struct shell *, const char *backend);
+/* The options that `backend` is to be opened with: opt, and threads from its variable when the
+ * backend knows it and opt does not say.  DBRX_E_INVALID: too many. */
+enum { MAX_BACKEND_OPTIONS = 16 };
+struct backend_options { const char *all[MAX_BACKEND_OPTIONS + 2]; char threads[64]; };    /* all: NULL-ended */
+dbrx_status shell_backend_options(const struct shell *, const char *backend, const char *const *opt,
+                                  struct backend_options *, struct dbrx_error *);
 /* Another backend for this conversation.  opt: NULL-ended "k=v"; threads is added from its
  * variable when the backend knows the option; how: DISP_*.  0, or -1: nothing changed, and said so. */
 int shell_use(struct shell *, const char *name, const char *const *opt, int how);

@@ -19,3 +19,4 @@ include tests/conformance/local.mk
 include tests/shim/local.mk
 include tests/cli/local.mk
 include tests/sampling/local.mk
+include tests/instruments/local.mk

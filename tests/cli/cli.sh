@@ -45,6 +45,7 @@ int more(void); const void *get(const char *id) { (void)id; return more() ? 0 : 
 DBRX_EXPORT const struct dbrx_module_info dbrx_module = { sizeof dbrx_module, 1, 0, "needs", "1", "x", get };'
 module other 'int nothing;'
 cp "$srcdir/tests/unit/elsewhere.c" "$T/m/" && $CC -I"$srcdir" -shared -fPIC -o "$T/m/elsewhere.so" "$T/m/elsewhere.c"
+printf '{"text":"Once"}\n[1]\n' > "$T/bad.jsonl"
 exec 3>&1
 n=0 bad=0
 

@@ -109,12 +109,11 @@ static void faults_in_the_old(int how)
         struct world w = begin("shim", opt, 6);
         dbrx_status st = sess_use(w.s, "ref", NULL, how, &err);
         fine &= st == DBRX_OK && goes_on(w, "ref", 6);
-        char options[64];
-        uint32_t n;
+            uint32_t n;
         int again = !strcmp(disp_kv_origin(w.d), "recomputed");
         lost += again;
         fine &= again || !strcmp(disp_kv_origin(w.d), "copied from shim");
-        fine &= !disp_kept(w.d, 0, options, sizeof options, &n) == (again || !how);
+        fine &= !disp_kept(w.d, 0, &n) == (again || !how);
         end(w);
         if (!again)
             break;
@@ -237,12 +236,11 @@ static void kept(const char *hide)
 {
     struct dbrx_error err = { 0 };
     enum sess_finish why;
-    char options[64];
     uint32_t n;
     setenv("SHIM_HIDE", hide, 1);
     struct world w = begin("shim", NULL, 3);
     int fine = sess_use(w.s, "ref", NULL, DISP_KEEP, &err) == DBRX_OK &&
-               disp_kept(w.d, 0, options, sizeof options, &n) && n == N_PROMPT + 3 && !disp_kept(w.d, 1, options, 64, &n);
+               disp_kept(w.d, 0, &n) && n == N_PROMPT + 3 && !disp_kept(w.d, 1, &n);
     fine = fine && draw(w, 3, &why, &err) == DBRX_OK;
     fine = fine && sess_use(w.s, "shim", NULL, DISP_KEEP, &err) == DBRX_OK && disp_moved(w.d) == 4 &&     /* the last one was done again */
            disp_position(w.d) == N_PROMPT + 6;
@@ -251,7 +249,7 @@ static void kept(const char *hide)
     fine = fine && right && !spans_at(disp_kv_spans(w.d), N_PROMPT + 1) && spans_at(disp_kv_spans(w.d), N_PROMPT + 2);
     ok(fine && goes_on(w, "shim", 6), "a kept backend%s%s takes only what is new, %s", *hide ? " without " : "", hide,
        origin);
-    fine = sess_use(w.s, "ref", NULL, 0, &err) == DBRX_OK && !disp_kept(w.d, 0, options, sizeof options, &n);
+    fine = sess_use(w.s, "ref", NULL, 0, &err) == DBRX_OK && !disp_kept(w.d, 0, &n);
     ok(fine && disp_moved(w.d) == N - 5, "... there and back again, and the one that is not kept is closed");
     end(w);
 
@@ -273,7 +271,7 @@ static void kept_fails(const char *fault, dbrx_status want)
 {
     int fine = 1, reached = 0;
     for (int at = 1; at < 40; at++) {
-        char inject[40], options[64];
+        char inject[40];
         struct dbrx_error err = { 0 };
         enum sess_finish why;
         const char *const opt[] = { inject, NULL };
@@ -286,7 +284,7 @@ static void kept_fails(const char *fault, dbrx_status want)
         if (st != DBRX_OK && strcmp(disp_name(w.d), "ref"))
             fine = 0;
         if (st != DBRX_OK) {
-            int there = disp_kept(w.d, 0, options, sizeof options, &n) != NULL;
+            int there = disp_kept(w.d, 0, &n) != NULL;
             fine &= st == want && there == (want != DBRX_E_LOST);
             if (there)
                 fine &= sess_use(w.s, "shim", NULL, 0, &err) == DBRX_OK && goes_on(w, "shim", 6);
@@ -304,7 +302,7 @@ static void too_many(void)
 {
     struct dbrx_error err = { 0 };
     struct world w = begin("ref", NULL, 0);
-    char opt[24], options[64];
+    char opt[24];
     uint32_t n, i;
     int fine = 1;
     for (i = 1; i <= DISP_MAX_KEPT + 1u; i++) {
@@ -312,10 +310,10 @@ static void too_many(void)
         dbrx_status st = sess_use(w.s, "cpu-blas", (const char *const[]){ opt, NULL }, DISP_KEEP, &err);
         fine &= st == (i <= DISP_MAX_KEPT ? DBRX_OK : DBRX_E_FULL);
     }
-    fine &= disp_kept(w.d, DISP_MAX_KEPT - 1, options, sizeof options, &n) && strstr(err.text, "--drop");
+    fine &= disp_kept(w.d, DISP_MAX_KEPT - 1, &n) && strstr(err.text, "--drop");
     ok(fine, "no more than %d are kept: %s", DISP_MAX_KEPT, err.text);
     ok(disp_drop(w.d, "nosuch") == 0 && disp_drop(w.d, "ref") == 1 && disp_drop(w.d, NULL) == DISP_MAX_KEPT - 1 &&
-       !disp_kept(w.d, 0, options, sizeof options, &n), "drop closes them");
+       !disp_kept(w.d, 0, &n), "drop closes them");
     end(w);
 }
 

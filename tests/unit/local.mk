@@ -61,6 +61,10 @@ tests_unit_schema_CFLAGS  = $(TOK_TEST_CFLAGS)
 tests_unit_schema_LDADD   = librepl.la libmodel.la libplugins.la libtokenizer.la $(CJSON_LIBS) -lm
 EXTRA_DIST += tests/fuzz/grammar.c
 
+# ---- colours of numbers and kinds
+check_PROGRAMS += %D%/heat
+TESTS += %D%/heat
+%C%_heat_LDADD = libshell.la -lm
 # --- sets of tokens, layers, experts
 check_PROGRAMS += %D%/sets
 TESTS += %D%/sets
@@ -72,3 +76,7 @@ TESTS += %D%/steer
 %C%_steer_SOURCES = %D%/steer.c %D%/plain_forward.h
 %C%_steer_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
 %C%_steer_LDADD = librepl.la libmodel.la libplugins.la $(CJSON_LIBS) -lm
+# ---- comparing and measuring
+check_PROGRAMS += %D%/divergence
+TESTS += %D%/divergence
+%C%_divergence_LDADD = librepl.la libmodel.la libplugins.la -lm
