@@ -5,6 +5,7 @@
 #include "repl/beam.h"
 #include "repl/handover.h"
 #include "repl/handlers.h"
+#include "repl/instruments.h"
 #include "repl/signals.h"
 #include "repl/stops.h"
 
@@ -438,6 +439,8 @@ int reply_draw(struct shell *sh, int quiet, struct said *said)
     if (!quiet)
         explain_show(sh);
     shell_constrain_turn(sh, sh->tree->now->n_turns - 1);
+    if (!quiet)
+        instruments_live_begin(sh->instruments);
     for (;;) {
         const struct handover_step *next = step < plan.n ? &plan.step[step] : NULL;
         if (next && made >= next->at) {
@@ -477,6 +480,7 @@ int reply_draw(struct shell *sh, int quiet, struct said *said)
     tree_last(sh->tree)->finish = why;
     spans_cut(&tree_last(sh->tree)->by, s->n);
     if (!quiet) {
+        instruments_live_end(sh->instruments);
         render_reply_end(&sh->out);
         after_reply(sh, &r, why);
     }

@@ -36,6 +36,7 @@ struct dbrx_model {
     const struct dbrx_backend *be;
     const struct dbrx_kv *kv;
     const struct dbrx_head *head;
+    const struct dbrx_resume *resume;
     dbrx_model *inner;
     struct dbrx_host host;                 /* what the wrapped one sees; ctx is this model */
     const struct dbrx_host *outer;
@@ -285,6 +286,7 @@ static dbrx_status model_open(const struct dbrx_host *host, const struct dbrx_mo
     m->be = info->get(DBRX_BACKEND);
     m->kv = info->get(DBRX_KV);
     m->head = info->get(DBRX_HEAD);
+    m->resume = info->get(DBRX_RESUME);
     m->id = ++next_id;
     m->outer = host;
     m->host = (struct dbrx_host){ .struct_size = sizeof m->host, .ctx = m, .log = host_log,
@@ -430,6 +432,12 @@ static dbrx_status head(dbrx_session *s, const float *x, uint32_t n, float *logi
     CALL(s, "head", s->model->head->head(s->inner, x, n, logits, err));
 }
 
+static dbrx_status resume(dbrx_session *s, uint32_t layer, uint32_t pos, const float *x, const struct dbrx_batch *b,
+                          struct dbrx_error *err)
+{
+    CALL(s, "resume", s->model->resume->resume(s->inner, layer, pos, x, b, err));
+}
+
 static uint32_t promises(const dbrx_model *m)
 {
     const struct dbrx_repro *r = alive_model(m, "promises") ? m->info->get(DBRX_REPRO) : NULL;
@@ -441,6 +449,7 @@ static const struct dbrx_kv kv = { .struct_size = sizeof kv, .export_kv = export
 static const struct dbrx_kv kv_old = { .struct_size = offsetof(struct dbrx_kv, export_from),
     .export_kv = export_kv, .import_kv = import_kv, .commit = commit };
 static const struct dbrx_head heads = { .struct_size = sizeof heads, .head = head };
+static const struct dbrx_resume resumes = { .struct_size = sizeof resumes, .resume = resume };
 static const struct dbrx_repro repro = { .struct_size = sizeof repro, .promises = promises };
 
 enum { MAX_OPTIONS = 32 };
@@ -472,6 +481,7 @@ static const void *get(const char *id)
         return DBRX_HAS(struct dbrx_kv, (const struct dbrx_kv *)in, extend) && !(hide && strstr(hide, "extend"))
                ? &kv : &kv_old;
     return !strcmp(id, DBRX_HEAD)    ? (const void *)&heads
+         : !strcmp(id, DBRX_RESUME)  ? (const void *)&resumes
          : !strcmp(id, DBRX_REPRO)   ? (const void *)&repro
          : !strcmp(id, DBRX_CHOICES) ? in : NULL;
 }
