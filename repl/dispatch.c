@@ -133,6 +133,14 @@ const struct dbrx_steer *disp_steered(const struct disp *d)
     return d->steer;
 }
 
+static dbrx_status steered_eval(const struct disp *d, struct engine *e, const struct dbrx_batch *batch,
+                                struct dbrx_error *err)
+{
+    struct dbrx_batch b = *batch;
+    b.steer = d->steer;
+    return engine_eval(e, &b, err);
+}
+
 /* ---- switching ---- */
 
 static dbrx_status no_memory(struct dbrx_error *err)
@@ -186,9 +194,8 @@ static dbrx_status hand_over(struct disp *d, struct kept *k, int replay, const i
         if (*lost)                         /* it cannot give its KV; the tokens are still here */
             st = engine_truncate(e, have, err);
         if (st == DBRX_OK && (!copies || *lost)) {
-            struct dbrx_batch b = { .struct_size = sizeof b, .n_tokens = n - have, .token = token + have,
-                                    .steer = d->steer };
-            st = engine_eval(e, &b, err);
+            struct dbrx_batch b = { .struct_size = sizeof b, .n_tokens = n - have, .token = token + have };
+            st = steered_eval(d, e, &b, err);
             if (st == DBRX_STOPPED)
                 fail(err, st, "interrupted while the conversation was recomputed");
         }
@@ -382,9 +389,7 @@ dbrx_status disp_truncate(struct disp *d, uint32_t n_keep, struct dbrx_error *er
 
 dbrx_status disp_eval(struct disp *d, const struct dbrx_batch *b, struct dbrx_error *err)
 {
-    struct dbrx_batch steered = *b;
-    steered.steer = d->steer;
-    return d->now.session ? engine_eval(&d->now, &steered, err) : none(err);
+    return d->now.session ? steered_eval(d, &d->now, b, err) : none(err);
 }
 
 /* ---- KV to and from files ---- */
