@@ -28,7 +28,7 @@ const struct option_row option_rows[] = {
     { "seed", OPT_SEED, "N", "seed of the random numbers, to repeat a run" },
     { "module-path", OPT_MODULE_PATH, "DIRS", "look for backends here first (colon-separated)" },
     { "no-rc", OPT_NO_RC, NULL, "do not read the rc file (interactive sessions do)" },
-    { "help", OPT_HELP, NULL, "show this; dbrx TOOL --help what a tool takes" },
+    { "help", OPT_HELP, NULL, "show this" },
     { "version", OPT_VERSION, NULL, "show the version" },
     { "help-commands", OPT_HELP_COMMANDS, NULL, NULL },            /* the README's list */
     { "help-man", OPT_HELP_MAN, NULL, NULL },
@@ -144,20 +144,17 @@ void tool_help(const struct tool_row *t)
 
 void print_help(void)
 {
-    printf("Usage: dbrx [OPTION...]       talk to, look inside, experiment on DBRX models\n       dbrx ");
-    int col = 12;                          /* of at most 79 */
+    enum { WIDTH = 80, INDENT = 12 };
+    printf("Usage: dbrx [OPTION...]       talk to, look inside, experiment on DBRX models\n");
+    int at = printf("       dbrx ");
     for (int i = 0; tool_rows[i].name; i++) {
-        int n = (int)strlen(tool_rows[i].name) + 1;
-        if (i)
-            putchar('|');
-        if (col + n > 75) {
-            printf("\n            ");
-            col = 12;
-        }
-        col += n;
-        printf("%s", tool_rows[i].name);
+        if (at + 1 + (int)strlen(tool_rows[i].name) + 1 > WIDTH)
+            at = printf("|\n%*s", INDENT, "") - 2;
+        else if (i)
+            at += printf("|");
+        at += printf("%s", tool_rows[i].name);
     }
-    printf(" ...\n\n");
+    printf(" ...\n");
     print_options(option_rows);
     printf("\nWithout -c, -f, -p and --prompts lines come from the terminal or stdin; those\n"
            "that begin with / are commands.  dbrx -c /help lists them, man dbrx explains.\n"
