@@ -20,3 +20,4 @@ include tests/cli/local.mk
 include tests/sampling/local.mk
 include tests/route/local.mk
 include tests/instruments/local.mk
+include tests/fuzz/local.mk
