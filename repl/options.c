@@ -144,20 +144,20 @@ void tool_help(const struct tool_row *t)
 
 void print_help(void)
 {
-    enum { WIDTH = 80 };
-    int col = 12;                          /* where the tools' names begin */
-    printf("Usage: dbrx [OPTION...]       talk to, look inside, experiment on DBRX models\n"
-           "       dbrx ");
+    enum { WIDTH = 80, INDENT = 12 };
+    printf("Usage: dbrx [OPTION...]       talk to, look inside, experiment on DBRX models\n");
+    int at = printf("       dbrx ");
     for (int i = 0; tool_rows[i].name; i++) {
-        int n = (int)strlen(tool_rows[i].name) + 1;
-        if (col + n > WIDTH)
-            col = printf("\n%12s", "") - 1;
-        col += n;
-        printf("%s%s", tool_rows[i].name, tool_rows[i + 1].name ? "|" : "");
+        if (at + 1 + (int)strlen(tool_rows[i].name) + 1 > WIDTH)
+            at = printf("|\n%*s", INDENT, "") - 2;
+        else if (i)
+            at += printf("|");
+        at += printf("%s", tool_rows[i].name);
     }
-    printf("%s... --help\n\n", col + 10 > WIDTH ? "\n            " : " ");
+    printf(" ...\n");
     print_options(option_rows);
-    printf("\nLines come from the terminal or stdin unless -c, -f, -p or --prompts is given;\n"
-           "those that begin with / are commands (dbrx -c /help, man dbrx).  Exit: 0 ok,\n"
-           "1 internal, 2 usage, 3 a command failed, 4 checkpoint, 5 no backend, 128+signal.\n");
+    printf("\nWithout -c, -f, -p and --prompts lines come from the terminal or stdin; those\n"
+           "that begin with / are commands.  dbrx -c /help lists them, man dbrx explains.\n"
+           "Exit codes: 0 ok, 1 internal, 2 usage, 3 a command failed, 4 checkpoint,\n"
+           "5 no usable backend, 130/143/141 ended by SIGINT/SIGTERM/SIGPIPE.\n");
 }
