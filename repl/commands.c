@@ -201,6 +201,10 @@ static const struct command table[] = {
       "Alone it lists what /k, /ban, /force, /bias, /scale and /swap have put on.  off takes all of it away, off "
       "E@L... what is on for these experts, undo the last change.  save FILE and load FILE keep it as JSON.",
       "/steer save quiet.json", handle_steer },
+    { "instruments", "experts", { { ARG_END, NULL, 0 } },
+      "list the instruments and their commands",
+      "Modules that look on while the model reads and writes; their commands stand under `instruments`.",
+      "/instruments", handle_instruments },
     { "dump", "experts", { { ARG_DIR, "DIR", 1 } },
       "write logits and routing as .npy files",
       "tokens int32 [T], logits float32 [T,V], router_prob float32 [L,T,E], expert int32 [L,T,k] "
@@ -208,20 +212,50 @@ static const struct command table[] = {
       "/dump out", handle_dump },
 };
 
+enum { N_TABLE = sizeof table / sizeof *table, MAX_ADDED = 64 };
+static struct { const struct command *c; const char *const *words; } added[MAX_ADDED];     /* modules' */
+static size_t n_added;
+
 const struct command *command_at(size_t i)
 {
-    return i < sizeof table / sizeof *table ? &table[i] : NULL;
+    return i < N_TABLE ? &table[i] : i - N_TABLE < n_added ? added[i - N_TABLE].c : NULL;
 }
 
 static const char *command_name(size_t i)
 {
-    return command_at(i) ? table[i].name : NULL;
+    return command_at(i) ? command_at(i)->name : NULL;
 }
 
 const struct command *command_find(const char *name, int prefix)
 {
     int i = word_find(name, command_name, prefix);
-    return i < 0 ? NULL : &table[i];
+    return i < 0 ? NULL : command_at((size_t)i);
+}
+
+int command_add(const struct command *c, const char *const *words)
+{
+    if (n_added == MAX_ADDED || command_find(c->name, 0))
+        return -1;
+    added[n_added].c = c;
+    added[n_added++].words = words;
+    return 0;
+}
+
+const char *const *command_words(const struct command *c)
+{
+    for (size_t i = 0; i < n_added; i++)
+        if (added[i].c == c)
+            return added[i].words;
+    return NULL;
+}
+
+void command_remove(const struct command *c)
+{
+    for (size_t i = 0; i < n_added; i++)
+        if (added[i].c == c) {
+            memmove(&added[i], &added[i + 1], (--n_added - i) * sizeof *added);
+            return;
+        }
 }
 
 const char *command_nearest(const char *name)
@@ -231,14 +265,16 @@ const char *command_nearest(const char *name)
 
 int arg_is_option(const struct arg *a)
 {
-    return a->type == ARG_FLAG || (a->type != ARG_END && !strncmp(a->name, "--", 2));
+    return a->type == ARG_FLAG || (a->type != ARG_END && a->type != ARG_WORDS && a->type != ARG_FILE_WORDS && !strncmp(a->name, "--", 2));
 }
 
 void command_usage(const struct command *c, int all, char *out, size_t size)
 {
     size_t n = (size_t)snprintf(out, size, "/%s", c->name);
     for (const struct arg *a = c->arg; a->type != ARG_END && n < size; a++)
-        if (all || !arg_is_option(a))
+        if (a->type == ARG_WORDS || a->type == ARG_FILE_WORDS)
+            n += all && *a->name ? (size_t)snprintf(out + n, size - n, " %s", a->name) : 0;
+        else if (all || !arg_is_option(a))
             n += (size_t)snprintf(out + n, size - n, a->required ? " %s%s" : " [%s%s]", a->name,
                                   a->type == ARG_OPTIONS ? " ..." : "");
 }
@@ -383,6 +419,12 @@ static int parse_args(struct shell *sh, const struct command *c, char *rest, str
         char *word = word_next(&rest), *value;
         if (!word)
             break;
+        if (arg->type == ARG_WORDS || arg->type == ARG_FILE_WORDS) {
+            if (n_list == MAX_LIST)
+                return misused(sh, c, "takes fewer words");
+            a->list[n_list++] = word;
+            continue;
+        }
         if (!strncmp(word, "--", 2)) {
             int option = find_option(sh, c, word, &value);
             if (option < 0)

@@ -26,6 +26,8 @@ enum arg_type {
     ARG_VALUE,                             /* the rest of the line as it is; of a setting, which
                                               is the word before or the command itself  */
     ARG_TEXT,                              /* the rest of the line                      */
+    ARG_WORDS, ARG_FILE_WORDS,             /* the remaining words, whatever they are; args.list.  The
+                                              name is the usage as it is                */
     ARG_IDS                                /* the rest: token ids; args.ids             */
 };
 struct arg { enum arg_type type; const char *name; int required; };
@@ -52,6 +54,11 @@ struct command {
 };
 
 const struct command *command_at(size_t i);            /* in the order of /help; NULL at the end */
+/* One more at the end, kept until it is removed; words: what its ARG_WORDS are completed to,
+ * NULL-ended, or NULL.  0, or -1: the name is taken, or no room. */
+int command_add(const struct command *, const char *const *words);
+void command_remove(const struct command *);
+const char *const *command_words(const struct command *);      /* NULL: none */
 /* The command of that name (no slash), or NULL; with `prefix` of an unambiguous beginning. */
 const struct command *command_find(const char *name, int prefix);
 const char *command_nearest(const char *name);         /* or NULL */

@@ -146,6 +146,14 @@ static const char *format(size_t i)
     return *word ? word : NULL;
 }
 
+static const char *word(size_t i)
+{
+    const char *const *words = command_words(command);
+    for (; words && *words && i; i--)
+        words++;
+    return words ? *words : NULL;
+}
+
 static const char *nothing(size_t i)
 {
     (void)i;
@@ -196,7 +204,7 @@ static enum arg_type type_at(const struct command *c, int index)
         if (arg_is_option(a))
             continue;
         type = a->type;
-        if (!index-- || type == ARG_OPTIONS)
+        if (!index-- || type == ARG_OPTIONS || type == ARG_WORDS || type == ARG_FILE_WORDS)
             return type;
     }
     return type == ARG_VALUE || type == ARG_TEXT || type == ARG_EXPERTS ? type : ARG_END;
@@ -222,7 +230,8 @@ static char **complete(const char *text, int start, int end)
     setting_at = var_find(typed ? command->name : first, 1);
     if (type == ARG_VALUE && index == !typed && setting_at >= 0 && var_defs[setting_at].type == VAR_FILE)
         type = ARG_FILE;
-    candidate = !strncmp(text, "--", 2) ? flag : type == ARG_COMMAND ? anything
+    candidate = type == ARG_WORDS || (type == ARG_FILE_WORDS && !strncmp(text, "--", 2)) ? word
+              : !strncmp(text, "--", 2) ? flag : type == ARG_COMMAND ? anything
               : type == ARG_VAR ? setting : type == ARG_BACKEND ? backend
               : type == ARG_BRANCH ? branch : type == ARG_FORMAT ? format
               : type == ARG_VALUE && index == !typed ? value : type == ARG_OPTIONS ? option : nothing;
@@ -231,7 +240,7 @@ static char **complete(const char *text, int start, int end)
         rl_completion_append_character = '\0';         /* it may go on */
         candidate = member;
     }
-    if (type == ARG_DIR || type == ARG_FILE)
+    if (type == ARG_DIR || type == ARG_FILE || (type == ARG_FILE_WORDS && candidate != word))
         return rl_completion_matches(text, rl_filename_completion_function);
     if (candidate == option)
         rl_completion_append_character = '\0';         /* the value follows */

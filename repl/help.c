@@ -284,6 +284,8 @@ int handle_help(struct shell *sh, const struct args *a)
     }
     if (c)
         explain_command(r, c);
+    if (c && !strcmp(c->name, name))       /* a group may have the name of one of its commands */
+        explain_topic(r, name);
     if (var >= 0)                          /* a setting may have a command of its name */
         return set_named(sh, var_defs[var].name, 0, NULL);
     if (c || (*name && !search(r, name)))

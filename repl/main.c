@@ -4,10 +4,12 @@
 
 #include "repl/batch.h"
 #include "repl/help.h"
+#include "repl/instruments.h"
 #include "repl/shell.h"
 #include "repl/signals.h"
 #include "repl/line.h"
 #include "repl/options.h"
+#include "repl/paths.h"
 
 #include <errno.h>
 #include <locale.h>
@@ -44,6 +46,17 @@ static int set_option(struct vars *vars, const char *assignment)
     return vars_set(vars, var, assignment + n + 1, FROM_COMMAND_LINE, err, sizeof err) ? usage("%s", err) : 0;
 }
 
+/* Their commands stand in lists that need no checkpoint */
+static void with_instruments(const struct shell_options *o)
+{
+    static struct modules modules;
+    struct dbrx_error err;
+    char *path = path_modules(o->module_path);
+    if (path && modules_scan(&modules, path, &err) == DBRX_OK)
+        instruments_find(&modules);        /* for as long as the process lives */
+    free(path);
+}
+
 struct parsed { struct shell *sh; struct shell_options *o; int *json, *rc; struct job *jobs; int *n_jobs; };
 
 /* 0, an exit code, or -1: done */
@@ -67,8 +80,8 @@ static int take_option(void *ctx, int letter, const char *arg)
     case OPT_CTX: return option_count("ctx", arg, 1, UINT32_MAX, &p->o->ctx);
     case OPT_MODULE_PATH: p->o->module_path = arg; return 0;
     case OPT_HELP: print_help(); return -1;
-    case OPT_HELP_COMMANDS: help_markdown(); return -1;
-    case OPT_HELP_MAN: print_man(); return -1;
+    case OPT_HELP_COMMANDS: with_instruments(p->o); help_markdown(); return -1;
+    case OPT_HELP_MAN: with_instruments(p->o); print_man(); return -1;
     case OPT_HELP_COMPLETION:
         return print_completion(arg) ? usage("completions are made for bash and zsh, not \"%.40s\"", arg) : -1;
     default: printf("dbrx " PACKAGE_VERSION "\n"); return -1;

@@ -125,11 +125,13 @@ int handle_replay(struct shell *sh, const struct args *a)
     uint64_t state = sampler_state(s->sampler);
     cJSON *list = cJSON_CreateArray();
     render_busy(&sh->out, 1);
+    s->aside = 1;                          /* nobody counts a comparison */
     for (uint32_t k = 0; k < b->n_turns && !failed; k++) {
         render_progress(&sh->out, "replaying", k, b->n_turns);
         failed = replay_turn(sh, then, &b->turn[k], k, all, list, &differ);
     }
     render_busy(&sh->out, 0);
+    s->aside = 0;
     vars_free(&sh->vars);
     sh->vars = was;
     shell_steer(sh);

@@ -25,6 +25,18 @@ struct sess {
     float   *logits;                       /* [n_vocab] of the last token, when has_logits */
     int      has_logits;
 
+    /* For who looks on.  After every sync that went through, unless `aside` (a search, a
+     * replay: what it computes is not the conversation): the timeline is evaluated. */
+    void (*synced)(void *ctx);
+    void *synced_ctx;
+    uint32_t low;                          /* the timeline was as short as this since         */
+    int aside, generating;                 /* generating: the tokens just synced are the model's own */
+    int want_prob;                         /* all router probabilities of what a sync evaluates: */
+    float *prob;                           /* [n_prob][n_layers][n_experts], from position prob_at */
+    uint32_t prob_at, n_prob, cap_prob;
+    uint32_t n_layers, n_experts;
+    struct dbrx_route_sink tee;
+
     /* what the last syncs and generations took, for the status line */
     struct sess_stats {
         uint64_t prompt_tokens, gen_tokens;

@@ -7,6 +7,7 @@
 
 #include "plugins/fail.h"
 #include "repl/commands.h"
+#include "repl/instruments.h"
 #include "repl/line.h"
 #include "repl/paths.h"
 #include "repl/signals.h"
@@ -195,12 +196,14 @@ int shell_open(struct shell *sh, const struct shell_options *o)
         render_error(&sh->out, "%s", why);
         code = EXIT_USAGE;
     }
-    if (!code && !(sh->tree = tree_new(sh->sess))) {
+    if (!code && (!(sh->instruments = instruments_find(&sh->modules)) || !(sh->tree = tree_new(sh->sess)))) {
         render_error(&sh->out, "out of memory");
         code = EXIT_INTERNAL;
     }
-    if (!code)
+    if (!code) {
         shell_reseed(sh);
+        instruments_open(sh->instruments, sh);
+    }
     return code;
 }
 
@@ -211,6 +214,7 @@ void shell_close(struct shell *sh)
     id_list_free(&sh->logit_bias);
     id_list_free(&sh->suppress_tokens);
     trie_free(sh->trie);
+    instruments_free(sh->instruments);
     tree_free(sh->tree);
     sess_free(sh->sess);
     steer_free(sh->steer);

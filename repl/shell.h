@@ -54,6 +54,7 @@ struct shell {
     char *constraint_from;                 /* the file it was read from                 */
     int constraint_var;                    /* VAR_GRAMMAR or VAR_SCHEMA                 */
 
+    struct instruments *instruments;
     struct tree *tree;                     /* the conversation's branches and turns     */
     struct id_list logit_bias, suppress_tokens;    /* the settings of these names, read */
     int seed_shown;

@@ -18,3 +18,4 @@ include tests/golden/local.mk
 include tests/conformance/local.mk
 include tests/cli/local.mk
 include tests/sampling/local.mk
+include tests/instruments/local.mk

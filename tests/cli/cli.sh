@@ -33,6 +33,7 @@ printf '{"type":\n}' > "$T/bad.json"
   printf '{"id":"two","prompt":"Once upon a time, there was a little girl named Lily. She loved","settings":{"max_tokens":2}}\n'
 } > "$T/batch"
 printf '{"prompt":"Once"}\nnonsense\n{"id":[],"prompt":"a"}\n{"prompt":"last"}' > "$T/bad"
+printf '{"text":"Once"}\n[1]\n' > "$T/bad.jsonl"
 exec 3>&1
 n=0 bad=0
 

@@ -26,8 +26,9 @@ allow() {
 }
 
 graph='backends/graph/[a-z_0-9]+\.h'
-doors='plugins/(abi|fail|loader|observer)\.h|backends/backend\.h|backends/model/checkpoint\.h|tokenizer/(tokenizer|chat)\.h'
-core='repl/engine.[ch] repl/divergence.[ch] repl/comparison.[ch] repl/machine.[ch] repl/measure.[ch] repl/dispatch.[ch] repl/session.[ch] repl/sampler.[ch] repl/processors.[ch] repl/filters.[ch]
+doors='plugins/(abi|fail|loader|observer|proportion)\.h|backends/backend\.h|backends/model/checkpoint\.h|tokenizer/(tokenizer|chat)\.h'
+core='repl/engine.[ch] repl/divergence.[ch] repl/comparison.[ch] repl/machine.[ch] repl/measure.[ch]
+      repl/dispatch.[ch] repl/session.[ch] repl/sampler.[ch] repl/processors.[ch] repl/filters.[ch]
       repl/beam.[ch] repl/trace.[ch] repl/timeline.[ch] repl/stops.[ch]
       repl/grammar/*.[ch]'
 instruments=$(find plugins -mindepth 2 -name '*.[ch]')
@@ -39,7 +40,7 @@ allow "plugins/observer.h includes the ABI and backend.h" plugins/observer.h \
 allow "the loader knows modules only" "$(ls plugins/loader.[ch] plugins/fail.h)" \
     'plugins/(abi|fail|loader)\.h'
 allow "instruments see the installed headers" "$instruments" \
-    'config\.h|plugins/[a-z-]+/[a-z_0-9]+\.h|plugins/(abi|fail|observer)\.h|backends/backend\.h'
+    'config\.h|plugins/[a-z-]+/[a-z_0-9]+\.h|plugins/(abi|fail|observer|proportion)\.h|backends/backend\.h'
 allow "backends/model knows no backend" "$(sources backends/model)" \
     'config\.h|backends/model/[a-z_0-9]+\.h|backends/graph/dtype\.h|backends/backend\.h|plugins/(abi|fail)\.h'
 allow "backends/graph knows no backend, no checkpoint" "$(sources backends/graph)" \
