@@ -11,7 +11,7 @@
 
 struct corpus {
     struct disp *disp;
-    struct engine engine;                  /* of its own, on the current model          */
+    struct engine engine;
     struct dbrx_route_sink sink;
     uint32_t window, n_layers, top_k, n_experts;
     uint16_t *expert;                      /* [window][n_layers][top_k]                  */

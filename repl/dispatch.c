@@ -107,7 +107,7 @@ void disp_steer(struct disp *d, const struct dbrx_steer *steer)
     d->steer = steer;
 }
 
-const struct dbrx_steer *disp_steering(const struct disp *d)
+const struct dbrx_steer *disp_steered(const struct disp *d)
 {
     return d->steer;
 }

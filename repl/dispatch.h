@@ -32,6 +32,10 @@ const struct dbrx_option *disp_options(const struct disp *, size_t i);
 dbrx_status disp_use(struct disp *, const char *name, const char *const *opt, int replay,
                      const int32_t *token, uint32_t n, struct dbrx_error *err);
 
+/* What steers every evaluation from now on, recomputing for a switch included; NULL: nothing.
+ * Not owned, may change under us; what was computed before stays as it is. */
+void disp_steer(struct disp *, const struct dbrx_steer *);
+const struct dbrx_steer *disp_steered(const struct disp *);    /* that, for what goes on beside */
 /* Engines beside the current one, over the same checkpoint; close them with engine_close.
  * disp_open: backend `name` (NULL: the highest score) with options of its own.
  * disp_scratch: a second session on the current backend's model, which costs a KV cache of
@@ -40,11 +44,6 @@ dbrx_status disp_use(struct disp *, const char *name, const char *const *opt, in
 dbrx_status disp_open(struct disp *, const char *name, const char *const *opt, uint32_t max_pos,
                       struct engine *e, struct dbrx_error *);
 dbrx_status disp_scratch(struct disp *, uint32_t max_pos, struct engine *e, struct dbrx_error *);
-
-/* What steers every evaluation from now on, recomputing for a switch included; NULL: nothing.
- * Not owned, may change under us; what was computed before stays as it is. */
-void disp_steer(struct disp *, const struct dbrx_steer *);
-const struct dbrx_steer *disp_steering(const struct disp *);
 
 const char *disp_name(const struct disp *);            /* "cpu-blas", or NULL before the first */
 const char *disp_label(const struct disp *);           /* ... with its options: "cpu-blas isa=plain" */

@@ -63,12 +63,13 @@ static dbrx_status settle(struct engine *e, dbrx_status st)
 
 dbrx_status engine_eval(struct engine *e, const struct dbrx_batch *b, struct dbrx_error *err)
 {
+    if (!e->session)
+        return fail(err, DBRX_E_LOST, "the backend is gone");
     /* a module that is older than a kind of steering would pass over it in silence */
-    if (e->session && b->steer && b->steer->source && e->module->info->abi_minor < 1)
+    if (b->steer && b->steer->source && e->module->info->abi_minor < 1)
         return fail(err, DBRX_E_UNSUPPORTED, "%s was built before experts could be swapped; /steer off "
                     "goes on without", e->module->info->name);
-    return e->session ? settle(e, e->vt->eval(e->session, b, err))
-                      : fail(err, DBRX_E_LOST, "the backend is gone");
+    return settle(e, e->vt->eval(e->session, b, err));
 }
 
 dbrx_status engine_truncate(struct engine *e, uint32_t n_keep, struct dbrx_error *err)

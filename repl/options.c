@@ -44,6 +44,8 @@ const struct tool_row tool_rows[] = {
       tool_compare, compare_options },
     { "bench", "[OPTION...] [BACKEND[:K=V,...]...]", "how fast backends are, against the machine's limits",
       tool_bench, bench_options },
+    { "trace", "[OPTION...] --prompts FILE --out DIR", "the routing of many texts, a file a text",
+      tool_trace, trace_options },
     { NULL, NULL, NULL, NULL, NULL },
 };
 
