@@ -141,11 +141,11 @@ libshell_la_CFLAGS = $(AM_CFLAGS) $(READLINE_CFLAGS) $(CJSON_CFLAGS) $(MINIZIP_C
 libshell_la_LIBADD = librepl.la libplugins.la libmodel.la libtokenizer.la $(READLINE_LIBS) $(CJSON_LIBS) $(MINIZIP_LIBS)
 
 # the page of /atlas as a string
-nodist_libshell_la_SOURCES = %D%/atlas.inc
-BUILT_SOURCES = %D%/atlas.inc
+nodist_libshell_la_SOURCES = %D%/atlas_page.h
+BUILT_SOURCES = %D%/atlas_page.h
 EXTRA_DIST += %D%/atlas.html
-CLEANFILES += %D%/atlas.inc
-%D%/atlas.inc: $(srcdir)/%D%/atlas.html
+CLEANFILES += %D%/atlas_page.h
+%D%/atlas_page.h: $(srcdir)/%D%/atlas.html
 	$(AM_V_at)$(MKDIR_P) %D%
 	$(AM_V_GEN)sed 's/[\\"]/\\&/g; s/^/"/; s/$$/\\n"/' $(srcdir)/%D%/atlas.html > $@.tmp && mv -f $@.tmp $@
 
