@@ -139,6 +139,12 @@ dbrx_SOURCES = \
   %D%/tokenize.c \
   %D%/tools.h \
   %D%/tools.c \
+  %D%/recode.h \
+  %D%/recode.c \
+  %D%/weights.h \
+  %D%/weights.c \
+  %D%/weights_hf.c \
+  %D%/quantize.c \
   %D%/compare_tool.c \
   %D%/bench_tool.c
 dbrx_CPPFLAGS = $(libshell_la_CPPFLAGS)
