@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include "repl/batch.h"
 
+#include "repl/idset.h"
 #include "repl/prompts.h"
 #include "repl/shell.h"
 #include "repl/signals.h"
@@ -18,58 +19,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- a set of ids, as JSON text ---- */
-
-struct ids { char **slot; size_t n, size; };           /* open addressing; size: a power of two */
-
-static char **ids_slot(const struct ids *s, const char *id)
-{
-    size_t h = 14695981039346656037u;
-    for (const char *p = id; *p; p++)
-        h = (h ^ (unsigned char)*p) * 1099511628211u;
-    for (h &= s->size - 1; s->slot[h] && strcmp(s->slot[h], id); h = (h + 1) & (s->size - 1))
-        ;
-    return &s->slot[h];
-}
-
-static int ids_has(const struct ids *s, const char *id)
-{
-    return s->n && *ids_slot(s, id);
-}
-
-/* 0; 1: it was there; -1: no memory */
-static int ids_add(struct ids *s, const char *id)
-{
-    if (2 * (s->n + 1) > s->size) {
-        struct ids more = { NULL, s->n, s->size ? 2 * s->size : 64 };
-        if (!(more.slot = calloc(more.size, sizeof *more.slot)))
-            return -1;
-        for (size_t i = 0; i < s->size; i++)
-            if (s->slot[i])
-                *ids_slot(&more, s->slot[i]) = s->slot[i];
-        free(s->slot);
-        *s = more;
-    }
-    char **slot = ids_slot(s, id);
-    if (*slot)
-        return 1;
-    s->n++;
-    return (*slot = strdup(id)) ? 0 : -1;
-}
-
-static void ids_free(struct ids *s)
-{
-    for (size_t i = 0; i < s->size; i++)
-        free(s->slot[i]);
-    free(s->slot);
-}
-
-/* ---- */
-
 struct batch {
     struct shell *sh;
     int fd;                                /* where results go                            */
-    struct ids done, seen;                 /* ids in the output; in the input so far      */
+    struct idset done, seen;               /* ids in the output; in the input so far      */
     unsigned long line, total, drawn, skipped, failed;
 };
 
@@ -108,7 +61,7 @@ static int resume(struct batch *b, const char *name)
         if (!id)
             failed = render_error(out, "line %lu of %s is no result of a batch; nothing was touched: choose "
                                   "another file with --out", n, name);
-        else if (ids_add(&b->done, id) < 0)
+        else if (idset_add(&b->done, id) < 0)
             failed = render_error(out, "out of memory");
         good += len;
         cJSON_free(id);
@@ -234,12 +187,12 @@ static int run_line(struct batch *b, const char *line, size_t len)
         b->failed++;
         goto out;
     }
-    int again = ids_add(&b->seen, id);
+    int again = idset_add(&b->seen, id);
     if (again) {
         bad_line(b, again < 0 ? "out of memory" : "its id %.60s was there before", id);
         goto out;
     }
-    if (ids_has(&b->done, id)) {
+    if (idset_has(&b->done, id)) {
         b->skipped++;
         goto out;
     }
@@ -267,7 +220,7 @@ out:
 
 /* ---- all of them ---- */
 
-static unsigned long count_lines(FILE *f)
+unsigned long batch_lines(FILE *f)
 {
     unsigned long n = 0;
     int c, last = '\n';
@@ -297,7 +250,7 @@ int batch_run(struct shell *sh, const char *in, const char *out)
     int json = sh->out.json;
     sh->out.json = 0;                      /* stdout has results only */
     stop = open_out(&b, out);
-    b.total = stop ? 0 : count_lines(f);
+    b.total = stop ? 0 : batch_lines(f);
     while (!stop && !signals_stop() && (len = getline(&line, &cap, f)) >= 0) {
         snprintf(sh->out.where, sizeof sh->out.where, "%.120s:%lu", in, ++b.line);
         if (len && line[strspn(line, " \t\r\n")])
@@ -316,8 +269,8 @@ int batch_run(struct shell *sh, const char *in, const char *out)
     if (b.fd > STDERR_FILENO && close(b.fd) && !stop)
         stop = render_error(&sh->out, "%s cannot be written: %s", out, strerror(errno));
     sh->out.json = json;
-    ids_free(&b.done);
-    ids_free(&b.seen);
+    idset_free(&b.done);
+    idset_free(&b.seen);
     free(line);
     return stop || b.failed || signals_stop() ? -1 : 0;
 }

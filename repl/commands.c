@@ -143,8 +143,12 @@ static const struct command table[] = {
       "Branches and settings become those of the file; a conversation that is open is kept as a "
       "branch.  A file from another checkpoint is refused, unless --tokens-only insists.",
       "/load story.dbrx", handle_load },
-    { "export", "files", { { ARG_FORMAT, "md|json|txt", 1 }, { ARG_FILE, "FILE", 1 } },
-      "write the transcript for people or programs", "", "/export md story.md", handle_export },
+    { "export", "files", { { ARG_FORMAT, "md|json|txt|route", 1 }, { ARG_FILE, "FILE", 1 }, { ARG_TOKENS, "TOKENS", 0 } },
+      "write the transcript, or routing, to a file",
+      "md, json and txt are the transcript for people or programs.  route is the routing of all tokens, "
+      "or of TOKENS as in /route, with all probabilities: FILE.jsonl, FILE.csv or FILE.npz (for "
+      "numpy.load()), by the end of its name; docs/routing.md says what is in it.",
+      "/export route story.npz", handle_export },
 
     { "logits", "probabilities", { { ARG_INT, "K", 0 }, { ARG_INT, "TOKEN", 0 } },
       "show the likeliest tokens, and what cuts them",
@@ -161,11 +165,18 @@ static const struct command table[] = {
       "How unexpected each token was to the model: 1 bit is one of 2, 10 bits is one of 1024.  All is "
       "computed once more.", "/surprise", handle_surprise },
 
-    { "route", "experts", { { ARG_INT, "TOKEN", 0 } },
-      "show which experts a token went to",
-      "One line a layer.  TOKEN is a position as in /tokens; negative ones count from the end, and the last token "
-      "is the default.  Experts are listed heaviest first, with the weights as applied.",
-      "/route -2", handle_route },
+    { "route", "experts",
+      { { ARG_TOKENS, "TOKENS", 0 }, { ARG_LAYERS, "--layer L", 0 }, { ARG_FLAG, "--prob", 0 },
+        { ARG_FLAG, "--logits", 0 }, { ARG_FLAG, "--load", 0 }, { ARG_FLAG, "--list", 0 },
+        { ARG_FLAG, "--tokens", 0 }, { ARG_FILE, "--svg FILE", 0 } },
+      "show which experts tokens went to",
+      "A heat map of experts by layers: the weights as applied, below them the margin (the least "
+      "probability chosen less the greatest left out) and the entropy of the router in bits.  TOKENS "
+      "are positions as in /tokens: 12, 3..9, -5.. (the last five), * for all; without them the last "
+      "one.  Of several tokens the mean, or, with one --layer, a row a token.  --prob and --logits "
+      "show all experts, --load the share of tokens that chose one, --list the numbers, --tokens the "
+      "text in the colours of its heaviest experts at a layer, --svg writes the map to a file.",
+      "/route -5.. --layer 3", handle_route },
     { "k", "experts", { { ARG_INT, "N", 1 }, { ARG_LAYERS, "LAYERS", 0 } },
       "how many experts a token gets",
       "On all layers, or those named: 3, 0..9, ..5, -1.  The model's own number goes back to normal.  "
@@ -205,6 +216,11 @@ static const struct command table[] = {
       "list the instruments and their commands",
       "Modules that look on while the model reads and writes; their commands stand under `instruments`.",
       "/instruments", handle_instruments },
+    { "atlas", "experts", { { ARG_FILE, "FILE", 1 }, { ARG_TOKENS, "TOKENS", 0 } },
+      "write the routing as a page for a browser",
+      "One HTML file that needs nothing else: the text with its experts, what each token's router said, "
+      "load and pairs, at every layer.  Of all tokens, or of the range that TOKENS spans, as in /route.",
+      "/atlas atlas.html", handle_atlas },
     { "dump", "experts", { { ARG_DIR, "DIR", 1 } },
       "write logits and routing as .npy files",
       "tokens int32 [T], logits float32 [T,V], router_prob float32 [L,T,E], expert int32 [L,T,k] "

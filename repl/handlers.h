@@ -7,7 +7,10 @@
 
 struct shell;
 struct args;
+struct routing;
+struct set;
 
+int handle_atlas(struct shell *, const struct args *);     /* atlas.c */
 int handle_backend(struct shell *, const struct args *);
 int handle_ban(struct shell *, const struct args *);       /* steering.c */
 int handle_bias(struct shell *, const struct args *);      /* steering.c */
@@ -56,6 +59,11 @@ int set_named(struct shell *, const char *name, int prefix, const char *text);
 /* The timeline evaluated to its end, so that every token's route is known.  0 or -1;
  * `undone` says what an interrupt left as it was. */
 int catch_up(struct shell *, const char *undone);
+/* All about the routing of the tokens from .. to - 1; without `probs` what the trace has will do
+ * when memory is short.  0 or -1; routing_free() it. */
+int shell_routing(struct shell *, uint32_t from, uint32_t to, int probs, struct routing *);
+/* /export route, of all tokens or a set of them (route.c).  0 or -1 */
+int export_route(struct shell *, const char *path, const struct set *tokens);
 /* The bytes of n tokens, special ones by name or not at all: *len of them and a NUL.
  * free() it; NULL: no memory. */
 char *tokens_text(const struct shell *, const int32_t *id, uint32_t n, int special, size_t *len);

@@ -51,7 +51,9 @@ librepl_la_SOURCES = \
   %D%/machine.h \
   %D%/machine.c \
   %D%/measure.h \
-  %D%/measure.c
+  %D%/measure.c \
+  %D%/routing.h \
+  %D%/routing.c
 librepl_la_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
 librepl_la_LIBADD = libtokenizer.la $(CJSON_LIBS) -lm
 
@@ -98,6 +100,8 @@ libshell_la_SOURCES = \
   %D%/cells.h \
   %D%/cells.c \
   %D%/lend.h \
+  %D%/panel.h \
+  %D%/panel.c \
   %D%/lend.c \
   %D%/corpus.h \
   %D%/corpus.c \
@@ -122,10 +126,28 @@ libshell_la_SOURCES = \
   %D%/compare.h \
   %D%/compare.c \
   %D%/bench.h \
-  %D%/bench.c
+  %D%/bench.c \
+  %D%/idset.h \
+  %D%/idset.c \
+  %D%/routefile.h \
+  %D%/routefile.c \
+  %D%/atlas.c \
+  %D%/heat.h \
+  %D%/heat.c \
+  %D%/map.h \
+  %D%/map.c
 libshell_la_CPPFLAGS = $(AM_CPPFLAGS) -DPKGLIBDIR='"$(pkglibdir)"' -DPKGDATADIR='"$(pkgdatadir)"'
-libshell_la_CFLAGS = $(AM_CFLAGS) $(READLINE_CFLAGS) $(CJSON_CFLAGS)
-libshell_la_LIBADD = librepl.la libplugins.la libmodel.la libtokenizer.la $(READLINE_LIBS) $(CJSON_LIBS)
+libshell_la_CFLAGS = $(AM_CFLAGS) $(READLINE_CFLAGS) $(CJSON_CFLAGS) $(MINIZIP_CFLAGS)
+libshell_la_LIBADD = librepl.la libplugins.la libmodel.la libtokenizer.la $(READLINE_LIBS) $(CJSON_LIBS) $(MINIZIP_LIBS)
+
+# the page of /atlas as a string
+nodist_libshell_la_SOURCES = %D%/atlas.inc
+BUILT_SOURCES = %D%/atlas.inc
+EXTRA_DIST += %D%/atlas.html
+CLEANFILES += %D%/atlas.inc
+%D%/atlas.inc: $(srcdir)/%D%/atlas.html
+	$(AM_V_at)$(MKDIR_P) %D%
+	$(AM_V_GEN)sed 's/[\\"]/\\&/g; s/^/"/; s/$$/\\n"/' $(srcdir)/%D%/atlas.html > $@.tmp && mv -f $@.tmp $@
 
 bin_PROGRAMS += dbrx
 dbrx_SOURCES = \
@@ -146,7 +168,8 @@ dbrx_SOURCES = \
   %D%/weights_hf.c \
   %D%/quantize.c \
   %D%/compare_tool.c \
-  %D%/bench_tool.c
+  %D%/bench_tool.c \
+  %D%/trace_tool.c
 dbrx_CPPFLAGS = $(libshell_la_CPPFLAGS)
 dbrx_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
 dbrx_LDADD = libshell.la

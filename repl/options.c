@@ -47,6 +47,8 @@ const struct tool_row tool_rows[] = {
       tool_bench, bench_options },
     { "quantize", "[OPTION...] --type T IN OUT.gguf", "a checkpoint with smaller weights", tool_quantize, quantize_options },
     { "convert", "[--type T] IN OUT.gguf|DIR", "from one layout of checkpoints to the other", tool_convert, convert_options },
+    { "trace", "[OPTION...] --prompts FILE --out DIR", "the routing of many texts, a file a text",
+      tool_trace, trace_options },
     { NULL, NULL, NULL, NULL, NULL },
 };
 

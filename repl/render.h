@@ -7,12 +7,15 @@
 #ifndef DBRX_REPL_RENDER_H
 #define DBRX_REPL_RENDER_H
 
+#include "repl/heat.h"
+
 #include <cjson/cJSON.h>
 #include <pthread.h>
 #include <stdint.h>
 
 struct render {
     int json, out_tty, err_tty, colour, utf8;
+    int true_colour;                       /* 24 bits of it                             */
     int shade;                             /* of 256 colours, for reply text; 0: plain  */
     int mid_line;                          /* reply text that has not ended its line    */
     char where[160];                       /* "script:3", put before errors; or ""      */
@@ -26,8 +29,11 @@ struct render {
 
 void render_init(struct render *, int json);
 void render_redirected(struct render *);   /* stdout is another file now */
+/* Columns that text[len] takes: valid UTF-8, no controls. */
+unsigned text_columns(const char *text, size_t len);
 unsigned render_width(const struct render *);
 unsigned render_height(const struct render *);
+enum heat_colours render_colours(const struct render *);       /* that stdout can show */
 
 /* ---- rows ---- */
 struct column {
@@ -81,6 +87,8 @@ void render_paragraph(struct render *, unsigned indent, const char *text);
 /* A line on stdout that announces what follows. */
 __attribute__((format(printf, 2, 3)))
 void render_heading(struct render *, const char *fmt, ...);
+/* Lines made with heat.h, on stdout as they are: what comes from outside was cleaned before. */
+void render_picture(struct render *, const char *lines);
 /* n texts side by side, each under its title. */
 void render_columns(struct render *, size_t n, const char (*title)[64], const char *const *text);
 

@@ -316,12 +316,16 @@ static void export_json(struct atomic *f, struct shell *sh, const struct message
 int handle_export(struct shell *sh, const struct args *a)
 {
     const char *format = a->text[0], *path = a->text[1];
+    if (!strcmp(format, "route"))
+        return export_route(sh, path, &a->set[2]);
+    if (a->text[2])
+        return render_error(&sh->out, "/export %s writes the whole conversation; only route takes tokens", format);
     int json = !strcmp(format, "json"), md = !strcmp(format, "md");
     struct message *m;
     struct atomic f;
     size_t n;
     if (!json && !md && strcmp(format, "txt"))
-        return render_error(&sh->out, "/export writes md, json or txt, not \"%.40s\"", format);
+        return render_error(&sh->out, "/export writes md, json, txt or route, not \"%.40s\"", format);
     if (has_text(sh) || messages(sh, &m, &n))
         return -1;
     int why = atomic_open(&f, path);

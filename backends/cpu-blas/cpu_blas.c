@@ -4,7 +4,6 @@
 
 #include "backends/cpu-blas/cpu_blas.h"
 #include "backends/cpu-blas/isa.h"
-#include "backends/graph/dtype.h"
 #include "backends/graph/graph.h"
 #include "plugins/fail.h"
 
@@ -16,7 +15,7 @@ enum { MAX_THREADS = 1024 };
 
 static const struct dbrx_option options[] = {
     { "threads", "physical cores", "worker threads, 1 to 1024" },
-    { "isa", "best", "instruction set: amx, avx512bf16, avx512, avx2 or plain" },
+    { "isa", "best", "instruction set: amx, avx512bf16, avx512vnni, avx512, avx2, plain" },
     { "precision", "auto", "of activations in prompts: f32, fast (BF16), or fast for large models" },
     { "deterministic", "0", "1: a token's result does not depend on what is evaluated beside it" },
     { NULL, NULL, NULL }
@@ -27,15 +26,17 @@ static const struct level {
     const char *name;
     int (*runs)(void);
     const char *kernels;
-    const struct gemm *fast, *exact;
+    const struct quant *quant;
+    const struct gemm *fast, *exact, *ffn_rows;
 } levels[] = {
 #ifdef HAVE_X86_64
-    { "amx", isa_amx, "avx512", &gemm_amx, &gemm_amx },
-    { "avx512bf16", isa_bf16, "avx512", &gemm_bf16, &gemm_bf16x2 },
-    { "avx512", isa_avx512, "avx512", NULL, NULL },
-    { "avx2", isa_avx2, "avx2", NULL, NULL },
+    { "amx", isa_amx, "avx512", &quant_vnni, &gemm_bf16, &gemm_bf16x2, &gemm_amx },
+    { "avx512bf16", isa_bf16, "avx512", &quant_vnni, &gemm_bf16, &gemm_bf16x2, NULL },
+    { "avx512vnni", isa_vnni, "avx512", &quant_vnni, NULL, NULL, NULL },
+    { "avx512", isa_avx512, "avx512", NULL, NULL, NULL, NULL },
+    { "avx2", isa_avx2, "avx2", NULL, NULL, NULL, NULL },
 #endif
-    { "plain", NULL, "plain", NULL, NULL },
+    { "plain", NULL, "plain", NULL, NULL, NULL, NULL },
 };
 enum { N_LEVELS = sizeof levels / sizeof *levels };
 
@@ -76,7 +77,7 @@ static dbrx_status parse_one(struct settings *s, const char *name, size_t len, c
         s->level = level_get(strcmp(value, "best") ? value : NULL);
         if (!s->level)
             return fail(err, DBRX_E_INVALID, "isa=%.40s: this CPU has no such instruction set (amx, "
-                        "avx512bf16, avx512, avx2, plain)", value);
+                        "avx512bf16, avx512vnni, avx512, avx2, plain)", value);
     } else if (len == 9 && !strncmp(name, "precision", len)) {
         static const char *const names[] = { "auto", "fast", "f32", NULL };
         if ((s->precision = one_of(names, value)) < 0)
@@ -122,25 +123,6 @@ static dbrx_status probe(const struct dbrx_host *host, struct dbrx_probe *p,
     return DBRX_OK;
 }
 
-/* What the graph can read and these kernels cannot, yet */
-static dbrx_status check_types(const struct dbrx_model_desc *desc, struct dbrx_error *err)
-{
-    if (desc->w2_layout != DBRX_W2_FFN_ROWS)
-        return fail(err, DBRX_E_UNSUPPORTED, "cpu-blas cannot read w2 as GGUF files store it, "
-                    "transposed");
-    for (uint32_t l = 0; l < desc->config.n_layers; l++) {
-        const struct dbrx_layer *y =
-            (const void *)((const char *)desc->layer + (size_t)l * desc->layer_size);
-        const struct dbrx_tensor *all[] = { &y->wqkv, &y->wo, &y->router, &y->w1, &y->v1, &y->w2,
-                                            &desc->lm_head };
-        for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-            if (dtype_block(all[i]->dtype) != 1)
-                return fail(err, DBRX_E_UNSUPPORTED, "cpu-blas cannot read %s weights",
-                            dtype_name(all[i]->dtype));
-    }
-    return DBRX_OK;
-}
-
 static void ctx_close(void *ctx)
 {
     struct cpu *c = ctx;
@@ -157,8 +139,6 @@ static dbrx_status model_open(const struct dbrx_host *host, const struct dbrx_mo
     dbrx_status st = parse(opt, &s, err);
     if (st == DBRX_OK)
         st = graph_check(desc, err);
-    if (st == DBRX_OK)
-        st = check_types(desc, err);
     if (st != DBRX_OK)
         return st;
     struct cpu *c = calloc(1, sizeof *c);
@@ -168,6 +148,8 @@ static dbrx_status model_open(const struct dbrx_host *host, const struct dbrx_mo
     c->fast = s.precision == F32 ? NULL : s.level->fast;
     c->fast_cols = s.precision == FAST ? 0 : LARGE;
     c->exact = s.level->exact;
+    c->tiles = s.level->ffn_rows;
+    c->quant = s.level->quant;
     c->deterministic = s.deterministic;
     c->pool = pool_open(s.threads);
     st = blas_open(&c->blas, err);

@@ -22,9 +22,15 @@ int isa_avx512(void)
            __builtin_cpu_supports("avx512vl");
 }
 
+int isa_vnni(void)
+{
+    return isa_avx512() && __builtin_cpu_supports("avx512vnni") &&
+           __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("bmi2");
+}
+
 int isa_bf16(void)
 {
-    return isa_avx512() && __builtin_cpu_supports("avx512bf16");
+    return isa_vnni() && __builtin_cpu_supports("avx512bf16");
 }
 
 static int amx;
@@ -50,6 +56,7 @@ int isa_amx(void)
 #else
 int isa_avx2(void) { return 0; }
 int isa_avx512(void) { return 0; }
+int isa_vnni(void) { return 0; }
 int isa_bf16(void) { return 0; }
 int isa_amx(void) { return 0; }
 #endif
