@@ -141,6 +141,15 @@ def main():
     runs("an end of text", "-s", "mode=chat", "-s", "temperature=0", "-s", "max_tokens=0", "-c",
          "What is the capital of France?")
     runs("a full context", "--ctx", "4", "-c", "Once upon", "-c", "x")
+    with tempfile.TemporaryDirectory() as cwd:
+        nano = os.path.join(os.path.abspath(SRC), "models/nano")
+        for args in (["quantize", nano, "q.gguf", "--type", "q8_0"], ["convert", "q.gguf", "back"]):
+            out = subprocess.run([os.environ["DBRX"], *args, "--json"], cwd=cwd, stdout=subprocess.PIPE,
+                                 stderr=subprocess.DEVNULL, timeout=300).stdout.decode("utf-8")
+            evs = [json.loads(line) for line in out.splitlines()]
+            bad = [(e, w) for e in evs for w in validate(e)]
+            ok(evs and not bad, "dbrx " + args[0], *bad)
+            seen.update(map(kind, evs))
     ok(set(BY_KIND) <= seen, "every kind of event was made", set(BY_KIND) - seen)
 
     # the validator itself
