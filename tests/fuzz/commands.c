@@ -159,7 +159,12 @@ static void add_arg(const struct arg *a, int *var)
         else
             roll(2) ? add("%s", PICK(numbers)) : add_text();
         break;
-    case ARG_TEXT: add_text(); break;
+    case ARG_TEXT: case ARG_WORDS: case ARG_FILE_WORDS: add_text(); break;
+    case ARG_REAL: add("%s", PICK(numbers)); break;
+    case ARG_TOKENS: case ARG_LAYERS: case ARG_EXPERTS:
+        for (n = 1 + roll(3); n; n--)
+            add("%u%s", roll(roll(4) ? 6 : 400), n == 1 ? "" : PICK(((const char *[]){ "..", ",", "@", " " })));
+        break;
     case ARG_IDS:
         for (n = 1 + roll(roll(9) ? 9 : 2 * CONTEXT); n; n--)
             add("%u%s", roll(roll(200) ? 384 : 400), roll(2) ? " " : ", ");
