@@ -147,19 +147,17 @@ void tool_help(const struct tool_row *t)
 
 void print_help(void)
 {
-    printf("Usage: dbrx [OPTION...]       talk to, look inside, experiment on DBRX models\n       dbrx ");
-    size_t column = 12;
+    enum { WIDTH = 80, INDENT = 12 };
+    printf("Usage: dbrx [OPTION...]       talk to, look inside, experiment on DBRX models\n");
+    int at = printf("       dbrx ");
     for (int i = 0; tool_rows[i].name; i++) {
-        column += strlen(tool_rows[i].name) + 1;
-        if (column > 79) {
-            printf("|\n            ");
-            column = 12 + strlen(tool_rows[i].name) + 1;
-        } else if (i) {
-            putchar('|');
-        }
-        fputs(tool_rows[i].name, stdout);
+        if (at + 1 + (int)strlen(tool_rows[i].name) + 1 > WIDTH)
+            at = printf("|\n%*s", INDENT, "") - 2;
+        else if (i)
+            at += printf("|");
+        at += printf("%s", tool_rows[i].name);
     }
-    printf("%s ...   --help says more\n\n", column > 55 ? "\n            " : "");
+    printf(" ...\n");
     print_options(option_rows);
     printf("\nWithout -c, -f, -p and --prompts lines come from the terminal or stdin; those\n"
            "that begin with / are commands.  dbrx -c /help lists them, man dbrx explains.\n"
