@@ -111,7 +111,7 @@ def ok(good, name, *seen):
 def run(*args, cwd):
     """The events of a run, those that /output took away included."""
     env = {**os.environ, "EDITOR": "cp question.txt", "VISUAL": ""}
-    common = [] if args[0] == "compare" else ["--json", "-b", "ref", "-s", "max_tokens=3"]
+    common = [] if args[0][0] != "-" else ["--json", "-b", "ref", "-s", "max_tokens=3"]
     out = subprocess.run([os.environ["DBRX"], *common, *args], cwd=cwd, env=env,
                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300)
     text = out.stdout.decode("utf-8")
