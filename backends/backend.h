@@ -221,7 +221,6 @@ struct dbrx_backend {
 
 /* ---- optional tables, each its own id ------------------------------------
  * Reserved ids:
- * "dbrx.resume/1"  eval from layer L given its input rows, earlier layers' KV kept: cheap ablations
  * "dbrx.batch/1"   several sessions in one pass: scoring, alternatives      */
 
 /* A hidden vector's logits: lm_head(LayerNorm(x) * norm_f).  The logit lens. */
@@ -231,6 +230,23 @@ struct dbrx_head {
     /* [one/session] x: [n][d_model], the residual stream; logits: [n][n_vocab]. */
     dbrx_status (*head)(dbrx_session *, const float *x, uint32_t n, float *logits,
                         struct dbrx_error *);
+};
+
+/* Positions that the session holds, once more from an inner block on: what changes at layer L
+ * leaves everything before L as it was, so an ablation need not recompute it. */
+#define DBRX_RESUME "dbrx.resume/1"
+struct dbrx_resume {
+    uint32_t struct_size;
+    /* [one/session] Runs blocks `layer`.. for the b->n_tokens positions from `pos` on, all of them
+     * below position(), on x [n_tokens][d_model], the rows that enter block `layer` (the tap
+     * RESIDUAL of layer - 1).  Their KV in those blocks is written anew, that of earlier blocks
+     * and of other positions stays, position() does not move.  Of the batch b->token is not
+     * looked at; routes and taps come from `layer` on.  b->steer may differ from eval's: the
+     * caller sees to it that what later positions attend to is what it wants there.
+     * On a return other than DBRX_OK the KV of these positions in these blocks is whatever it
+     * is: resume them again, or truncate to `pos`.  DBRX_E_INVALID changes nothing. */
+    dbrx_status (*resume)(dbrx_session *, uint32_t layer, uint32_t pos, const float *x,
+                          const struct dbrx_batch *b, struct dbrx_error *);
 };
 
 /* Move a KV cache without recomputing it. */

@@ -12,8 +12,8 @@
  * positions from n_keep on are no longer there: the conversation was taken back, changed to
  * another branch, or started anew; tokens that follow begin at n_keep.
  *
- * What counts.  A token in its context (the tokens before it) counts once, however often it
- * is computed: when going back to a branch, redoing, or after another backend took over.
+ * What counts.  A token in its context (the tokens before it, and what steers the router)
+ * counts once, however often it is computed: when going back to a branch, redoing, or after another backend took over.
  * The second time it comes with DBRX_TOKEN_AGAIN; statistics pass over it, views of the
  * timeline take it.  recount() in dbrx.timeline/1 makes all of them new again, for a reset.
  *

@@ -309,3 +309,29 @@ int cells_show(struct cells *c, struct render *r, char *err, size_t size)
     }
     return 0;
 }
+
+char *cells_panel(struct cells *c, struct render *r, unsigned lines, unsigned width)
+{
+    struct table *t = c->n ? &c->table[0] : NULL;
+    unsigned n = t ? (unsigned)cJSON_GetArraySize(t->rows) : 0, at = 0;
+    char *text = NULL;
+    size_t size;
+    FILE *f = n && !c->failed ? open_memstream(&text, &size) : NULL;
+    (void)r;
+    if (!f)
+        return NULL;
+    as_text(t);
+    if (t->title && n < lines && ++at)
+        fprintf(f, "%.*s\n", (int)width, t->title);
+    for (const cJSON *row = t->rows->child; row && at < lines; row = row->next, at++) {
+        for (uint32_t k = 0; k < t->n_col; k++) {
+            const char *cell = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(row, t->col[k].name));
+            fprintf(f, "%s%-4s", k ? " " : "", cell ? cell : "");
+        }
+        putc('\n', f);
+    }
+    if (!fclose(f))
+        return text;
+    free(text);
+    return NULL;
+}

@@ -17,6 +17,9 @@ const struct dbrx_rows *cells_rows(struct cells *);
 /* All tables, in order, to the renderer.  0, or -1 after one sentence in err: out of memory, too
  * many cells (nothing is shown then). */
 int cells_show(struct cells *, struct render *, char *err, size_t size);
+/* The first table as at most `lines` lines for a panel, `width` wide; its title only where there is
+ * room.  free() it; NULL: there are no rows, or no memory. */
+char *cells_panel(struct cells *, struct render *, unsigned lines, unsigned width);
 /* What was wrong with the rows themselves, or NULL: misplaced cells, none of which is shown. */
 const char *cells_complaint(const struct cells *);
 

@@ -6,41 +6,27 @@
 
 #include "repl/grammar/grammar.h"
 #include "repl/grammar/schema.h"
+#include "repl/paths.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 /* The file, at most max + 1 bytes of it; NULL and a sentence */
 static char *read_file(const char *path, size_t max, size_t *len, char *err, size_t size)
 {
-    struct stat st;
-    char *text = NULL;
-    ssize_t n = 1;
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    *len = 0;
-    if (fd < 0 || fstat(fd, &st)) {
-        snprintf(err, size, "%s cannot be read: %s", path, strerror(errno));
-    } else if (!S_ISREG(st.st_mode)) {
-        snprintf(err, size, "%s is no regular file", path);
-    } else if (!(text = malloc(max + 2))) {
+    FILE *f = path_open(path, err, size);
+    char *text = f ? malloc(max + 2) : NULL;
+    *len = text ? fread(text, 1, max + 1, f) : 0;
+    if (f && !text) {
         snprintf(err, size, "out of memory");
-    } else {
-        while (n > 0 && *len <= max) {
-            n = read(fd, text + *len, max + 1 - *len);
-            *len += n > 0 ? (size_t)n : 0;
-        }
-        if (n < 0) {
-            snprintf(err, size, "%s cannot be read: %s", path, strerror(errno));
-            free(text);
-            text = NULL;
-        }
+    } else if (f && ferror(f)) {
+        snprintf(err, size, "%s cannot be read: %s", path, strerror(errno));
+        free(text);
+        text = NULL;
     }
-    if (fd >= 0)
-        close(fd);
+    if (f)
+        fclose(f);
     return text;
 }
 

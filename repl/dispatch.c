@@ -107,6 +107,11 @@ void disp_steer(struct disp *d, const struct dbrx_steer *steer)
     d->steer = steer;
 }
 
+const struct dbrx_steer *disp_steered(const struct disp *d)
+{
+    return d->steer;
+}
+
 dbrx_status disp_use(struct disp *d, const char *name, const char *const *opt, int replay,
                      const int32_t *token, uint32_t n, struct dbrx_error *err)
 {

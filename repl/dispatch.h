@@ -35,6 +35,7 @@ dbrx_status disp_use(struct disp *, const char *name, const char *const *opt, in
 /* What steers every evaluation from now on, recomputing for a switch included; NULL: nothing.
  * Not owned, may change under us; what was computed before stays as it is. */
 void disp_steer(struct disp *, const struct dbrx_steer *);
+const struct dbrx_steer *disp_steered(const struct disp *);    /* that, for what goes on beside */
 /* Engines beside the current one, over the same checkpoint; close them with engine_close.
  * disp_open: backend `name` (NULL: the highest score) with options of its own.
  * disp_scratch: a second session on the current backend's model, which costs a KV cache of

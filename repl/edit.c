@@ -46,10 +46,11 @@ char *read_whole(struct shell *sh, FILE *f, const char *name, size_t *size)
 int handle_read(struct shell *sh, const struct args *a)
 {
     const char *name = a->text[0];
+    char err[512];
     size_t len;
-    FILE *f = fopen(name, "re");
+    FILE *f = path_open(name, err, sizeof err);
     if (!f)
-        return render_error(&sh->out, "%s cannot be read: %s", name, strerror(errno));
+        return render_error(&sh->out, "%s", err);
     char *text = read_whole(sh, f, name, &len);
     fclose(f);
     if (!text)

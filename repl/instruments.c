@@ -12,10 +12,12 @@
 #include "repl/commands.h"
 #include "repl/handlers.h"
 #include "repl/lend.h"
+#include "repl/panel.h"
 #include "repl/shell.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 enum { MAX_INSTRUMENTS = 32 };             /* bits of a mask */
 
@@ -45,7 +47,10 @@ struct instruments {
     size_t n;
     struct told { int32_t id; uint64_t hash; } *told;  /* [n_told] of the timeline       */
     uint32_t n_told, cap_told;
+    uint64_t steered;                      /* sess.steer_id when they were told          */
     uint32_t unknown;                      /* lowest position told without its route, or n_told */
+    struct panel panel;                    /* of those that show something live           */
+    double drawn;                          /* when                                       */
     struct seen { uint64_t hash; uint32_t mask; } *seen;   /* [cap_seen], a power of two; hash 0: free */
     size_t n_seen, cap_seen;
 };
@@ -157,7 +162,7 @@ static void tell_token(struct instruments *in, uint32_t pos)
     const struct dbrx_config *c = &in->sh->ckpt->desc.config;
     struct dbrx_token t = { .struct_size = sizeof t, .pos = pos, .id = s->token[pos], .n_layers = c->n_layers,
                             .top_k = c->top_k, .n_experts = c->n_experts };
-    uint64_t hash = hash_after(pos ? in->told[pos - 1].hash : 0, t.id);
+    uint64_t hash = hash_after(pos ? in->told[pos - 1].hash : s->steer_id, t.id);
     in->told[pos] = (struct told){ t.id, hash };
     if (in->unknown == pos && trace_token(s->trace, pos, &t.expert, &t.weight))
         in->unknown = pos + 1;
@@ -180,6 +185,73 @@ static void tell_token(struct instruments *in, uint32_t pos)
     in->n_told = pos + 1;
 }
 
+/* ---- live views ---- */
+
+static const double LIVE_EVERY = 0.1;      /* seconds */
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* What they show now, in lines; *n of them.  free() it; NULL: nothing */
+static char *live_text(struct instruments *in, unsigned lines, unsigned *n)
+{
+    struct render *r = &in->sh->out;
+    char *all = NULL;
+    size_t size;
+    FILE *f = lines ? open_memstream(&all, &size) : NULL;
+    *n = 0;
+    for (size_t i = 0; f && i < in->n; i++) {
+        const struct instrument *of = &in->list[i];
+        if (!listens(of) || !DBRX_HAS(struct dbrx_observer, of->vt, live) || !of->vt->live)
+            continue;
+        struct cells *c = cells_new(of->module->info->name);
+        if (c)
+            of->vt->live(of->self, cells_rows(c));
+        char *text = c ? cells_panel(c, r, lines - *n, render_width(r)) : NULL;
+        for (const char *p = text; p && *p; p++)
+            *n += *p == '\n';
+        fputs(text ? text : "", f);
+        free(text);
+        cells_free(c);
+    }
+    if (f && !fclose(f) && *n)
+        return all;
+    free(all);
+    return NULL;
+}
+
+void instruments_live_begin(struct instruments *in)
+{
+    unsigned n;
+    char *text = live_text(in, panel_room(&in->sh->out), &n);
+    if (text)
+        panel_open(&in->panel, &in->sh->out, n);
+    if (text)
+        panel_draw(&in->panel, &in->sh->out, text);
+    free(text);
+    in->drawn = now();
+}
+
+static void live_draw(struct instruments *in)
+{
+    unsigned n;
+    if (!in->panel.lines || now() - in->drawn < LIVE_EVERY)
+        return;
+    char *text = live_text(in, in->panel.lines, &n);
+    panel_draw(&in->panel, &in->sh->out, text ? text : "");
+    free(text);
+    in->drawn = now();
+}
+
+void instruments_live_end(struct instruments *in)
+{
+    panel_close(&in->panel);
+}
+
 void instruments_follow(void *ctx)
 {
     struct instruments *in = ctx;
@@ -190,6 +262,9 @@ void instruments_follow(void *ctx)
         same++;
     if (in->unknown < same && in->unknown < sess_routed(s))    /* now it is known */
         same = in->unknown;
+    if (in->steered != s->steer_id)        /* other experts: all of it was computed again */
+        same = 0;
+    in->steered = s->steer_id;
     if (same < in->n_told)
         tell_truncate(in, same);
     if (n > in->cap_told) {
@@ -204,6 +279,7 @@ void instruments_follow(void *ctx)
         tell_token(in, pos);
     if (!s->generating)
         say_failures(in);
+    live_draw(in);
 }
 
 static void recount(struct lender *l)

@@ -19,5 +19,10 @@ void instruments_free(struct instruments *);           /* their commands go too;
 /* Tells them what the timeline has now: a struct sess's `synced`, ctx the instruments. */
 void instruments_follow(void *ctx);
 
+/* Around the writing of a reply: at a terminal what they show live has the bottom of the screen
+ * meanwhile.  Begin at the left margin. */
+void instruments_live_begin(struct instruments *);
+void instruments_live_end(struct instruments *);
+
 
 #endif

@@ -100,6 +100,8 @@ libshell_la_SOURCES = \
   %D%/cells.h \
   %D%/cells.c \
   %D%/lend.h \
+  %D%/panel.h \
+  %D%/panel.c \
   %D%/lend.c \
   %D%/corpus.h \
   %D%/corpus.c \

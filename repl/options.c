@@ -147,7 +147,7 @@ void print_help(void)
     printf("Usage: dbrx [OPTION...]       talk to, look inside, experiment on DBRX models\n       dbrx ");
     for (int i = 0; tool_rows[i].name; i++)
         printf("%s%s", i ? "|" : "", tool_rows[i].name);
-    printf(" ...   --help says more\n\n");
+    printf(" ...   or --help\n\n");
     print_options(option_rows);
     printf("\nWithout -c, -f, -p and --prompts lines come from the terminal or stdin; those\n"
            "that begin with / are commands.  dbrx -c /help lists them, man dbrx explains.\n"

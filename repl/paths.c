@@ -4,8 +4,9 @@
 
 #include "repl/paths.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -91,6 +92,22 @@ char *path_typed(const char *path)
     if (!home || home[0] != '/')
         return strdup(path);
     return asprintf(&full, "%s%s", home, path + 1) < 0 ? NULL : full;
+}
+
+FILE *path_open(const char *path, char *err, size_t size)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    FILE *f = NULL;
+    if (fd < 0 || fstat(fd, &st))
+        snprintf(err, size, "%s cannot be read: %s", path, strerror(errno));
+    else if (!S_ISREG(st.st_mode))
+        snprintf(err, size, "%s is no regular file", path);
+    else if (!(f = fdopen(fd, "r")))
+        snprintf(err, size, "%s cannot be read: %s", path, strerror(errno));
+    if (!f && fd >= 0)
+        close(fd);
+    return f;
 }
 
 char *path_history(void)

@@ -5,6 +5,9 @@
 #ifndef DBRX_REPL_PATHS_H
 #define DBRX_REPL_PATHS_H
 
+#include <stddef.h>
+#include <stdio.h>
+
 /* Directories to scan for modules, colon-separated, in this order: `option` (--module-path,
  * may be NULL), $DBRX_MODULE_PATH, then modules/ beside the executable (a build tree),
  * else the installed directory.  free() it; NULL: out of memory. */
@@ -15,6 +18,10 @@ char *path_default_model(void);
 
 /* What a user typed: "~" or "~/..." in $HOME, anything else as it is.  free() it. */
 char *path_typed(const char *path);
+
+/* For reading, what a line named.  A regular file: a pipe or a terminal could be waited for
+ * without end.  NULL and a sentence. */
+FILE *path_open(const char *path, char *err, size_t size);
 
 /* The history file, its folder created; NULL when there can be none.  free() it. */
 char *path_history(void);

@@ -4,6 +4,7 @@
 
 #include "repl/beam.h"
 #include "repl/handlers.h"
+#include "repl/instruments.h"
 #include "repl/signals.h"
 #include "repl/stops.h"
 
@@ -404,6 +405,8 @@ int reply_draw(struct shell *sh, int quiet, struct said *said)
     if (!quiet)
         explain_show(sh);
     shell_constrain_turn(sh, sh->tree->now->n_turns - 1);
+    if (!quiet)
+        instruments_live_begin(sh->instruments);
     for (;;) {
         g.reply = tree_last(sh->tree)->reply;
         st = reply_generate(sh, &g, &why, &err);
@@ -424,6 +427,7 @@ int reply_draw(struct shell *sh, int quiet, struct said *said)
     tree_last(sh->tree)->end = s->n;
     tree_last(sh->tree)->finish = why;
     if (!quiet) {
+        instruments_live_end(sh->instruments);
         render_reply_end(&sh->out);
         after_reply(sh, &r, why);
     }

@@ -75,8 +75,8 @@ static char *show_layer(const struct render *r, const cJSON *row)
 /* JSON has this for every view */
 static void list_token(struct view *v, uint32_t i)
 {
-    static const struct column col[] = { { NULL, "", 0, 0, show_layer }, { NULL, "experts", 0, 0, show_experts },
-        { "margin", "margin", 1, 3, NULL }, { "entropy", "bits", 1, 2, NULL }, { 0 } };
+    static const struct column col[] = { { NULL, "", 0, 0, show_layer }, { "margin", "margin", 1, 3, NULL },
+        { "entropy", "bits", 1, 2, NULL }, { NULL, "experts", 0, 0, show_experts }, { 0 } };
     static const struct rows rows = { "route", NULL, "layers", col, 0 };
     struct shell *sh = v->sh;
     uint32_t pos = v->r.from + i;
@@ -368,7 +368,7 @@ static int show_tokens(struct view *v)
     if (!bad) {
         snprintf(title, sizeof title, "%u token%s by the heaviest expert at layer %u%s", v->n_tok,
                  v->n_tok == 1 ? "" : "s", v->the_layer,
-                 colours ? "" : " (each has its letter below), and how many chose it");
+                 colours ? "" : " (letters below), and how many");
         render_paragraph(&sh->out, 0, title);
         render_picture(&sh->out, text);
     }

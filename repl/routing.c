@@ -71,7 +71,7 @@ static dbrx_status compute(struct sess *s, struct routing *r, struct dbrx_error 
     struct dbrx_route_sink sink = { .struct_size = sizeof sink, .want = DBRX_ROUTE_PROB | DBRX_ROUTE_LOGIT,
                                     .ctx = &c, .emit = emit };
     struct dbrx_batch b = { .struct_size = sizeof b, .n_tokens = end - keep, .token = s->token + keep,
-                            .want_logits = DBRX_LOGITS_NONE, .route = &sink };
+                            .want_logits = DBRX_LOGITS_NONE, .route = &sink, .steer = disp_steered(s->disp) };
     if (st == DBRX_OK)
         st = engine_eval(&e, &b, err);
     engine_close(&e);
@@ -94,7 +94,8 @@ static int same_choice(const uint16_t *a, const uint16_t *b, uint32_t k)
     return 1;
 }
 
-static void take_trace(const struct sess *s, struct routing *r)
+/* kept: the experts a layer that the trace has room for */
+static void take_trace(const struct sess *s, uint32_t kept, struct routing *r)
 {
     uint32_t known = sess_routed(s);
     for (uint32_t l = 0; l < r->n_layers; l++)
@@ -102,8 +103,10 @@ static void take_trace(const struct sess *s, struct routing *r)
             const uint16_t *expert;
             const float *weight;
             uint16_t *mine = r->expert + at(r, l, i) * r->k;
+            if (kept < r->k && mine[kept] != UINT16_MAX)
+                continue;                  /* steered to more: the trace has only some of them */
             uint32_t k = trace_get(s->trace, r->from + i, l, &expert, &weight);
-            r->differ += !same_choice(mine, expert, r->k);
+            r->differ += !same_choice(mine, expert, kept);
             for (uint32_t j = 0; j < r->k; j++) {
                 mine[j] = j < k ? expert[j] : UINT16_MAX;
                 r->weight[at(r, l, i) * r->k + j] = j < k ? weight[j] : 0;
@@ -112,10 +115,12 @@ static void take_trace(const struct sess *s, struct routing *r)
 }
 
 static dbrx_status make(struct routing *r, const struct dbrx_config *c, uint32_t from, uint32_t to, int probs,
-                        struct dbrx_error *err)
+                        const struct dbrx_steer *steer, struct dbrx_error *err)
 {
     *r = (struct routing){ .from = from, .n = to - from, .n_layers = c->n_layers,
                            .n_experts = c->n_experts, .k = c->top_k };
+    for (uint32_t l = 0; steer && steer->top_k && l < c->n_layers; l++)
+        r->k = steer->top_k[l] > r->k ? steer->top_k[l] : r->k;
     size_t rows = (size_t)r->n * r->n_layers;
     r->expert = malloc(rows * r->k * sizeof *r->expert);
     r->weight = calloc(rows * r->k, sizeof *r->weight);
@@ -132,11 +137,11 @@ static dbrx_status make(struct routing *r, const struct dbrx_config *c, uint32_t
 dbrx_status routing_read(struct sess *s, const struct dbrx_config *c, uint32_t from, uint32_t to,
                          struct routing *r, struct dbrx_error *err)
 {
-    dbrx_status st = make(r, c, from, to, 1, err);
+    dbrx_status st = make(r, c, from, to, 1, disp_steered(s->disp), err);
     if (st != DBRX_OK)
         return st;
     if ((st = compute(s, r, err)) == DBRX_OK)
-        take_trace(s, r);
+        take_trace(s, c->top_k, r);
     else
         routing_free(r);
     return st;
@@ -145,10 +150,10 @@ dbrx_status routing_read(struct sess *s, const struct dbrx_config *c, uint32_t f
 dbrx_status routing_recall(struct sess *s, const struct dbrx_config *c, uint32_t from, uint32_t to,
                            struct routing *r, struct dbrx_error *err)
 {
-    dbrx_status st = make(r, c, from, to, 0, err);
+    dbrx_status st = make(r, c, from, to, 0, NULL, err);
     if (st != DBRX_OK)
         return st;
-    take_trace(s, r);
+    take_trace(s, c->top_k, r);
     r->differ = 0;
     return DBRX_OK;
 }
@@ -192,7 +197,7 @@ double routing_margin(const struct routing *r, uint32_t layer, uint32_t i)
         else
             most = p[e] > most ? (double)p[e] : most;
     }
-    return isfinite(least) && isfinite(most) ? least - most : NAN;
+    return isfinite(least) && isfinite(most) ? (double)(float)(least - most) : NAN;
 }
 
 double routing_entropy(const struct routing *r, uint32_t layer, uint32_t i)
@@ -201,5 +206,5 @@ double routing_entropy(const struct routing *r, uint32_t layer, uint32_t i)
     double bits = p ? 0 : NAN;
     for (uint32_t e = 0; e < r->n_experts && p; e++)
         bits -= p[e] > 0 ? (double)p[e] * log2((double)p[e]) : p[e] < 0 || isnan(p[e]) ? NAN : 0;
-    return bits > 0 || isnan(bits) ? bits : 0;
+    return bits > 0 || isnan(bits) ? (double)(float)bits : 0;
 }

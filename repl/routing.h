@@ -10,7 +10,8 @@
 #include "repl/session.h"
 
 struct routing {                           /* tokens from .. from + n - 1 of the timeline */
-    uint32_t from, n, n_layers, n_experts, k;
+    uint32_t from, n, n_layers, n_experts;
+    uint32_t k;                            /* the model's top_k, or the most that steering asks for */
     uint16_t *expert;                      /* [n_layers][n][k] heaviest first; UINT16_MAX: none */
     float    *weight;                      /* [n_layers][n][k] as applied; 0 where there is none */
     float    *prob, *logit;                /* [n_layers][n][n_experts]; NULL: not asked for */
@@ -30,7 +31,8 @@ dbrx_status routing_recall(struct sess *s, const struct dbrx_config *, uint32_t 
                            struct routing *r, struct dbrx_error *err);
 void routing_free(struct routing *);
 
-/* Token i of r at that layer: how many experts it has (k, or fewer when steered). */
+/* The measures have a float's precision.
+ * Token i of r at that layer: how many experts it has (k, or fewer when steered). */
 uint32_t routing_chosen(const struct routing *, uint32_t layer, uint32_t i,
                         const uint16_t **expert, const float **weight);
 /* The least probability of an expert chosen minus the greatest of one left out: how narrow the

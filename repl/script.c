@@ -28,13 +28,16 @@ struct script {                            /* one that is running; on the stack 
 /* 0, or -1 after saying why it must not run */
 static int may_run(struct shell *sh, struct script *me, FILE *f, const char *name)
 {
-    struct stat st;
+    struct stat st, out;
     *me = (struct script){ .outer = sh->script, .depth = sh->script ? sh->script->depth + 1 : 0 };
     if (me->depth > MAX_DEPTH)
         return render_error(&sh->out, "scripts are nested more than %d deep; %s was not run", MAX_DEPTH, name);
     if (!fstat(fileno(f), &st) && S_ISREG(st.st_mode)) {
         me->dev = st.st_dev;
         me->ino = st.st_ino;
+        if (sh->output && !fstat(STDOUT_FILENO, &out) && out.st_ino == me->ino && out.st_dev == me->dev)
+            return render_error(&sh->out, "results go to the end of %s, so that it would never end; /output "
+                                "alone stops that", name);
         for (const struct script *s = me->outer; s; s = s->outer)
             if (s->ino == me->ino && s->dev == me->dev)
                 return render_error(&sh->out, "%s is already running: it would source itself for ever", name);
@@ -107,9 +110,10 @@ int shell_script(struct shell *sh, FILE *f, const char *name)
 
 int handle_source(struct shell *sh, const struct args *a)
 {
-    FILE *f = fopen(a->text[0], "re");
+    char err[512];
+    FILE *f = path_open(a->text[0], err, sizeof err);
     if (!f)
-        return render_error(&sh->out, "%s cannot be read: %s", a->text[0], strerror(errno));
+        return render_error(&sh->out, "%s", err);
     int failed = shell_script(sh, f, a->text[0]);
     fclose(f);
     return failed;
@@ -199,7 +203,7 @@ int handle_output(struct shell *sh, const struct args *a)
         render_event(&sh->out, "status", NULL, "results go to no file; /output FILE makes them");
     if (!name)
         return output_end(sh);
-    int fd = open(name, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    int fd = open(name, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK, 0666);  /* no wait for a pipe's reader */
     char *copy = strdup(name);
     if (fd < 0 || !copy) {
         int why = fd < 0 ? errno : ENOMEM;
@@ -208,6 +212,7 @@ int handle_output(struct shell *sh, const struct args *a)
             close(fd);
         return render_error(&sh->out, "%s cannot be written: %s; results go where they went", name, strerror(why));
     }
+    fcntl(fd, F_SETFL, O_APPEND);
     int failed = output_end(sh);
     render_event(&sh->out, "status", NULL, "results go to the end of %s; /output alone stops that", name);
     fflush(stdout);

@@ -473,12 +473,15 @@ static int is_in(const struct tree *t, const struct branch *b, struct branch **i
 dbrx_status tree_adopt(struct tree *t, struct branch **in, uint32_t n, uint32_t now,
                        struct dbrx_error *err)
 {
-    struct branch **was = t->branch, **all = malloc((t->n + (size_t)n) * sizeof *all);
-    uint32_t n_was = t->n;
+    struct branch **was = t->branch, **all = malloc((t->n + (size_t)n) * sizeof *all), *open = t->now;
+    uint32_t n_was = t->n, at = 0;
     if (!all)
         return no_memory(err);
-    memcpy(all, was, n_was * sizeof *all);             /* the old ones first: they make room */
-    memcpy(all + n_was, in, n * sizeof *all);
+    for (uint32_t i = 0; i < n_was; i++)   /* the old ones first: they make room */
+        if (was[i] != open)
+            all[at++] = was[i];
+    memcpy(all + at, in, n * sizeof *all);
+    all[at + n] = open;                    /* ... but for what is being talked about */
     t->branch = all;
     t->n = n + n_was;
     dbrx_status st = count(t, 0) > 2 * TREE_MAX
@@ -491,16 +494,18 @@ dbrx_status tree_adopt(struct tree *t, struct branch **in, uint32_t n, uint32_t 
         return st;
     }
     free(was);
-    for (uint32_t i = 0; i < n_was; i++) {
-        free(all[i]->from);                /* may mean another one by now */
-        all[i]->from = NULL;
+    for (uint32_t i = t->n; i-- > 0; ) {
+        struct branch *b = all[i];
+        if (i >= at && i < at + n)
+            continue;
+        free(b->from);                     /* may mean another one by now */
+        b->from = NULL;
         for (uint32_t k = 0; k < n; k++)
-            if (!strcmp(in[k]->name, all[i]->name))
-                rename_branch(t, all[i]);
-    }
-    for (uint32_t i = n_was; i-- > 0; )    /* what the new ones say as well is no loss */
-        if (!all[i]->undone && is_in(t, all[i], in, n))
+            if (!strcmp(in[k]->name, b->name))
+                rename_branch(t, b);
+        if (!b->undone && is_in(t, b, in, n))          /* what the new ones say as well is no loss */
             unlink_branch(t, i);
+    }
     make_room(t, NULL);
     return DBRX_OK;
 }

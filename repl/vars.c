@@ -63,7 +63,7 @@ const struct var_def var_defs[N_VARS] = {
     [VAR_EARLY_STOPPING] = { "early_stopping", VAR_CHOICE, 0, 0, NULL, "false", "",
         "with num_beams: true stops at that many ended replies, false also when better ones are "
         "unlikely, never only when none can come", early },
-    [VAR_SEED] = { "seed", VAR_COUNT, 0, 9007199254740991.0, "random", "random", "",
+    [VAR_SEED] = { "seed", VAR_COUNT, 0, 999999999999999.0, "random", "random", "",
         "start of the random numbers; the same seed, backend and prompts give the same "
         "replies.  random picks a new one for each conversation and shows it", NULL },
     [VAR_MAX_TOKENS] = { "max_tokens", VAR_COUNT, 0, 4294967295.0, NULL, "256", "tokens",

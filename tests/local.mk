@@ -18,4 +18,6 @@ include tests/golden/local.mk
 include tests/conformance/local.mk
 include tests/cli/local.mk
 include tests/sampling/local.mk
+include tests/route/local.mk
 include tests/instruments/local.mk
+include tests/fuzz/local.mk

@@ -56,6 +56,7 @@ static void bail(const char *fmt, ...)
     fputs("Bail out! ", stdout);
     vprintf(fmt, ap);
     putchar('\n');
+    fflush(stdout);
     va_end(ap);
     exit(99);
 }

@@ -5,15 +5,17 @@
 
 enum { END = sizeof ((struct alphabet *)0)->byte_of / sizeof(int16_t) };
 
+/* 33 bytes below '!', 34 from DEL to U+00A0, and the soft hyphen have nothing to see */
+static unsigned char_of(unsigned b)
+{
+    return b < '!' ? 0x100 + b : b >= 0x7f && b <= 0xa0 ? 0x100 + 33 + b - 0x7f : b == 0xad ? 0x143 : b;
+}
+
 void alphabet_init(struct alphabet *a)
 {
-    uint16_t next = 0x100;
     memset(a->byte_of, -1, sizeof a->byte_of);
-    for (int b = 0; b < 256; b++) {
-        int visible = (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || b >= 0xae;
-        a->char_of[b] = visible ? (uint16_t)b : next++;
-        a->byte_of[a->char_of[b]] = (int16_t)b;
-    }
+    for (unsigned b = 0; b < 256; b++)
+        a->byte_of[char_of(b)] = (int16_t)b;
 }
 
 size_t alphabet_decode(const struct alphabet *a, const char *s, size_t len, char *out, size_t *used)
@@ -32,11 +34,11 @@ size_t alphabet_decode(const struct alphabet *a, const char *s, size_t len, char
     return n;
 }
 
-size_t alphabet_spell(const struct alphabet *a, const char *s, size_t len, char *out)
+size_t alphabet_spell(const char *s, size_t len, char *out)
 {
     size_t n = 0;
     for (size_t i = 0; i < len; i++) {
-        unsigned c = a->char_of[(unsigned char)s[i]];
+        unsigned c = char_of((unsigned char)s[i]);
         if (c >= 0x80)
             out[n++] = (char)(0xc0 | c >> 6);
         out[n++] = (char)(c >= 0x80 ? 0x80 | (c & 0x3f) : c);

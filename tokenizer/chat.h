@@ -11,6 +11,7 @@
 /* What a checkpoint says of its chat form. */
 struct chat {
     int   has_template;                    /* tokenizer_config.json holds a chat template */
+    char *template;                        /* ... this, or NULL; owned */
     char *default_system;                  /* text injected when none is given, or NULL; owned */
 };
 /* Reads tokenizer_config.json in dir; a missing file is no error (all zero).

@@ -41,7 +41,8 @@ static size_t copy_repaired(const byte *s, size_t len, char **out)
     size_t i = 0;
     for (;;) {
         size_t n = valid_prefix(s + i, len - i);
-        memcpy(*out, s + i, n);
+        if (n)                             /* of nothing s may be NULL */
+            memcpy(*out, s + i, n);
         *out += n;
         i += n;
         int bad = i < len ? utf8_span(s + i, len - i) : 0;

@@ -48,6 +48,13 @@ const char *tok_bytes(const struct tok *, int32_t id, size_t *len);
 int     tok_is_special(const struct tok *, int32_t id);
 int32_t tok_special(const struct tok *, const char *name);   /* id of "<|im_end|>", or -1 */
 
+/* The token as vocabularies write it: in GPT-2's byte alphabet, a special one as it is.  Writes
+ * to out, which has room for twice its bytes; returns how many, 0 for an id without text. */
+size_t tok_spell(const struct tok *, int32_t id, char *out);
+/* The merges in order of rank, *n of them; a rank file's are worked out.  free() it; NULL: no memory. */
+struct tok_merge { int32_t left, right; int used; };
+struct tok_merge *tok_merges(const struct tok *, size_t *n);
+
 /* Streaming decoder: bytes in, whole UTF-8 characters out; what can never become
  * valid is replaced by U+FFFD.  Zero-initialise. */
 struct tok_stream { unsigned char held[4]; unsigned n; };

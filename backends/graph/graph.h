@@ -56,7 +56,8 @@ dbrx_status graph_eval(dbrx_session *, const struct dbrx_batch *, struct dbrx_er
 uint32_t    graph_position(const dbrx_session *);
 dbrx_status graph_truncate(dbrx_session *, uint32_t n_keep, struct dbrx_error *);
 
-extern const struct dbrx_head graph_head;  /* the optional tables */
+extern const struct dbrx_head   graph_head;    /* the optional tables */
+extern const struct dbrx_resume graph_resume;
 extern const struct dbrx_kv   graph_kv;
 
 /* All of a backend's table but options, probe and model_open: .struct_size first, then this. */

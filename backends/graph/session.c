@@ -280,5 +280,6 @@ const void *graph_get(const char *id, const struct dbrx_backend *backend)
 {
     return !strcmp(id, DBRX_BACKEND) ? (const void *)backend
          : !strcmp(id, DBRX_KV)      ? (const void *)&graph_kv
+         : !strcmp(id, DBRX_RESUME)  ? (const void *)&graph_resume
          : !strcmp(id, DBRX_HEAD)    ? (const void *)&graph_head : NULL;
 }

@@ -63,6 +63,12 @@ void gguf_put_f32(struct gguf_head *h, const char *key, float x)
     gguf_add_float32(h, x);
 }
 
+void gguf_put_bool(struct gguf_head *h, const char *key, int x)
+{
+    put_key(h, key, GGUF_BOOL);
+    put_int(h, &h->kv, x != 0, 1);
+}
+
 void gguf_put_text(struct gguf_head *h, const char *key, const char *s, size_t len)
 {
     put_key(h, key, GGUF_STRING);

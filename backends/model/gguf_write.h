@@ -22,6 +22,7 @@ struct gguf_head {
 /* Keys: written once each. */
 void gguf_put_u32(struct gguf_head *, const char *key, uint32_t);
 void gguf_put_f32(struct gguf_head *, const char *key, float);
+void gguf_put_bool(struct gguf_head *, const char *key, int);
 void gguf_put_text(struct gguf_head *, const char *key, const char *s, size_t len);
 /* An array of n strings, int32s or float32s: then put exactly n of them. */
 void gguf_put_texts(struct gguf_head *, const char *key, uint64_t n);

@@ -20,6 +20,8 @@ printf '/source %s/cycle2\n' "$T" > "$T/cycle"
 printf '/source %s/cycle\n' "$T" > "$T/cycle2"
 printf '#!/bin/sh\ncat "%s/lily" > "$1"\n' "$T" > "$T/editor"
 chmod +x "$T/editor"
+: > "$T/nothing"
+mkfifo "$T/pipe"
 unset VISUAL
 EDITOR=$T/editor
 export EDITOR

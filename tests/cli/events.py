@@ -160,5 +160,9 @@ def main():
 if __name__ == "__main__":
     if sys.argv[1:] == ["--markdown"]:
         print("\n".join(markdown()))
+    elif sys.argv[1:2] == ["--check"]:     # a file of events; what is wrong with them, as a comment
+        wrong = [w for line in open(sys.argv[2], encoding="utf-8") for w in validate(json.loads(line))]
+        print("".join("# %s\n" % w for w in wrong[:20]), end="")
+        sys.exit(bool(wrong))
     else:
         sys.exit(main())

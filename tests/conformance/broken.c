@@ -287,6 +287,27 @@ static dbrx_status head(dbrx_session *s, const float *x, uint32_t n, float *logi
     return st;
 }
 
+static dbrx_status resume(dbrx_session *s, uint32_t layer, uint32_t pos, const float *x,
+                          const struct dbrx_batch *true_batch, struct dbrx_error *err)
+{
+    struct dbrx_batch b = *true_batch;
+    if (is("resume-steer"))
+        b.steer = NULL;
+    if (is("resume-block") && layer)
+        layer--;
+    if (is("resume-beyond") && b.n_tokens > s->pos - pos)
+        b.n_tokens = s->pos - pos;
+    dbrx_status st = graph_resume.resume(s, layer, pos, x, &b, err);
+    if (is("resume-kv") && st == DBRX_OK && b.steer) {
+        b = (struct dbrx_batch){ .struct_size = sizeof b, .n_tokens = b.n_tokens };
+        graph_resume.resume(s, layer, pos, x, &b, NULL);       /* the KV as if unsteered */
+    }
+    if (is("resume-moves") && s->pos)
+        s->pos--;
+    return st == DBRX_STOPPED && is("resume-stop") ? DBRX_OK : st;
+}
+
+static const struct dbrx_resume resumes = { .struct_size = sizeof resumes, .resume = resume };
 static const struct dbrx_kv kv = {
     .struct_size = sizeof kv, .export_kv = export_kv, .import_kv = import_kv, .commit = commit,
 };
@@ -302,6 +323,7 @@ static const void *get(const char *id)
 {
     return !strcmp(id, DBRX_BACKEND) ? (const void *)&backend
          : !strcmp(id, DBRX_KV)      ? (const void *)&kv
+         : !strcmp(id, DBRX_RESUME)  ? (const void *)&resumes
          : !strcmp(id, DBRX_HEAD)    ? (const void *)&heads : NULL;
 }
 

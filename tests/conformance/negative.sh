@@ -22,6 +22,8 @@ kv-swapped      C92     kv-deaf         C93     kv-status       C93
 kv-short        C90     kv-blocks       C90     kv-dtype        C97
 kv-not-empty    C98     kv-beyond       C99     kv-early        C95
 kv-commit       C95
+resume-block    C130    resume-moves    C130    resume-steer    C131
+resume-kv       C131    resume-beyond   C133    resume-stop     C134
 "
 so=$builddir/tests/conformance/.libs/broken.so
 n=0

@@ -41,7 +41,7 @@ allow "the loader knows modules only" "$(ls plugins/loader.[ch] plugins/fail.h)"
 allow "instruments see the installed headers" "$instruments" \
     'config\.h|plugins/[a-z-]+/[a-z_0-9]+\.h|plugins/(abi|fail|observer|proportion)\.h|backends/backend\.h'
 allow "backends/model knows no backend" "$(sources backends/model)" \
-    'config\.h|backends/model/[a-z_0-9]+\.h|backends/graph/dtype\.h|backends/backend\.h|plugins/(abi|fail)\.h'
+    'config\.h|backends/model/[a-z_0-9]+\.h|backends/graph/(dtype|dequant)\.h|backends/backend\.h|plugins/(abi|fail)\.h'
 allow "backends/graph knows no backend, no checkpoint" "$(sources backends/graph)" \
     "$graph|backends/backend\\.h|plugins/(abi|fail)\\.h"
 for dir in backends/*/; do

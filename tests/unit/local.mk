@@ -59,7 +59,6 @@ tests_unit_constraint_LDADD   = librepl.la libmodel.la libplugins.la libtokenize
 tests_unit_schema_SOURCES = %D%/schema.c %D%/schema_valid.h
 tests_unit_schema_CFLAGS  = $(TOK_TEST_CFLAGS)
 tests_unit_schema_LDADD   = librepl.la libmodel.la libplugins.la libtokenizer.la $(CJSON_LIBS) -lm
-EXTRA_DIST += tests/fuzz/grammar.c
 
 # ---- colours of numbers and kinds
 check_PROGRAMS += %D%/heat

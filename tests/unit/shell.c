@@ -63,7 +63,7 @@ static void test_vars(void)
         { VAR_TEMPERATURE, "-0.1", 0 }, { VAR_TEMPERATURE, "inf", 0 }, { VAR_TEMPERATURE, "0x1", 0 },
         { VAR_TEMPERATURE, "", 0 }, { VAR_TEMPERATURE, "1 ", 0 }, { VAR_TEMPERATURE, "e", 0 },
         { VAR_TOP_K, "1.5", 0 }, { VAR_TOP_K, "4294967295", 1 }, { VAR_TOP_K, "4294967296", 0 },
-        { VAR_SEED, "random", 1 }, { VAR_SEED, "9007199254740991", 1 }, { VAR_SEED, "9007199254740992", 0 },
+        { VAR_SEED, "random", 1 }, { VAR_SEED, "999999999999999", 1 }, { VAR_SEED, "1000000000000000", 0 },
         { VAR_THREADS, "0", 0 }, { VAR_THREADS, "auto", 1 }, { VAR_MODE, "chat", 1 }, { VAR_MODE, "Chat", 0 },
         { VAR_SYSTEM, "", 1 }, { VAR_SYSTEM, "anything \xff", 1 } };
     vars_init(&v);
