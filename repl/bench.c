@@ -239,7 +239,7 @@ int bench_run(struct shell *sh, const struct bench_ask *ask)
         return render_error(&sh->out, "out of memory for the probe of the read bandwidth");
     render_busy(&sh->out, 1);
     struct measurement b = {
-        .desc = &sh->ckpt->desc, .host = &sh->host, .machine = machine, .prompt = ask->prompt, .gen = ask->gen,
+        .desc = &sh->ckpt->desc, .host = &sh->host, .steer = disp_steered(sh->disp), .machine = machine, .prompt = ask->prompt, .gen = ask->gen,
         .depth = ask->depth, .reps = ask->reps, .m = m, .n_m = open_all(sh, ask, (uint32_t)room, m, o) };
     dbrx_status st = b.n_m ? measurement_run(&b, &err) : DBRX_OK;
     render_busy(&sh->out, 0);

@@ -221,17 +221,6 @@ const char *cells_complaint(const struct cells *c)
 
 /* ---- showing ---- */
 
-/* Plain shades: for paper, pipes and terminals without colour */
-static char shade(double v, double lo, double hi)
-{
-    static const char ramp[] = " .:-=+*#%@";
-    if (!isfinite(v))
-        return '?';
-    double x = hi > lo ? (v - lo) / (hi - lo) : 0;
-    x = x < 0 ? 0 : x > 1 ? 1 : x;
-    return ramp[(int)(x * 9 + 0.5)];
-}
-
 static void largest(const cJSON *v, double *hi)
 {
     if (cJSON_IsArray(v))
@@ -241,19 +230,30 @@ static void largest(const cJSON *v, double *hi)
         *hi = v->valuedouble;
 }
 
-static char *heat_text(const cJSON *v, double lo, double hi)
+static double scaled(const cJSON *v, double lo, double hi)
 {
-    size_t n = cJSON_IsArray(v) ? (size_t)cJSON_GetArraySize(v) : 1, i = 0;
-    char *text = malloc(2 * n + 1);
-    for (const cJSON *e = cJSON_IsArray(v) ? v->child : v; text && e && i < n; e = e->next, i++)
-        text[2 * i] = text[2 * i + 1] = shade(cJSON_IsNumber(e) ? e->valuedouble : (double)NAN, lo, hi);
-    if (text)
-        text[2 * i] = '\0';
-    return text;
+    return !cJSON_IsNumber(v) ? (double)NAN : hi > lo ? (v->valuedouble - lo) / (hi - lo) : 0;
+}
+
+/* At most `width` columns of it */
+static char *heat_text(const cJSON *v, double lo, double hi, enum heat_colours colours, unsigned width)
+{
+    enum { MANY = 24 };                    /* cells a row: these get one column, fewer get two */
+    int list = cJSON_IsArray(v);
+    unsigned wide = list && cJSON_GetArraySize(v) > MANY ? 1 : 2;
+    char *text = NULL;
+    size_t size;
+    FILE *f = open_memstream(&text, &size);
+    for (const cJSON *e = list ? v->child : v; f && e && width >= wide; e = list ? e->next : NULL, width -= wide)
+        heat_cell(f, colours, scaled(e, lo, hi), wide, cJSON_IsNumber(e) ? "" : "?");
+    if (f && !fclose(f))
+        return text;
+    free(text);
+    return NULL;
 }
 
 /* The table's rows with nothing but text in them */
-static void as_text(const struct table *t)
+static void as_text(const struct table *t, enum heat_colours colours, unsigned width)
 {
     for (uint32_t k = 0; k < t->n_col; k++) {
         const struct dbrx_column *c = &t->col[k];
@@ -270,7 +270,7 @@ static void as_text(const struct table *t)
             if (!v)
                 continue;
             if (c->kind == DBRX_CELL_HEAT)
-                text = heat_text(v, lo, hi);
+                text = heat_text(v, lo, hi, colours, width);
             else if (!cJSON_IsNumber(v))
                 text = strdup("-");
             else if (asprintf(&text, "%.*f", (int)c->decimals, v->valuedouble) < 0)
@@ -295,9 +295,11 @@ int cells_show(struct cells *c, struct render *r, char *err, size_t size)
         struct column col[MAX_COLUMNS + 1] = { 0 };
         struct rows rows = { "instrument", NULL, "rows", col, 1 };
         if (!r->json)
-            as_text(t);
+            as_text(t, render_colours(r), render_width(r));
         for (uint32_t k = 0; k < t->n_col; k++) {
-            col[k] = (struct column){ t->col[k].name, t->col[k].title, t->col[k].kind == DBRX_CELL_NUM, 0, NULL };
+            uint32_t kind = t->col[k].kind;
+            col[k] = (struct column){ t->col[k].name, t->col[k].title,
+                kind == DBRX_CELL_NUM ? 1 : kind == DBRX_CELL_HEAT ? COLUMN_PICTURE : 0, 0, NULL };
             rows.no_heading &= !*t->col[k].title;
         }
         if (r->json)
@@ -313,20 +315,20 @@ int cells_show(struct cells *c, struct render *r, char *err, size_t size)
 char *cells_panel(struct cells *c, struct render *r, unsigned lines, unsigned width)
 {
     struct table *t = c->n ? &c->table[0] : NULL;
+    enum { NAME = 5 };                     /* columns of text in front of the strip       */
     unsigned n = t ? (unsigned)cJSON_GetArraySize(t->rows) : 0, at = 0;
     char *text = NULL;
     size_t size;
     FILE *f = n && !c->failed ? open_memstream(&text, &size) : NULL;
-    (void)r;
     if (!f)
         return NULL;
-    as_text(t);
+    as_text(t, render_colours(r), width > NAME ? width - NAME : 0);
     if (t->title && n < lines && ++at)
         fprintf(f, "%.*s\n", (int)width, t->title);
     for (const cJSON *row = t->rows->child; row && at < lines; row = row->next, at++) {
         for (uint32_t k = 0; k < t->n_col; k++) {
             const char *cell = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(row, t->col[k].name));
-            fprintf(f, "%s%-4s", k ? " " : "", cell ? cell : "");
+            fprintf(f, t->col[k].kind == DBRX_CELL_HEAT ? "%s" : "%-4.4s ", cell ? cell : "");
         }
         putc('\n', f);
     }

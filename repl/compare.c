@@ -95,7 +95,7 @@ int compare_run(struct shell *sh, struct engine *a, struct engine *b, const stru
     struct dbrx_error err = { 0 };
     const struct compare_texts *t = &ask->texts;
     *r = (struct compare_result){ .c = { .side = { a, b }, .config = &sh->ckpt->desc.config, .host = &sh->host,
-                                         .step = ask->step } };
+                                         .steer = disp_steered(sh->disp), .step = ask->step } };
     snprintf(r->label[0], sizeof r->label[0], "%s", a->label);
     snprintf(r->label[1], sizeof r->label[1], "%s", b->label);
     dbrx_status st = comparison_open(&r->c, ask->top, &err);

@@ -112,6 +112,14 @@ const struct dbrx_steer *disp_steered(const struct disp *d)
     return d->steer;
 }
 
+static dbrx_status steered_eval(const struct disp *d, struct engine *e, const struct dbrx_batch *batch,
+                                struct dbrx_error *err)
+{
+    struct dbrx_batch b = *batch;
+    b.steer = d->steer;
+    return engine_eval(e, &b, err);
+}
+
 dbrx_status disp_use(struct disp *d, const char *name, const char *const *opt, int replay,
                      const int32_t *token, uint32_t n, struct dbrx_error *err)
 {
@@ -125,8 +133,8 @@ dbrx_status disp_use(struct disp *d, const char *name, const char *const *opt, i
         st = engine_copy_kv(&d->now, &e, n, d->host, err);
         origin = "copied";
     } else if (st == DBRX_OK && n) {
-        struct dbrx_batch b = { .struct_size = sizeof b, .n_tokens = n, .token = token, .steer = d->steer };
-        st = engine_eval(&e, &b, err);
+        struct dbrx_batch b = { .struct_size = sizeof b, .n_tokens = n, .token = token };
+        st = steered_eval(d, &e, &b, err);
         origin = "recomputed";
         if (st == DBRX_STOPPED)
             fail(err, st, "interrupted while the conversation was recomputed");
@@ -202,9 +210,7 @@ dbrx_status disp_truncate(struct disp *d, uint32_t n_keep, struct dbrx_error *er
 
 dbrx_status disp_eval(struct disp *d, const struct dbrx_batch *b, struct dbrx_error *err)
 {
-    struct dbrx_batch steered = *b;
-    steered.steer = d->steer;
-    return d->now.session ? engine_eval(&d->now, &steered, err) : none(err);
+    return d->now.session ? steered_eval(d, &d->now, b, err) : none(err);
 }
 
 /* ---- KV to and from files ---- */

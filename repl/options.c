@@ -144,10 +144,17 @@ void tool_help(const struct tool_row *t)
 
 void print_help(void)
 {
-    printf("Usage: dbrx [OPTION...]       talk to, look inside, experiment on DBRX models\n       dbrx ");
-    for (int i = 0; tool_rows[i].name; i++)
-        printf("%s%s", i ? "|" : "", tool_rows[i].name);
-    printf(" ...   or --help\n\n");
+    enum { WIDTH = 80, INDENT = 12 };
+    printf("Usage: dbrx [OPTION...]       talk to, look inside, experiment on DBRX models\n");
+    int at = printf("       dbrx ");
+    for (int i = 0; tool_rows[i].name; i++) {
+        if (at + 1 + (int)strlen(tool_rows[i].name) + 1 > WIDTH)
+            at = printf("|\n%*s", INDENT, "") - 2;
+        else if (i)
+            at += printf("|");
+        at += printf("%s", tool_rows[i].name);
+    }
+    printf(" ...\n");
     print_options(option_rows);
     printf("\nWithout -c, -f, -p and --prompts lines come from the terminal or stdin; those\n"
            "that begin with / are commands.  dbrx -c /help lists them, man dbrx explains.\n"

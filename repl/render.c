@@ -504,6 +504,25 @@ static char *cell(const struct render *r, const struct column *c, const cJSON *r
     return strdup(cJSON_IsString(v) ? v->valuestring : cJSON_IsTrue(v) ? "yes" : "");
 }
 
+/* Columns of text in which colours are set */
+static unsigned picture_columns(const char *text)
+{
+    unsigned n = 0;
+    while (*text) {
+        size_t plain = strcspn(text, "\033");
+        n += text_columns(text, plain);
+        text += plain;
+        text += strcspn(text, "m");
+        text += *text == 'm';
+    }
+    return n;
+}
+
+static unsigned cell_columns(const struct column *c, const char *text)
+{
+    return !text ? 0 : c->right == COLUMN_PICTURE ? picture_columns(text) : text_columns(text, strlen(text));
+}
+
 static void print_rows(struct render *r, const struct rows *t, const cJSON *list)
 {
     size_t n_col = 0, n_row = (size_t)cJSON_GetArraySize(list), i = 0;
@@ -519,7 +538,7 @@ static void print_rows(struct render *r, const struct rows *t, const cJSON *list
     cJSON_ArrayForEach(row, list) {
         for (size_t c = 0; c < n_col; c++, i++) {
             text[i] = cell(r, &t->col[c], row);
-            unsigned w = text[i] ? text_columns(text[i], strlen(text[i])) : 0;
+            unsigned w = cell_columns(&t->col[c], text[i]);
             if (w > width[c])
                 width[c] = w;
         }
@@ -534,10 +553,14 @@ static void print_rows(struct render *r, const struct rows *t, const cJSON *list
                 wrap(stdout, s, at, at + 20 > full ? 4 : at, full);
                 break;
             }
-            int pad = (int)(width[c] - text_columns(s, strlen(s)));
-            printf("%*s", t->col[c].right ? pad : 0, "");
-            put(stdout, s, strlen(s));
-            printf("%*s", (t->col[c].right ? 0 : pad) + 2, "");
+            int picture = line && t->col[c].right == COLUMN_PICTURE, right = t->col[c].right == 1;
+            int pad = (int)(width[c] - (picture ? picture_columns(s) : text_columns(s, strlen(s))));
+            printf("%*s", right ? pad : 0, "");
+            if (picture)
+                fputs(s, stdout);
+            else
+                put(stdout, s, strlen(s));
+            printf("%*s", (right ? 0 : pad) + 2, "");
             at += width[c] + 2;
         }
     }

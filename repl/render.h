@@ -36,9 +36,10 @@ unsigned render_height(const struct render *);
 enum heat_colours render_colours(const struct render *);       /* that stdout can show */
 
 /* ---- rows ---- */
+enum { COLUMN_PICTURE = 2 };               /* text made with heat.h: printed as it is   */
 struct column {
     const char *field, *title;             /* of the row object; heading                */
-    int right, decimals;                   /* numbers: digits after the point           */
+    int right, decimals;                   /* 1: to the right, or COLUMN_PICTURE; digits after the point */
     /* Instead of the field as it is: malloc'd text. */
     char *(*show)(const struct render *, const cJSON *row);
 };

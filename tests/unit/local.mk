@@ -75,6 +75,7 @@ TESTS += %D%/steer
 %C%_steer_SOURCES = %D%/steer.c %D%/plain_forward.h
 %C%_steer_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
 %C%_steer_LDADD = librepl.la libmodel.la libplugins.la $(CJSON_LIBS) -lm
+
 # ---- comparing and measuring
 check_PROGRAMS += %D%/divergence
 TESTS += %D%/divergence
