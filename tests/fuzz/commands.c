@@ -70,6 +70,10 @@ static const char *const no_numbers[] = { "x", "1.5", "1e3", "0x10", "9999999999
 static const char *const files[] = { "text", "script", "failing", "cycle", "good.gbnf", "bad.gbnf", "good.json", "bad.json",
     "story.dbrx", "torn.dbrx", "new.dbrx", "new.md", "\"a file\"", "dir", "dir/new", "dir/", ".", "missing/new", "~/text", "~",
     "link", "/dev/null", "/dev/full", "/nowhere/new", "\"\"", "new\xff", "pipe" };
+static const char *const tokens[] = { "*", "-1", "0", "1..2", "-3..-1", "2..1", "9999", "-5..9", "x" };
+static const char *const layers[] = { "0", "0..1", "-1", "*", "@1", "@0..1", "99", "1..0", "x" };
+static const char *const experts[] = { "0", "1@0", "0,1@0..1", "3@1", "2@-1", "*@0", "99@0", "0@99", "@1", "1@", "0..1@1", "x@y" };
+static const char *const words[] = { "on", "off", "reset", "mark", "a", "1@0", "--layer", "0", "--since", "--top", "3", "-1", "--nonsense" };
 static const char *const options[] = { "threads=1", "threads=2", "threads=0", "isa=plain", "isa=", "colour=red", "=", "x", "a=b=c" };
 static const char *const lists[] = { "5=-1", "65=3.5, \"a\"=-2", "5, 66", "\"a\"", "\"ab\"", "\"", "5=101", "5 5", "384", "x", ",", "\"<|im_end|>\"" };
 
@@ -146,9 +150,26 @@ static void add_arg(const struct arg *a, int *var)
         else
             add("%s%u", PICK(((const char *[]){ "side", "a/b", "", "-", "a-branch-with-a-name-of-more-than-forty-letters" })), roll(9));
         break;
-    case ARG_FORMAT: add("%s", PICK(((const char *[]){ "md", "json", "txt", "pdf" }))); break;
+    case ARG_FORMAT: {                     /* "md|json|txt": one of its words */
+        const char *word = a->name;
+        for (n = roll(5); n && word[strcspn(word, "|")]; n--)
+            word += strcspn(word, "|") + 1;
+        add("%.*s", roll(9) ? (int)strcspn(word, "|") : 1, word);
+        break;
+    }
+    case ARG_REAL: add("%s", PICK(((const char *[]){ "0", "1", "-1", "+2.5", "1e-3", "-inf", "1e400" }))); break;
+    case ARG_TOKENS: add("%s", PICK(tokens)); break;
+    case ARG_LAYERS: add("%s", PICK(layers)); break;
+    case ARG_EXPERTS:
+        for (n = 1 + roll(2); n; n--)
+            add("%s%s", PICK(experts), n > 1 ? " " : "");
+        break;
     case ARG_DIR: case ARG_FILE: add("%s", PICK(files)); break;
     case ARG_FLAG: add("%s", roll(8) ? a->name : "--nonsense"); break;
+    case ARG_WORDS: case ARG_FILE_WORDS:   /* an instrument's own */
+        for (n = roll(4); n; n--)
+            add("%s ", a->type == ARG_FILE_WORDS && roll(2) ? PICK(files) : PICK(words));
+        break;
     case ARG_OPTIONS:
         for (n = 1 + roll(roll(10) ? 2 : 40); n; n--)
             add("%s ", PICK(options));
@@ -173,9 +194,11 @@ static void make_command(const struct command *c)
     size_t short_of = roll(20) ? 0 : roll(3);
     add("/%.*s", (int)(strlen(c->name) - (short_of < strlen(c->name) ? short_of : 0)), c->name);
     for (const struct arg *a = c->arg; a->type != ARG_END; a++) {
-        if (!roll(a->required ? 12 : a->type == ARG_FLAG ? 2 : 4))
+        if (!roll(a->required ? 12 : !strncmp(a->name, "--", 2) ? 2 : 4))
             continue;
         add("%s", roll(20) ? " " : "  \t");
+        if (!strncmp(a->name, "--", 2) && a->type != ARG_FLAG)     /* with a value: "--layer L" */
+            add("%.*s%s", (int)strcspn(a->name, " "), a->name, roll(3) ? " " : "=");
         add_arg(a, &var);
     }
     if (!roll(15)) {
@@ -208,8 +231,9 @@ static int is_safe(void)
 {
     if (line[0] != '/' || line[1] == '/')
         return 1;
-    if (memmem(line, len, "..", 2))
-        return 0;
+    for (const char *p = line; (p = memmem(p, (size_t)(line + len - p), "..", 2)); p++)
+        if (!isdigit((unsigned char)p[-1]) && !isdigit((unsigned char)p[2]))
+            return 0;                      /* no range of numbers */
     for (size_t i = 1; i < len; i++) {
         if (line[i] != '/' || isalnum((unsigned char)line[i - 1]) || line[i - 1] == '~')
             continue;

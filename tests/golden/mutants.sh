@@ -50,7 +50,7 @@ L2 norm ignored|route.c|s/c->moe_norm_p == 1/c->moe_norm_p > 0/g
 no norm ignored|route.c|s/c->moe_norm_p > 0 \&\& norm > 0/norm > 0/; s/c->moe_norm_p == 1/1/g
 equal weights, higher id first|route.c|s/expert\[j\] < expert\[j - 1\]/expert[j] > expert[j - 1]/
 OMIT after normalising|route.c|s/weight\[j\] = omit ? 0 : prob\[expert\[j\]\];/(void)omit, weight[j] = prob[expert[j]];/; s/weight\[j\] \*= AT(.*);/weight[j] *= AT(c, s, mark, layer, expert[j], 0) \& DBRX_STEER_OMIT ? 0 : AT(c, s, scale, layer, expert[j], 1);/
-SKIP before the softmax|route.c|s/prob\[e\] = logit\[e\] + AT(c, s, bias, layer, e, 0);/prob[e] = AT(c, s, mark, layer, e, 0) \& DBRX_STEER_SKIP ? -INFINITY : logit[e] + AT(c, s, bias, layer, e, 0);/
+SKIP before the softmax|route.c|s/prob\[e\] = logit\[source(c, s, layer, e)\] + AT(c, s, bias, layer, e, 0);/prob[e] = AT(c, s, mark, layer, e, 0) \& DBRX_STEER_SKIP ? -INFINITY : logit[source(c, s, layer, e)] + AT(c, s, bias, layer, e, 0);/
 a banned expert can be chosen|route.c|s/int out = AT(c, s, bias, layer, e, 0) == -INFINITY ||/int out =/
 one layer not checked|route.c|s/s \&\& l < c->n_layers/s \&\& l + 1 < c->n_layers/
 prob always given|graph.c|s/sink->want & DBRX_ROUTE_PROB ? s->prob : NULL/s->prob/
