@@ -24,7 +24,7 @@ v rotated too|graph.c|s|c->n_heads + c->n_kv_heads, hd,|c->n_heads + 2 * c->n_kv
 rope_theta fixed at 10000|graph.c|s|powf(c->rope_theta,|powf(10000,|
 rope_theta fixed at 500000|graph.c|s|powf(c->rope_theta,|powf(500000,|
 positions restart with each call|graph.c|s|float angle = (float)(pos + t)|float angle = (float)t|
-positions off by one|graph.c|s|rope_angles(c, s->pos, n|rope_angles(c, s->pos + 1, n|
+positions off by one|graph.c|s|rope_angles(c, p->pos, n|rope_angles(c, p->pos + 1, n|
 attention scale 1/hd|ops.c|s|/ sqrt(hd))|/ hd)|
 attention scale by d_model|ops.c|s|/ sqrt(hd))|/ sqrt(hd * a->n_heads))|
 attention not causal|ops.c|s|len = a->pos + t + 1;|len = a->pos + a->n;|
