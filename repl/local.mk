@@ -157,6 +157,12 @@ dbrx_SOURCES = \
   %D%/manual.c \
   %D%/tools.h \
   %D%/tools.c \
+  %D%/recode.h \
+  %D%/recode.c \
+  %D%/weights.h \
+  %D%/weights.c \
+  %D%/weights_hf.c \
+  %D%/quantize.c \
   %D%/compare_tool.c \
   %D%/bench_tool.c \
   %D%/inspect.h \
