@@ -26,6 +26,8 @@ librepl_la_SOURCES = \
   %D%/beam.c \
   %D%/trace.h \
   %D%/trace.c \
+  %D%/spans.h \
+  %D%/spans.c \
   %D%/sets.h \
   %D%/sets.c \
   %D%/steer.h \
@@ -73,6 +75,9 @@ libshell_la_SOURCES = \
   %D%/commands.c \
   %D%/handlers.h \
   %D%/handlers.c \
+  %D%/backends.c \
+  %D%/handover.h \
+  %D%/handover.c \
   %D%/turns.c \
   %D%/transcript.c \
   %D%/replay.c \

@@ -151,7 +151,7 @@ static double take_over(struct bench *t, const struct engine *from, const struct
     double t0 = clock_seconds();
     *st = engine_share(&fresh, m->engine, n, err);
     if (*st == DBRX_OK)
-        *st = engine_copy_kv(from, &fresh, n, t->b->host, err);
+        *st = engine_copy_kv(from, &fresh, n, t->b->host, NULL, err);
     double seconds = clock_seconds() - t0;
     engine_close(&fresh);
     return seconds;

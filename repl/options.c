@@ -161,5 +161,5 @@ void print_help(void)
     print_options(option_rows);
     printf("\nWithout -c, -f, -p and --prompts lines come from the terminal or stdin; those\n"
            "that begin with / are commands.  dbrx -c /help lists them, man dbrx explains.\n"
-           "Exit codes: 0 ok, 1 internal, 2 usage, 3 command/check, 4 checkpoint, 5 no backend\n");
+           "Exit codes: 0 ok, 1 internal, 2 usage, 3 command, 4 checkpoint, 5 no backend\n");
 }
