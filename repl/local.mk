@@ -1,6 +1,7 @@
 # The core: no terminal, no printf.  Tests link it without the shell.
 noinst_LTLIBRARIES += librepl.la
 librepl_la_SOURCES = \
+  %D%/clock.h \
   %D%/engine.h \
   %D%/engine.c \
   %D%/divergence.h \
