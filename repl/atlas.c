@@ -14,7 +14,7 @@
 #include <string.h>
 
 static const char page[] =
-#include "repl/atlas.inc"
+#include "repl/atlas_page.h"
 ;
 
 /* Four digits are more than a page shows; a number that is none is null */

@@ -1,6 +1,16 @@
 # The core: no terminal, no printf.  Tests link it without the shell.
 noinst_LTLIBRARIES += librepl.la
 librepl_la_SOURCES = \
+  %D%/engine.h \
+  %D%/engine.c \
+  %D%/divergence.h \
+  %D%/divergence.c \
+  %D%/comparison.h \
+  %D%/comparison.c \
+  %D%/machine.h \
+  %D%/machine.c \
+  %D%/measure.h \
+  %D%/measure.c \
   %D%/dispatch.h \
   %D%/dispatch.c \
   %D%/session.h \
@@ -42,16 +52,6 @@ librepl_la_SOURCES = \
   %D%/grammar/schema_object.c \
   %D%/grammar/schema_text.c \
   %D%/grammar/schema_regex.c \
-  %D%/engine.h \
-  %D%/engine.c \
-  %D%/divergence.h \
-  %D%/divergence.c \
-  %D%/comparison.h \
-  %D%/comparison.c \
-  %D%/machine.h \
-  %D%/machine.c \
-  %D%/measure.h \
-  %D%/measure.c \
   %D%/routing.h \
   %D%/routing.c
 librepl_la_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
@@ -83,6 +83,14 @@ libshell_la_SOURCES = \
   %D%/store.c \
   %D%/batch.h \
   %D%/batch.c \
+  %D%/prompts.h \
+  %D%/prompts.c \
+  %D%/contender.h \
+  %D%/contender.c \
+  %D%/compare.h \
+  %D%/compare.c \
+  %D%/bench.h \
+  %D%/bench.c \
   %D%/route.c \
   %D%/steering.c %D%/ablate.h %D%/ablate.c %D%/sweep.c \
   %D%/probs.c \
@@ -119,14 +127,6 @@ libshell_la_SOURCES = \
   %D%/paths.c \
   %D%/text.h \
   %D%/text.c \
-  %D%/prompts.h \
-  %D%/prompts.c \
-  %D%/contender.h \
-  %D%/contender.c \
-  %D%/compare.h \
-  %D%/compare.c \
-  %D%/bench.h \
-  %D%/bench.c \
   %D%/idset.h \
   %D%/idset.c \
   %D%/routefile.h \
@@ -141,11 +141,11 @@ libshell_la_CFLAGS = $(AM_CFLAGS) $(READLINE_CFLAGS) $(CJSON_CFLAGS) $(MINIZIP_C
 libshell_la_LIBADD = librepl.la libplugins.la libmodel.la libtokenizer.la $(READLINE_LIBS) $(CJSON_LIBS) $(MINIZIP_LIBS)
 
 # the page of /atlas as a string
-nodist_libshell_la_SOURCES = %D%/atlas.inc
-BUILT_SOURCES = %D%/atlas.inc
+nodist_libshell_la_SOURCES = %D%/atlas_page.h
+BUILT_SOURCES = %D%/atlas_page.h
 EXTRA_DIST += %D%/atlas.html
-CLEANFILES += %D%/atlas.inc
-%D%/atlas.inc: $(srcdir)/%D%/atlas.html
+CLEANFILES += %D%/atlas_page.h
+%D%/atlas_page.h: $(srcdir)/%D%/atlas.html
 	$(AM_V_at)$(MKDIR_P) %D%
 	$(AM_V_GEN)sed 's/[\\"]/\\&/g; s/^/"/; s/$$/\\n"/' $(srcdir)/%D%/atlas.html > $@.tmp && mv -f $@.tmp $@
 
@@ -155,14 +155,20 @@ dbrx_SOURCES = \
   %D%/options.h \
   %D%/options.c \
   %D%/manual.c \
+  %D%/tools.h \
+  %D%/tools.c \
+  %D%/recode.h \
+  %D%/recode.c \
+  %D%/weights.h \
+  %D%/weights.c \
+  %D%/weights_hf.c \
+  %D%/quantize.c \
+  %D%/compare_tool.c \
+  %D%/bench_tool.c \
   %D%/inspect.h \
   %D%/inspect.c \
   %D%/tokenize.h \
   %D%/tokenize.c \
-  %D%/tools.h \
-  %D%/tools.c \
-  %D%/compare_tool.c \
-  %D%/bench_tool.c \
   %D%/trace_tool.c
 dbrx_CPPFLAGS = $(libshell_la_CPPFLAGS)
 dbrx_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)

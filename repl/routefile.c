@@ -11,7 +11,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <zip.h>                           /* minizip's: see configure.ac */
+#include <minizip/zip.h>
 
 struct out {
     const struct shell *sh;

@@ -17,6 +17,7 @@ static const struct dbrx_option options[] = {
     { "threads", "physical cores", "worker threads, 1 to 1024" },
     { "isa", "best", "instruction set: amx, avx512bf16, avx512vnni, avx512, avx2, plain" },
     { "precision", "auto", "of activations in prompts: f32, fast (BF16), or fast for large models" },
+    { "kv", "auto", "KV cache: f32, f16, bf16, q8_0; auto: f16 for large models, else f32" },
     { "deterministic", "0", "1: a token's result does not depend on what is evaluated beside it" },
     { NULL, NULL, NULL }
 };
@@ -52,7 +53,7 @@ enum precision { FAST_IF_LARGE, FAST, F32 };
 /* so many columns are large: below, a prompt is over at once either way */
 enum { LARGE = 512 };
 
-struct settings { unsigned threads; const struct level *level; int precision, deterministic; };
+struct settings { unsigned threads; const struct level *level; int precision, deterministic, kv; };
 
 /* The index of value in a list that ends at NULL, or -1 */
 static int one_of(const char *const *name, const char *value)
@@ -83,13 +84,18 @@ static dbrx_status parse_one(struct settings *s, const char *name, size_t len, c
         if ((s->precision = one_of(names, value)) < 0)
             return fail(err, DBRX_E_INVALID, "precision must be auto, fast or f32, not \"%.40s\"",
                         value);
+    } else if (len == 2 && !strncmp(name, "kv", len)) {
+        static const char *const names[] = { "auto", "f32", "f16", "bf16", "q8_0", NULL };
+        if ((s->kv = one_of(names, value)) < 0)
+            return fail(err, DBRX_E_INVALID, "kv must be auto, f32, f16, bf16 or q8_0, not \"%.40s\"",
+                        value);
     } else if (len == 13 && !strncmp(name, "deterministic", len)) {
         static const char *const names[] = { "0", "1", NULL };
         if ((s->deterministic = one_of(names, value)) < 0)
             return fail(err, DBRX_E_INVALID, "deterministic must be 0 or 1, not \"%.40s\"", value);
     } else {
         return fail(err, DBRX_E_INVALID, "cpu-blas has no option \"%.60s\"; it has threads=N, "
-                    "isa=NAME, precision=NAME and deterministic=0 or 1", name);
+                    "isa=NAME, precision=NAME, kv=TYPE and deterministic=0 or 1", name);
     }
     return DBRX_OK;
 }
@@ -97,7 +103,7 @@ static dbrx_status parse_one(struct settings *s, const char *name, size_t len, c
 static dbrx_status parse(const char *const *opt, struct settings *s, struct dbrx_error *err)
 {
     dbrx_status st = DBRX_OK;
-    *s = (struct settings){ pool_physical_cores(), level_get(NULL), FAST_IF_LARGE, 0 };
+    *s = (struct settings){ pool_physical_cores(), level_get(NULL), FAST_IF_LARGE, 0, 0 };
     for (; opt && *opt && st == DBRX_OK; opt++) {
         size_t len = strcspn(*opt, "=");
         st = parse_one(s, *opt, len, *opt + len + ((*opt)[len] == '='), err);
@@ -159,7 +165,11 @@ static dbrx_status model_open(const struct dbrx_host *host, const struct dbrx_mo
         ctx_close(c);
         return st;
     }
-    return graph_model_open(host, desc, &cpu_ops, c, ctx_close, out, err);
+    static const uint32_t kv[] = { DBRX_F16, DBRX_F32, DBRX_F16, DBRX_BF16, DBRX_Q8_0 };
+    st = graph_model_open(host, desc, &cpu_ops, c, ctx_close, out, err);
+    if (st == DBRX_OK)
+        (*out)->kv_dtype = !s.kv && desc->config.d_model < LARGE ? DBRX_F32 : kv[s.kv];
+    return st;
 }
 
 static const struct dbrx_backend backend = {

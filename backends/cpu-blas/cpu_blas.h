@@ -69,6 +69,7 @@ void cpu_linear(struct work *, float *y, const float *x, const struct dbrx_tenso
 void cpu_experts(struct work *, const struct moe *);               /* experts.c */
 size_t cpu_experts_bytes(const struct cpu *, const struct dbrx_config *);
 void cpu_attention(struct work *, const struct attn *);            /* attention.c */
+size_t cpu_attention_bytes(const struct dbrx_config *);            /* of the session's scratch */
 size_t cpu_attention_floats(const struct dbrx_config *);           /* of a worker's panel */
 
 static inline size_t min(size_t a, size_t b) { return a < b ? a : b; }

@@ -15,9 +15,22 @@
 #include <stdint.h>
 
 enum {
+    GEMM_QUERIES = 128,                    /* rows of queries of one attend, at most        */
     GEMM_TOKENS = 32,                      /* tokens of a packed block, at most             */
     GEMM_PANEL  = 256 * 1024,              /* floats of scratch for down                    */
 };
+
+/* Attention of n tokens to one KV head: `group` query heads each, token t to positions below
+ * reach + t, all of which the cache holds.  n * group <= GEMM_QUERIES. */
+struct gemm_attend {
+    const float *q;                        /* [n][q_stride]: [group][hd] used               */
+    float *out;                            /* [n][out_stride]: likewise                     */
+    size_t q_stride, out_stride;
+    const void *k, *v;                     /* [positions][hd] of dtype, `stride` bytes apart */
+    size_t stride;
+    uint32_t n, group, hd, reach, dtype;   /* hd a multiple of 32                           */
+};
+size_t gemm_attend_floats(size_t hd);      /* of its scratch                                */
 
 struct gemm {
     const char *name;
@@ -36,6 +49,8 @@ struct gemm {
      * rows are ldw apart; h: as up left it.  out has room for whole blocks. */
     void (*down)(float *out, size_t ldo, const uint16_t *h, size_t n, size_t ffn, const void *w2,
                  size_t ldw, size_t cols, float *panel);
+    /* scratch: gemm_attend_floats(hd).  NULL: none. */
+    void (*attend)(const struct gemm_attend *, float *scratch);
 };
 
 extern const struct gemm gemm_bf16, gemm_bf16x2, gemm_amx;

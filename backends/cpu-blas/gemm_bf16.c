@@ -6,7 +6,7 @@
  * one chain over the columns.  w2 as Hugging Face stores it has its columns along the rows:
  * there alone two rows are laid side by side in a panel first.
  * Compiled for AVX512-BF16: to be called where isa.h says so. */
-#include "backends/cpu-blas/gemm.h"
+#include "backends/cpu-blas/gemm_bf16.h"
 
 #include "backends/cpu-blas/avx512.h"
 #include "backends/cpu-blas/simd_exp.h"
@@ -217,12 +217,12 @@ INLINE void up(const int planes, uint16_t *h, size_t ffn, size_t first, const ui
     }
 }
 
-/* cols columns of w2, pairs of rows side by side: [ffn/2][cols][2] */
-static void pack_panel(uint16_t *panel, const char *w2, size_t ldw, size_t ffn, size_t cols)
+void bf16_panel(uint16_t *panel, const void *w, size_t ldw, size_t n, size_t cols)
 {
+    const char *w2 = w;
     const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
                                            8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    for (size_t k = 0; k < ffn; k += 2)
+    for (size_t k = 0; k < n; k += 2)
         for (size_t c = 0; c < cols; c += 16) {
             const char *a = w2 + 2 * (k * ldw + c), *b = a + 2 * ldw;
             __m512i v = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)a));
@@ -245,7 +245,7 @@ INLINE void down(const int planes, float *out, size_t ldo, const uint16_t *h, si
         size_t some = cols - c < most ? cols - c : most;
         const char *next = (const char *)w2 + 2 * (c + some);
         size_t call = 0;
-        pack_panel((uint16_t *)panel, (const char *)w2 + 2 * c, ldw, ffn, some);
+        bf16_panel((uint16_t *)panel, (const char *)w2 + 2 * c, ldw, ffn, some);
         for (size_t t = 0; t < n; t += 2 * TOKENS) {
             float sums[ROWS * 2 * TOKENS];
             size_t v = n - t > TOKENS ? 2 : 1;
@@ -262,7 +262,34 @@ INLINE void down(const int planes, float *out, size_t ldo, const uint16_t *h, si
     }
 }
 
-#define TABLE(planes, title) \
+void bf16_by_rows(float *sums, const void *w, size_t rows, size_t stride, const uint16_t *x,
+                  size_t v, size_t cols)
+{
+    for (size_t r = 0, step; r < rows; r += step) {
+        const char *at = (const char *)w + r * stride;
+        step = step_of(rows - r);
+        by_rows[0][v - 1][kernel_of(step)](sums + r * v * 16, at, at + step / 2 * stride, stride,
+                                           (const char *)x, 32 * cols, cols, at, 0);
+    }
+}
+
+void bf16_by_cols(float *sums, const uint16_t *panel, size_t rows, const uint16_t *x, size_t v,
+                  size_t cols)
+{
+    for (size_t r = 0, step; r < rows; r += step) {
+        const char *at = (const char *)panel + 4 * r;
+        step = step_of(rows - r);
+        by_cols[0][v - 1][kernel_of(step)](sums + r * v * 16, at, at + 2 * step, 4 * rows,
+                                           (const char *)x, 32 * cols, cols, at, 0);
+    }
+}
+
+void bf16_pack(uint16_t *block, const float *const *row, size_t n, size_t cols)
+{
+    pack(1, block, row, n, cols);
+}
+
+#define TABLE(planes, title, attend) \
 static void pack_##planes(uint16_t *block, const float *const *row, size_t n, size_t cols) \
 { pack(planes, block, row, n, cols); } \
 static void linear_##planes(float *y, size_t ldy, const uint16_t *x, size_t n, const void *w, \
@@ -275,6 +302,7 @@ static void down_##planes(float *out, size_t ldo, const uint16_t *h, size_t n, s
                           const void *w2, size_t ldw, size_t cols, float *panel) \
 { down(planes, out, ldo, h, n, ffn, w2, ldw, cols, panel); } \
 const struct gemm title = { \
-    #title + 5, TOKENS, 2 * planes, pack_##planes, linear_##planes, up_##planes, down_##planes };
-TABLE(1, gemm_bf16)
-TABLE(2, gemm_bf16x2)
+    #title + 5, TOKENS, 2 * planes, pack_##planes, linear_##planes, up_##planes, \
+    down_##planes, attend };
+TABLE(1, gemm_bf16, bf16_attend)
+TABLE(2, gemm_bf16x2, NULL)

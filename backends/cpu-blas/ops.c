@@ -2,6 +2,8 @@
  * backend's ops and the memory they share.  Same contracts as ops_plain, float32 sums. */
 #include "backends/cpu-blas/cpu_blas.h"
 
+#include "backends/graph/kv.h"
+
 #include <stdlib.h>
 
 int cpu_reserve(struct cpu *c, const struct dbrx_config *cfg)
@@ -12,7 +14,7 @@ int cpu_reserve(struct cpu *c, const struct dbrx_config *cfg)
                                   2 * GEMM_PANEL + 16 * (size_t)cfg->d_ffn));
     c->panel = aligned_alloc(64, pool_threads(c->pool) * c->panel_floats * sizeof(float));
     /* a chunk's tokens packed for cpu_linear, at most 4 bytes a column or quant_bytes */
-    c->scratch = max(cpu_experts_bytes(c, cfg),
+    c->scratch = max(max(cpu_experts_bytes(c, cfg), cpu_attention_bytes(cfg)),
                      GRAPH_CHUNK * max(4 * (size_t)cfg->d_model, quant_bytes(cfg->d_model)));
     return c->panel ? 0 : -1;
 }
@@ -70,7 +72,39 @@ static void clip_rope(struct work *wk, float *x, uint32_t n, uint32_t stride, fl
     pool_run(c->pool, (uint32_t)ceil_div(n, j.step), clip_rope_item, &j);
 }
 
+/* ---- the KV cache ------------------------------------------------------------------------- */
+
+struct store_job {
+    const struct cpu *c;
+    char *dst;
+    const float *x;
+    size_t stride, row;
+    uint32_t n, width, dtype, step;
+};
+
+static void store_item(void *arg, unsigned worker, uint32_t item)
+{
+    const struct store_job *j = arg;
+    const int type = kernels_type(j->dtype);
+    uint32_t end = (uint32_t)min(j->n, (size_t)(item + 1) * j->step);
+    (void)worker;
+    for (uint32_t t = item * j->step; t < end; t++)
+        if (type >= 0)
+            j->c->k->narrow[type](j->dst + t * j->row, j->x + t * j->stride, j->width);
+        else
+            kv_store(j->dst + t * j->row, j->dtype, j->x + t * j->stride, j->width);
+}
+
+static void store(struct work *wk, void *dst, uint32_t dtype, const float *x, size_t stride,
+                  uint32_t n, uint32_t width)
+{
+    const struct cpu *c = wk->ctx;
+    struct store_job j = { .c = c, .dst = dst, .x = x, .stride = stride, .n = n, .width = width,
+                           .row = (size_t)dtype_bytes(dtype, width), .dtype = dtype, .step = 16 };
+    pool_run(c->pool, (uint32_t)ceil_div(n, j.step), store_item, &j);
+}
+
 const struct ops cpu_ops = {
     .linear = cpu_linear, .layernorm = layernorm, .clip_rope = clip_rope,
-    .attention = cpu_attention, .experts = cpu_experts, .scratch = scratch,
+    .store = store, .attention = cpu_attention, .experts = cpu_experts, .scratch = scratch,
 };

@@ -74,15 +74,6 @@ INLINE __m512 add_step(__m512 sum, __m512i q, __m512 s, __m512 m, const char *x,
     return min ? _mm512_fmadd_ps(four, m, sum) : sum;
 }
 
-/* to the nearest BF16, ties to even */
-INLINE __m256i bf16_of(__m512 f)
-{
-    __m512i u = _mm512_castps_si512(f);
-    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-    u = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(u, 16));
-}
-
 /* dst[64 or 32] = s * (q - z) + m */
 INLINE void store_step(uint16_t *dst, __m512i q, __m512 s, __m512 m, const int z, const int half)
 {

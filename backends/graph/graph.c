@@ -83,10 +83,11 @@ static dbrx_status run_blocks(dbrx_session *s, const struct pass *p, uint32_t fi
     const struct ops *op = &m->ops;
     const struct dbrx_batch *b = p->b;
     const uint32_t d = c->d_model, hd = d / c->n_heads, kvd = c->n_kv_heads * hd, qkvd = d + 2 * kvd, n = p->n;
+    const size_t kv_row = (size_t)dtype_bytes(m->kv_dtype, kvd);
 
     rope_angles(c, p->pos, n, s->cs);
     for (uint32_t l = p->layer; l < c->n_layers; l++) {
-        float *k = s->k + (size_t)l * s->max_pos * kvd, *v = s->v + (size_t)l * s->max_pos * kvd;
+        char *k = s->k + l * s->max_pos * kv_row, *v = s->v + l * s->max_pos * kv_row;
         if (m->host->should_stop(m->host))
             return DBRX_STOPPED;
         if (b->n_tokens > 1)
@@ -97,15 +98,12 @@ static dbrx_status run_blocks(dbrx_session *s, const struct pass *p, uint32_t fi
         op->linear(&s->work, s->qkv, s->h, &m->layer[l]->wqkv, n, qkvd, d);
         op->clip_rope(&s->work, s->qkv, n, qkvd, c->clip_qkv, c->n_heads + c->n_kv_heads, hd,
                       (const float (*)[2])s->cs);
-        for (uint32_t t = 0; t < n; t++) {
-            memcpy(k + (size_t)(p->pos + t) * kvd, s->qkv + (size_t)t * qkvd + d,
-                   kvd * sizeof *k);
-            memcpy(v + (size_t)(p->pos + t) * kvd, s->qkv + (size_t)t * qkvd + d + kvd,
-                   kvd * sizeof *v);
-        }
+        op->store(&s->work, k + p->pos * kv_row, m->kv_dtype, s->qkv + d, qkvd, n, kvd);
+        op->store(&s->work, v + p->pos * kv_row, m->kv_dtype, s->qkv + d + kvd, qkvd, n, kvd);
         op->attention(&s->work, &(struct attn){
             .q = s->qkv, .q_stride = qkvd, .k = k, .v = v, .out = s->h, .n = n, .pos = p->pos,
-            .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = hd });
+            .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = hd,
+            .kv_dtype = m->kv_dtype });
         op->linear(&s->work, s->qkv, s->h, &m->layer[l]->wo, n, d, d);
         for (size_t i = 0; i < (size_t)n * d; i++)
             s->x[i] += s->qkv[i];

@@ -15,6 +15,8 @@ struct dbrx_model {
     uint32_t w2_layout;
     const struct dbrx_layer **layer;       /* [n_layers]                                   */
     float *norm_1, *norm_2, *norm_f;       /* [n_layers][d_model] twice, [d_model]: as float32 */
+    uint32_t kv_dtype;                     /* F32, or F16, BF16, Q8_0 if the backend says so
+                                              before it opens sessions                     */
     struct ops ops;
     void  *ctx;                            /* given to every op                            */
     void (*ctx_close)(void *ctx);          /* may be NULL                                  */
@@ -23,7 +25,8 @@ struct dbrx_model {
 struct dbrx_session {
     dbrx_model *model;
     uint32_t pos, max_pos;
-    float *k, *v;                          /* [n_layers][max_pos][n_kv_heads][head_dim]; k after RoPE */
+    char *k, *v;                           /* [n_layers][max_pos][n_kv_heads][head_dim] of
+                                              model->kv_dtype; k after RoPE */
 
     /* one chunk of up to GRAPH_CHUNK tokens, [chunk] at a time */
     float *x;                              /* [chunk][d_model] the residual stream         */

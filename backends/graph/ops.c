@@ -3,6 +3,7 @@
 #include "backends/graph/ops.h"
 
 #include "backends/graph/dequant.h"
+#include "backends/graph/kv.h"
 
 #include <math.h>
 
@@ -61,32 +62,42 @@ static void clip_rope(struct work *wk, float *x, uint32_t n, uint32_t stride, fl
     }
 }
 
+static void store(struct work *wk, void *dst, uint32_t dtype, const float *x, size_t stride,
+                  uint32_t n, uint32_t width)
+{
+    (void)wk;
+    for (uint32_t t = 0; t < n; t++)
+        kv_store((char *)dst + t * dtype_bytes(dtype, width), dtype, x + t * stride, width);
+}
+
 static void attention(struct work *wk, const struct attn *a)
 {
     uint32_t hd = a->head_dim, group = a->n_heads / a->n_kv_heads;
     size_t kv_stride = (size_t)a->n_kv_heads * hd;
-    float *p = wk->row;
+    float *p = wk->row, *row = p + a->pos + a->n;
     for (uint32_t t = 0; t < a->n; t++)
         for (uint32_t h = 0; h < a->n_heads; h++) {
             const float *q = a->q + t * a->q_stride + (size_t)h * hd;
-            const float *k = a->k + (size_t)(h / group) * hd;
-            const float *v = a->v + (size_t)(h / group) * hd;
+            size_t at = (size_t)(h / group) * hd;
             float *out = a->out + ((size_t)t * a->n_heads + h) * hd;
             uint32_t len = a->pos + t + 1;
             float max = -INFINITY;
             for (uint32_t j = 0; j < len; j++) {
-                p[j] = (float)(dot(q, k + j * kv_stride, hd) / sqrt(hd));
+                dequant(row, a->k, a->kv_dtype, at + j * kv_stride, hd);
+                p[j] = (float)(dot(q, row, hd) / sqrt(hd));
                 max = p[j] > max ? p[j] : max;
             }
-            double sum = 0;
-            for (uint32_t j = 0; j < len; j++)
+            double sum = 0, *s = (double *)wk->scratch;
+            for (uint32_t i = 0; i < hd; i++)
+                s[i] = 0;
+            for (uint32_t j = 0; j < len; j++) {
                 sum += p[j] = expf(p[j] - max);
-            for (uint32_t i = 0; i < hd; i++) {
-                double s = 0;
-                for (uint32_t j = 0; j < len; j++)
-                    s += (double)p[j] * v[j * kv_stride + i];
-                out[i] = (float)(s / sum);
+                dequant(row, a->v, a->kv_dtype, at + j * kv_stride, hd);
+                for (uint32_t i = 0; i < hd; i++)
+                    s[i] += (double)p[j] * row[i];
             }
+            for (uint32_t i = 0; i < hd; i++)
+                out[i] = (float)(s[i] / sum);
         }
 }
 
@@ -159,5 +170,5 @@ static void experts(struct work *wk, const struct moe *m)
 
 const struct ops ops_plain = {
     .linear = linear, .layernorm = layernorm, .clip_rope = clip_rope,
-    .attention = attention, .experts = experts, .scratch = experts_scratch,
+    .store = store, .attention = attention, .experts = experts, .scratch = experts_scratch,
 };

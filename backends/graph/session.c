@@ -3,6 +3,7 @@
 #include "backends/graph/graph.h"
 
 #include "backends/graph/dequant.h"
+#include "backends/graph/kv.h"
 #include "plugins/fail.h"
 
 #include <stdlib.h>
@@ -132,20 +133,24 @@ dbrx_status graph_session_open(dbrx_model *m, uint32_t max_pos, dbrx_session **o
 {
     const struct dbrx_config *c = &m->cfg;
     size_t d = c->d_model, hd = d / c->n_heads, kvd = c->n_kv_heads * hd, n = GRAPH_CHUNK;
-    size_t row = d > c->d_ffn ? d : c->d_ffn, kv = (size_t)c->n_layers * kvd;
+    size_t row = d > c->d_ffn ? d : c->d_ffn, kv = (size_t)c->n_layers;
     *out = NULL;
-    row = row > max_pos ? row : max_pos;
+    row = row > max_pos + hd ? row : max_pos + hd;
+    kv *= (size_t)dtype_bytes(m->kv_dtype, kvd);
+    if (hd % dtype_block(m->kv_dtype))
+        return fail(err, DBRX_E_UNSUPPORTED, "a head of %zu numbers is no whole number of %s "
+                    "blocks: choose another type for the KV cache", hd, dtype_name(m->kv_dtype));
     if (!max_pos)
         return fail(err, DBRX_E_INVALID, "a session needs room for at least one position");
-    if (kv > SIZE_MAX / 4 / max_pos)
+    if (kv > SIZE_MAX / max_pos)
         return fail(err, DBRX_E_NOMEM, "a KV cache of %u positions cannot be addressed", max_pos);
     dbrx_session *s = calloc(1, sizeof *s);
     if (!s)
         return fail(err, DBRX_E_NOMEM, "out of memory");
     s->model = m;
     s->max_pos = max_pos;
-    s->k = alloc(kv * max_pos, sizeof *s->k);
-    s->v = alloc(kv * max_pos, sizeof *s->v);
+    s->k = alloc(kv, max_pos);
+    s->v = alloc(kv, max_pos);
     s->x = alloc(n * d, sizeof *s->x);
     s->h = alloc(n * d, sizeof *s->h);
     s->qkv = alloc(n * (d + 2 * kvd), sizeof *s->qkv);
@@ -161,7 +166,7 @@ dbrx_status graph_session_open(dbrx_model *m, uint32_t max_pos, dbrx_session **o
         !s->weight || !s->expert || !s->work.row || !s->work.scratch) {
         graph_session_close(s);
         return fail(err, DBRX_E_NOMEM, "out of memory for a session of %u positions "
-                    "(its KV cache takes %zu MB)", max_pos, (size_t)((double)kv * max_pos * 8e-6));
+                    "(its KV cache takes %zu MB)", max_pos, (size_t)((double)kv * max_pos * 2e-6));
     }
     *out = s;
     return DBRX_OK;
@@ -200,14 +205,21 @@ static dbrx_status export_kv(dbrx_session *s, uint32_t max_n,
     const struct dbrx_config *c = &s->model->cfg;
     size_t w = kv_width(c);
     (void)err;
-    if (!max_n)
-        max_n = s->max_pos;
+    const uint32_t own = s->model->kv_dtype;
+    const int open = dtype_block(own) > 1; /* no type of a block: floats, through the scratch */
+    if (!max_n || (open && max_n > GRAPH_CHUNK))
+        max_n = open ? GRAPH_CHUNK : s->max_pos;
     for (uint32_t l = 0; l < c->n_layers; l++)
         for (uint32_t pos = 0; pos < s->pos; pos += max_n) {
-            size_t at = ((size_t)l * s->max_pos + pos) * w;
+            uint32_t n = s->pos - pos < max_n ? s->pos - pos : max_n;
+            size_t at = (size_t)dtype_bytes(own, ((uint64_t)l * s->max_pos + pos) * w);
+            if (open) {
+                dequant(s->x, s->k + at, own, 0, n * w);
+                dequant(s->h, s->v + at, own, 0, n * w);
+            }
             struct dbrx_kv_block b = {
-                .struct_size = sizeof b, .layer = l, .pos = pos, .dtype = DBRX_F32,
-                .n = s->pos - pos < max_n ? s->pos - pos : max_n, .k = s->k + at, .v = s->v + at,
+                .struct_size = sizeof b, .layer = l, .pos = pos, .dtype = open ? DBRX_F32 : own,
+                .n = n, .k = open ? (void *)s->x : s->k + at, .v = open ? (void *)s->h : s->v + at,
             };
             dbrx_status st = emit(ctx, &b);
             if (st != DBRX_OK)
@@ -216,6 +228,19 @@ static dbrx_status export_kv(dbrx_session *s, uint32_t max_n,
                 break;                     /* pos + max_n might wrap */
         }
     return DBRX_OK;
+}
+
+/* dst[n][w] in this session's type = src[n][w] of a block's; a copy where they are the same */
+static void import_rows(dbrx_session *s, char *dst, const void *src, uint32_t dtype, size_t n,
+                        size_t w)
+{
+    const uint32_t own = s->model->kv_dtype;
+    if (own == dtype)
+        memcpy(dst, src, (size_t)dtype_bytes(own, n * w));
+    for (size_t t = 0; own != dtype && t < n; t++) {
+        dequant(s->x, src, dtype, t * w, w);
+        kv_store(dst + t * dtype_bytes(own, w), own, s->x, w);
+    }
 }
 
 static dbrx_status import_kv(dbrx_session *s, const struct dbrx_kv_block *b,
@@ -231,9 +256,10 @@ static dbrx_status import_kv(dbrx_session *s, const struct dbrx_kv_block *b,
     if (b->n > s->max_pos || b->pos > s->max_pos - b->n)
         return fail(err, DBRX_E_FULL, "KV block ends at position %llu of %u",
                     (unsigned long long)b->pos + b->n, s->max_pos);
-    size_t at = ((size_t)b->layer * s->max_pos + b->pos) * w;
-    dequant(s->k + at, b->k, b->dtype, 0, b->n * w);
-    dequant(s->v + at, b->v, b->dtype, 0, b->n * w);
+    size_t at = (size_t)dtype_bytes(s->model->kv_dtype,
+                                    ((uint64_t)b->layer * s->max_pos + b->pos) * w);
+    import_rows(s, s->k + at, b->k, b->dtype, b->n, w);
+    import_rows(s, s->v + at, b->v, b->dtype, b->n, w);
     return DBRX_OK;
 }
 

@@ -24,7 +24,7 @@ v rotated too|graph.c|s|c->n_heads + c->n_kv_heads, hd,|c->n_heads + 2 * c->n_kv
 rope_theta fixed at 10000|graph.c|s|powf(c->rope_theta,|powf(10000,|
 rope_theta fixed at 500000|graph.c|s|powf(c->rope_theta,|powf(500000,|
 positions restart with each call|graph.c|s|float angle = (float)(pos + t)|float angle = (float)t|
-positions off by one|graph.c|s|rope_angles(c, s->pos, n|rope_angles(c, s->pos + 1, n|
+positions off by one|graph.c|s|rope_angles(c, p->pos, n|rope_angles(c, p->pos + 1, n|
 attention scale 1/hd|ops.c|s|/ sqrt(hd))|/ hd)|
 attention scale by d_model|ops.c|s|/ sqrt(hd))|/ sqrt(hd * a->n_heads))|
 attention not causal|ops.c|s|len = a->pos + t + 1;|len = a->pos + a->n;|
@@ -57,7 +57,7 @@ prob always given|graph.c|s/sink->want & DBRX_ROUTE_PROB ? s->prob : NULL/s->pro
 stopped half-way, counted whole|graph.c|s/^            return DBRX_STOPPED;/            return s->pos += n, DBRX_STOPPED;/
 an error keeps the batch|graph.c|s/^    if (st < 0)$/    if (0)/
 full is not noticed by one|graph.c|s/b->n_tokens > s->max_pos - s->pos/b->n_tokens > s->max_pos - s->pos + 1/
-import forgets the first position|session.c|s/dequant(s->k + at, b->k, b->dtype, 0, b->n \* w);/dequant(s->k + at + w, (const char *)b->k + w * (b->dtype ? 2 : 4), b->dtype, 0, (b->n - 1) * w);/
+import forgets the first position|session.c|s/import_rows(s, s->k + at, b->k, b->dtype, b->n, w);/import_rows(s, s->k + at + 4 * w, (const char *)b->k + w * (b->dtype ? 2 : 4), b->dtype, b->n - 1, w);/
 subnormal F16 lost|dequant.c|s/f = (float)man \* 0x1p-24f;/f = 0;/
 BF16 read as F16|dequant.c|s/\[DBRX_BF16\] = bf16/[DBRX_BF16] = f16/
 EOF

@@ -26,8 +26,9 @@ allow() {
 }
 
 graph='backends/graph/[a-z_0-9]+\.h'
-doors='plugins/(abi|fail|loader|observer|proportion)\.h|backends/backend\.h|backends/model/checkpoint\.h|tokenizer/(tokenizer|chat)\.h'
-core='repl/engine.[ch] repl/divergence.[ch] repl/comparison.[ch] repl/machine.[ch] repl/measure.[ch] repl/dispatch.[ch] repl/session.[ch] repl/sampler.[ch] repl/processors.[ch] repl/filters.[ch]
+doors='plugins/(abi|fail|loader|observer|proportion)\.h|backends/backend\.h|backends/model/(checkpoint|gguf_write|imatrix|quant)\.h|backends/graph/(dtype|dequant)\.h|tokenizer/(tokenizer|chat)\.h'
+core='repl/engine.[ch] repl/divergence.[ch] repl/comparison.[ch] repl/machine.[ch] repl/measure.[ch]
+      repl/dispatch.[ch] repl/session.[ch] repl/sampler.[ch] repl/processors.[ch] repl/filters.[ch]
       repl/beam.[ch] repl/trace.[ch] repl/timeline.[ch] repl/stops.[ch]
       repl/grammar/*.[ch]'
 instruments=$(find plugins -mindepth 2 -name '*.[ch]')

@@ -87,3 +87,9 @@ TESTS += %D%/ablation
 %C%_ablation_SOURCES = %D%/ablation.c %D%/plain_forward.h
 %C%_ablation_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
 %C%_ablation_LDADD = librepl.la libmodel.la libplugins.la $(CJSON_LIBS) -lm
+# --- GGUF, and rows to blocks
+check_PROGRAMS += %D%/gguf %D%/quant
+TESTS          += %D%/gguf %D%/gguf.sh %D%/quant
+EXTRA_DIST     += %D%/gguf.sh
+%C%_gguf_LDADD  = libmodel.la
+%C%_quant_LDADD = libmodel.la -lm
