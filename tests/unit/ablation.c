@@ -135,10 +135,10 @@ static void test_on(struct disp *d, const struct dbrx_model_desc *m, const char 
 
     /* stopped at any poll */
     int stopped = 0, same = 1;
-    for (int at = 1; at < 40; at++) {
+    for (int i = 0, at; (at = 1 + i / (int)c->n_layers) < 8; i++) {
         struct ablation_sums s;
         uint8_t in[4096] = { 0 };
-        in[(at % (int)c->n_layers) * (int)c->n_experts + 5] = 1;
+        in[(i % (int)c->n_layers) * (int)c->n_experts + 5] = 1;
         stop_in = at;
         dbrx_status st = ablation_run(a, in, STEER_ZERO, &s, NULL, NULL, &err);
         stop_in = 0;
@@ -146,7 +146,7 @@ static void test_on(struct disp *d, const struct dbrx_model_desc *m, const char 
         struct ablation_sums now = run(a, c, 1, 0, STEER_ZERO);
         same &= (st == DBRX_OK || st == DBRX_STOPPED) && same_bits(&now, &first);
     }
-    ok(stopped > 10 && same, "stopped at any poll (%d times), the next run is as good as any", stopped);
+    ok(stopped > 5 && same, "stopped at any poll (%d times), the next run is as good as any", stopped);
     stop_in = 2;
     ok(ablation_open(d, c, tok, T, base, &b, &err) == DBRX_STOPPED && !b, "a baseline can be stopped");
     stop_in = 0;
