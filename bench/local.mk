@@ -32,3 +32,8 @@ CLEANFILES     += %D%/sampler$(EXEEXT)
 EXTRA_PROGRAMS += %D%/mkmodel
 CLEANFILES     += %D%/mkmodel$(EXEEXT)
 %C%_mkmodel_LDADD = libmodel.la libgraph.la -lm
+
+# --- switching: make bench/switch
+EXTRA_PROGRAMS += %D%/switch
+CLEANFILES     += %D%/switch$(EXEEXT)
+%C%_switch_LDADD = librepl.la libmodel.la libplugins.la -lm

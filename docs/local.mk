@@ -1,4 +1,5 @@
 dist_doc_DATA = %D%/json.md %D%/events.schema.json
 EXTRA_DIST += %D%/session-file.md %D%/grammar.md
 EXTRA_DIST += %D%/sampling.md
+dist_doc_DATA += %D%/determinism.md %D%/writing-a-backend.md %D%/naive.c
 EXTRA_DIST += %D%/compare.md

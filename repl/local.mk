@@ -25,6 +25,8 @@ librepl_la_SOURCES = \
   %D%/beam.c \
   %D%/trace.h \
   %D%/trace.c \
+  %D%/spans.h \
+  %D%/spans.c \
   %D%/sets.h \
   %D%/sets.c \
   %D%/steer.h \
@@ -72,6 +74,9 @@ libshell_la_SOURCES = \
   %D%/commands.c \
   %D%/handlers.h \
   %D%/handlers.c \
+  %D%/backends.c \
+  %D%/handover.h \
+  %D%/handover.c \
   %D%/turns.c \
   %D%/transcript.c \
   %D%/replay.c \

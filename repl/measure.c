@@ -158,7 +158,7 @@ static double take_over(struct bench *t, const struct engine *from, const struct
     double t0 = now();
     *st = engine_share(&fresh, m->engine, n, err);
     if (*st == DBRX_OK)
-        *st = engine_copy_kv(from, &fresh, n, t->b->host, err);
+        *st = engine_copy_kv(from, &fresh, n, t->b->host, NULL, err);
     double seconds = now() - t0;
     engine_close(&fresh);
     return seconds;
