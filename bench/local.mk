@@ -6,7 +6,8 @@ CLEANFILES += %D%/checkpoint$(EXEEXT)
 
 # --- backends
 EXTRA_PROGRAMS += %D%/backends
-%C%_backends_LDADD = libmodel.la libplugins.la -lm
+CLEANFILES += %D%/backends$(EXEEXT)
+%C%_backends_LDADD = librepl.la libmodel.la libplugins.la -lm
 
 # ---- tokenizer: bench/tokenizer builds and drives it
 EXTRA_PROGRAMS += bench/tok-speed

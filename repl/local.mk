@@ -1,6 +1,7 @@
 # The core: no terminal, no printf.  Tests link it without the shell.
 noinst_LTLIBRARIES += librepl.la
 librepl_la_SOURCES = \
+  %D%/clock.h \
   %D%/engine.h \
   %D%/engine.c \
   %D%/divergence.h \
@@ -112,6 +113,8 @@ libshell_la_SOURCES = \
   %D%/instruments.c \
   %D%/cells.h \
   %D%/cells.c \
+  %D%/labels.h \
+  %D%/labels.c \
   %D%/lend.h \
   %D%/panel.h \
   %D%/panel.c \
@@ -174,6 +177,9 @@ dbrx_SOURCES = \
   %D%/inspect.c \
   %D%/tokenize.h \
   %D%/tokenize.c \
+  %D%/specialists.h \
+  %D%/specialists.c \
+  %D%/specialists_tool.c \
   %D%/trace_tool.c
 dbrx_CPPFLAGS = $(libshell_la_CPPFLAGS)
 dbrx_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
