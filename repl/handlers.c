@@ -133,7 +133,8 @@ static int set_value(struct shell *sh, int var, const char *text)
     if (!was)
         return render_error(&sh->out, "out of memory");
     int failed = vars_set(&sh->vars, var, text, sh->in_rc ? FROM_RC_FILE : FROM_SESSION, err, sizeof err);
-    int refused = !failed && var_defs[var].type == VAR_LIST && shell_read_lists(sh, err, sizeof err);
+    int refused = !failed && ((var_defs[var].type == VAR_LIST && shell_read_lists(sh, err, sizeof err)) ||
+                              (var == VAR_LABELS && shell_set_labels(sh, err, sizeof err)));
     if (!failed && var == VAR_HANDOVER) {
         struct handover plan = { 0 };
         refused = shell_plan(sh, &plan, err, sizeof err);

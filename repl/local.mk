@@ -33,7 +33,7 @@ librepl_la_SOURCES = \
   %D%/steer.h \
   %D%/steer_state.h \
   %D%/steer.c \
-  %D%/steer_text.c \
+  %D%/steer_text.c %D%/ablation.h %D%/ablation.c \
   %D%/timeline.h \
   %D%/timeline.c \
   %D%/stops.h \
@@ -99,7 +99,7 @@ libshell_la_SOURCES = \
   %D%/bench.h \
   %D%/bench.c \
   %D%/route.c \
-  %D%/steering.c \
+  %D%/steering.c %D%/ablate.h %D%/ablate.c %D%/sweep.c \
   %D%/probs.c \
   %D%/dump.c \
   %D%/npy.h \
@@ -114,6 +114,8 @@ libshell_la_SOURCES = \
   %D%/instruments.c \
   %D%/cells.h \
   %D%/cells.c \
+  %D%/labels.h \
+  %D%/labels.c \
   %D%/lend.h \
   %D%/panel.h \
   %D%/panel.c \
@@ -176,6 +178,9 @@ dbrx_SOURCES = \
   %D%/inspect.c \
   %D%/tokenize.h \
   %D%/tokenize.c \
+  %D%/specialists.h \
+  %D%/specialists.c \
+  %D%/specialists_tool.c \
   %D%/trace_tool.c
 dbrx_CPPFLAGS = $(libshell_la_CPPFLAGS)
 dbrx_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)

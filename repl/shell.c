@@ -9,6 +9,7 @@
 #include "repl/commands.h"
 #include "repl/handover.h"
 #include "repl/instruments.h"
+#include "repl/labels.h"
 #include "repl/line.h"
 #include "repl/paths.h"
 #include "repl/signals.h"
@@ -197,6 +198,10 @@ int shell_open(struct shell *sh, const struct shell_options *o)
         render_error(&sh->out, "%s", why);
         code = EXIT_USAGE;
     }
+    if (!code && shell_set_labels(sh, why, sizeof why)) {
+        render_error(&sh->out, "%s", why);
+        code = EXIT_USAGE;
+    }
     if (!code && (!(sh->instruments = instruments_find(&sh->modules)) || !(sh->tree = tree_new(sh->sess)))) {
         render_error(&sh->out, "out of memory");
         code = EXIT_INTERNAL;
@@ -216,6 +221,7 @@ void shell_close(struct shell *sh)
     id_list_free(&sh->suppress_tokens);
     trie_free(sh->trie);
     instruments_free(sh->instruments);
+    labels_free(sh->labels);
     tree_free(sh->tree);
     sess_free(sh->sess);
     steer_free(sh->steer);
@@ -231,6 +237,24 @@ void shell_close(struct shell *sh)
 }
 
 /* ---- what several handlers need ---- */
+
+int shell_set_labels(struct shell *sh, char *err, size_t size)
+{
+    const char *name = sh->vars.v[VAR_LABELS].text;
+    struct labels *l = NULL;
+    if (*name) {
+        char *path = path_typed(name);
+        int failed = path ? labels_read(path, &sh->ckpt->desc.config, &l, err, size) : -1;
+        if (!path)
+            snprintf(err, size, "out of memory");
+        free(path);
+        if (failed)
+            return -1;
+    }
+    labels_free(sh->labels);
+    sh->labels = l;
+    return 0;
+}
 
 int shell_failed(struct shell *sh, dbrx_status st, const struct dbrx_error *err)
 {

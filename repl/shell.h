@@ -55,6 +55,7 @@ struct shell {
     int constraint_var;                    /* VAR_GRAMMAR or VAR_SCHEMA                 */
 
     struct instruments *instruments;
+    struct labels *labels;                 /* names of experts, or NULL                 */
     struct tree *tree;                     /* the conversation's branches and turns     */
     struct id_list logit_bias, suppress_tokens;    /* the settings of these names, read */
     int seed_shown;
@@ -115,6 +116,9 @@ struct handover;
 int shell_plan(const struct shell *, struct handover *, char *err, size_t size);
 /* steering.c: the session follows what sh->steer is now. */
 void shell_steer(struct shell *);
+/* Reads the file that the setting `labels` names.  0, or -1 with a sentence in err, and they are
+ * what they were. */
+int shell_set_labels(struct shell *, char *err, size_t size);
 /* A dbrx_status other than OK, as an error; -1. */
 int shell_failed(struct shell *, dbrx_status, const struct dbrx_error *);
 

@@ -98,6 +98,9 @@ const struct var_def var_defs[N_VARS] = {
     [VAR_SPECIALS] = { "specials", VAR_CHOICE, 0, 0, NULL, "plain", "",
         "what <|im_end|> and the like mean in a prompt: plain is text like any other, so that "
         "nothing pasted can end a message; parse makes control tokens of them", specials },
+    [VAR_LABELS] = { "labels", VAR_FILE, 0, 0, NULL, "", "",
+        "file that dbrx specialists wrote: experts are named by the topic that they are specialists of; "
+        "empty is none", NULL },
     [VAR_SHOW] = { "show", VAR_CHOICE, 0, 0, NULL, "plain", "",
         "probs colours a reply by how likely the model thought each token, from red (under "
         "1 in 100) to plain (over 2 in 3)", shows },

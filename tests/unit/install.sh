@@ -70,6 +70,22 @@ greedy -b ref -c 'Once upon a time' -c '/backend naive' -c '/backend' >"$tmp/log
     grep -q 'now on naive; kv: recomputed (12 tokens)' "$tmp/log"
 verdict $? "... a conversation moves there, and is computed again"
 
+# the example instrument, as docs/writing-an-instrument.md says
+mkdir "$tmp/mine" && cp "$srcdir/plugins/example/example.c" "$tmp/mine/" && cd "$tmp/mine" || exit 99
+$CC -std=c11 -Wall -Wextra -Werror -shared -fPIC $cflags -o example.so example.c 2>"$tmp/log"
+verdict $? "the example instrument builds against the installed headers"
+"$DBRX" --module-path "$tmp/mine" -b ref -c '/feed 930 739 259 559' -c /first -c /undo -c /redo -c '/feed 11' -c /first \
+    -c '/help first' -c /instruments >"$tmp/log" 2>&1
+verdict $? "... runs"
+"$DBRX" --module-path "$tmp/mine" --json -b ref -c '/feed 930 739 259 559' -c /first -c '/route 0..3 --list' >"$tmp/json"
+sed -n 's/.*"table":"first","facts":{"tokens":4}.*"rows":\[{"layer":0,"expert":[0-9]*,"tokens":\([1-4]\)}.*{"layer":5,.*/ok \1/p' \
+    "$tmp/json" >"$tmp/log"
+grep -q '^ok [1-4]$' "$tmp/log"
+verdict $? "... counts each token once, with a row a layer"
+"$DBRX" --module-path "$tmp/mine" -b ref -c '/frist' >"$tmp/log" 2>&1
+grep -q 'did you mean /first?' "$tmp/log"
+verdict $? "... its command is suggested like any other"
+
 # a tree that was built in place, as quickstart does, may be moved: its links go along
 if grep -q '^top_srcdir = \.\.' "$builddir/Makefile"; then
     readlink "$builddir/models/nano" >"$tmp/log"
