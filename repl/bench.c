@@ -230,7 +230,7 @@ int bench_run(struct shell *sh, const struct bench_ask *ask)
     struct machine *machine = machine_new();
     if (!machine)
         return render_error(&sh->out, "out of memory for the probe of the read bandwidth");
-    render_busy(&sh->out, 1);
+    render_busy_with(&sh->out, "measuring");
     struct measurement b = {
         .desc = &sh->ckpt->desc, .host = &sh->host, .steer = disp_steered(sh->disp), .machine = machine, .prompt = ask->prompt, .gen = ask->gen,
         .depth = ask->depth, .reps = ask->reps, .m = m, .n_m = open_all(sh, ask, (uint32_t)room, m, o) };

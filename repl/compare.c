@@ -99,7 +99,7 @@ int compare_run(struct shell *sh, struct engine *a, struct engine *b, const stru
     snprintf(r->label[0], sizeof r->label[0], "%s", a->label);
     snprintf(r->label[1], sizeof r->label[1], "%s", b->label);
     dbrx_status st = comparison_open(&r->c, ask->top, &err);
-    render_busy(&sh->out, 1);
+    render_busy_with(&sh->out, "comparing");
     for (size_t i = 0; i < t->n && st == DBRX_OK; i++) {
         st = comparison_text(&r->c, t->list[i].token, t->list[i].n, t->tokens, &err);
         if (st == DBRX_OK && each)
