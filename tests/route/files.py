@@ -18,7 +18,7 @@ import xml.etree.ElementTree
 
 import numpy as np
 
-from common import DBRX, LILY, SRC, checkpoint, events, finish, lines, ok, run, with_nan_router
+from common import DBRX, LILY, SRC, checkpoint, events, finish, lines, ok, random_model, run, with_nan_router
 
 tmp = tempfile.TemporaryDirectory()
 T = tmp.name
@@ -286,9 +286,17 @@ code, text, err = run("trace", "--prompts", corpus, "--out", full + "/t", preexe
 ok(code == 3 and "File too large" in err and sorted(os.listdir(full)) == ["t", "x.csv", "x.html", "x.jsonl", "x.npz", "x.svg"] and
    os.listdir(full + "/t") == ["trace.json"], "... and dbrx trace", code, err, os.listdir(full))
 
+# ---- the size it must hold: 1,000 tokens of 40 layers
+random_model(T + "/wide", 40)
+ids = " ".join(str(i % 4000 + 1) for i in range(1000))
+code, text, err = run("-m", T + "/wide", *lines("/feed " + ids, '/atlas "%s/w.html"' % T, '/export route "%s"' % out))
+a, data = npz(out), json.loads(page_of(T + "/w.html")[0].data)
+ok(code == 0 and data["expert"] == list(a["expert"].ravel()) and data["prob"] == rounded(a["router_prob"]) and
+   a["expert"].shape == (40, 1000, 4) and os.path.getsize(T + "/w.html") < 10e6, "1,000 tokens of 40 layers", err)
+
 # ---- in a browser, where there is one
 browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-for name in ("a", "n") if browser else ():
+for name in ("a", "n", "w") if browser else ():
     p = subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--user-data-dir=%s/chrome" % T,
                         "--virtual-time-budget=5000", "--dump-dom", "file://%s/%s.html" % (T, name)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300)
     dom, err = p.stdout.decode(), p.stderr.decode()
