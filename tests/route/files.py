@@ -202,7 +202,7 @@ ok((data["layers"], data["experts"], data["top_k"], data["model"], len(data["tok
 ok(data["expert"] == list(a["expert"].ravel()) and all(
    data[j] == rounded(a[b]) for j, b in (("weight", "weight"), ("prob", "router_prob"), ("entropy", "entropy"))) and
    np.allclose(data["margin"], a["margin"].ravel(), rtol=6e-4, atol=1e-7), "... and what /export route writes")
-ok(len(data["scale"]) == 33 and data["scale"][0] == "#440154" and data["scale"][-1] == "#fde725" and len(data["hues"]) == 8,
+ok(len(data["scale"]) == 33 and data["scale"][0] == "#440154" and data["scale"][8] == "#3b528b" and data["scale"][16] == "#21908d" and data["scale"][-1] == "#fde725" and len(data["hues"]) == 8,
    "... and the colours of the terminal")
 
 # ---- a router that is no number: the backend says so, and there is nothing to show
