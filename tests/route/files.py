@@ -205,6 +205,14 @@ ok(data["expert"] == list(a["expert"].ravel()) and all(
 ok(len(data["scale"]) == 33 and data["scale"][0] == "#440154" and data["scale"][8] == "#3b528b" and data["scale"][16] == "#21908d" and data["scale"][-1] == "#fde725" and len(data["hues"]) == 8,
    "... and the colours of the terminal")
 
+# ---- labels of experts
+json.dump({"type": "dbrx.specialists/1", "layers": 6, "experts": 16, "specialists": [
+    {"topic": "a \x1b[31m<b>", "layer": 5, "expert": e, "score": 1} for e in range(16)]}, open(T + "/labels.json", "w"))
+code, text, err = run("-s", "labels=%s/labels.json" % T, *lines(LILY, '/atlas "%s/l.html"' % T, "/route --tokens", "/route --layer 5"))
+data = json.loads(page_of(T + "/l.html")[0].data)
+ok(code == 0 and data["labels"] == [[None] * 16] * 5 + [["a \x1b[31m<b>"] * 16] and "\x1b" not in text and
+   re.search(r"= e\d+ a \\x1b\[31m<b> \d", text) and re.search(r"(?m)^e7 a \\x1b", text), "labels of experts, fit to print", err, text[-900:])
+
 # ---- a router that is no number: the backend says so, and there is nothing to show
 nan = T + "/nan"
 with_nan_router(nan, 1)
@@ -313,7 +321,7 @@ ok(code == 0 and data["expert"] == list(a["expert"].ravel()) and data["prob"] ==
 
 # ---- in a browser, where there is one
 browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-for name in ("a", "n", "w") if browser else ():
+for name in ("a", "l", "n", "w") if browser else ():
     p = subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--user-data-dir=%s/chrome" % T,
                         "--virtual-time-budget=5000", "--dump-dom", "file://%s/%s.html" % (T, name)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300)
     dom, err = p.stdout.decode(), p.stderr.decode()
