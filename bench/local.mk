@@ -38,3 +38,9 @@ CLEANFILES     += %D%/mkmodel$(EXEEXT)
 EXTRA_PROGRAMS += %D%/switch
 CLEANFILES     += %D%/switch$(EXEEXT)
 %C%_switch_LDADD = librepl.la libmodel.la libplugins.la -lm
+
+# --- recording: make bench/recording
+EXTRA_PROGRAMS += %D%/recording
+CLEANFILES     += %D%/recording$(EXEEXT)
+%C%_recording_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
+%C%_recording_LDADD  = libshell.la -lm
