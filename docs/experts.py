@@ -70,7 +70,7 @@ def sentence(without, text, events):
     change = "likelier, by" if p["value"] > 0 else "less likely, by"
     return "%s and %s: %.0f times the KL of a random one; what came next gets %s %.3f bits a token%s." % (
         without, text, kl["value"] / kl["control_mean"], change, abs(p["value"]),
-        ": on this text the expert makes the model surer than it is right" if p["value"] > 2 * p["control_sd"] else "")
+        ": on this text the model does better without it" if p["value"] > 2 * p["control_sd"] else "")
 
 
 page = []
