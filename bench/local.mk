@@ -32,3 +32,9 @@ CLEANFILES     += %D%/sampler$(EXEEXT)
 EXTRA_PROGRAMS += %D%/mkmodel
 CLEANFILES     += %D%/mkmodel$(EXEEXT)
 %C%_mkmodel_LDADD = libmodel.la libgraph.la -lm
+
+# --- the CPU backend beside llama.cpp: bench/cpu FILE.gguf... builds and drives it
+EXTRA_PROGRAMS += %D%/cpu-speed
+CLEANFILES += %D%/cpu-speed$(EXEEXT)
+EXTRA_DIST += %D%/cpu
+%C%_cpu_speed_LDADD = libmodel.la libplugins.la -lm
