@@ -61,7 +61,7 @@ void cpu_product(const struct cpu *, unsigned worker, struct cpu_way, float *y, 
                  const void *x, size_t n, const struct dbrx_tensor *w, size_t first, size_t rows,
                  size_t cols);
 /* `rows` rows of w from `first` on as BF16: where they are, or made in `panel`. */
-const void *cpu_bf16(const struct cpu *, void *panel, const struct dbrx_tensor *w, size_t first,
+const void *cpu_bf16(const struct gemm *, void *panel, const struct dbrx_tensor *w, size_t first,
                      size_t rows, size_t cols);
 void cpu_linear(struct work *, float *y, const float *x, const struct dbrx_tensor *w, uint32_t n,
                 uint32_t rows, uint32_t cols);
