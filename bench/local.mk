@@ -6,7 +6,8 @@ CLEANFILES += %D%/checkpoint$(EXEEXT)
 
 # --- backends
 EXTRA_PROGRAMS += %D%/backends
-%C%_backends_LDADD = libmodel.la libplugins.la -lm
+CLEANFILES += %D%/backends$(EXEEXT)
+%C%_backends_LDADD = librepl.la libmodel.la libplugins.la -lm
 
 # ---- tokenizer: bench/tokenizer builds and drives it
 EXTRA_PROGRAMS += bench/tok-speed
@@ -38,3 +39,7 @@ EXTRA_PROGRAMS += %D%/cpu-speed
 CLEANFILES += %D%/cpu-speed$(EXEEXT)
 EXTRA_DIST += %D%/cpu
 %C%_cpu_speed_LDADD = libmodel.la libplugins.la -lm
+# --- switching: make bench/switch
+EXTRA_PROGRAMS += %D%/switch
+CLEANFILES     += %D%/switch$(EXEEXT)
+%C%_switch_LDADD = librepl.la libmodel.la libplugins.la -lm

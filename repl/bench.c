@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "repl/bench.h"
 
+#include "repl/clock.h"
 #include "repl/commands.h"
 #include "repl/handlers.h"
 #include "repl/measure.h"
@@ -11,16 +12,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 struct opened { struct engine engine; char label[sizeof ((struct engine *)0)->label]; };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* ---- one object a backend: JSON, and what the text is made of ---- */
 
@@ -206,7 +199,7 @@ static size_t open_all(struct shell *sh, const struct bench_ask *ask, uint32_t r
     size_t n = 0;
     for (size_t i = 0; i < ask->n; i++) {
         struct dbrx_error err = { 0 };
-        double before = machine_own_memory(), t0 = now();
+        double before = machine_own_memory(), t0 = clock_seconds();
         dbrx_status st = contender_open(sh, &ask->who[i], room, 1, &o[n].engine, &err);
         if (st != DBRX_OK) {
             render_error(&sh->out, "%s: %s", contender_name(sh, &ask->who[i]), st == DBRX_STOPPED ? "interrupted" : err.text);
@@ -215,7 +208,7 @@ static size_t open_all(struct shell *sh, const struct bench_ask *ask, uint32_t r
             continue;
         }
         snprintf(o[n].label, sizeof o[n].label, "%s", o[n].engine.label);
-        m[n] = (struct measured){ .engine = &o[n].engine, .load_s = o[n].engine.shared ? NAN : now() - t0,
+        m[n] = (struct measured){ .engine = &o[n].engine, .load_s = o[n].engine.shared ? NAN : clock_seconds() - t0,
                                   .memory = machine_own_memory() - before };
         n++;
     }

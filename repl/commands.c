@@ -23,11 +23,14 @@ static const struct command table[] = {
       "Without arguments lists all settings with their values and where those came from.  "
       "The value `default` goes back to the default.", "/set temperature 0.5", handle_set },
     { "backend", "shell",
-      { { ARG_BACKEND, "NAME", 0 }, { ARG_FLAG, "--replay", 0 }, { ARG_OPTIONS, "K=V", 0 } },
+      { { ARG_BACKEND, "NAME", 0 }, { ARG_FLAG, "--replay", 0 }, { ARG_FLAG, "--keep", 0 },
+        { ARG_FLAG, "--drop", 0 }, { ARG_OPTIONS, "K=V", 0 } },
       "list the backends, or go on with another",
       "The conversation stays: its KV cache is copied to the new backend, or recomputed when one "
-      "side cannot or --replay asks for it.  If anything fails the old backend stays.  Options "
-      "of a backend are shown in the list.", "/backend cpu-blas threads=2", handle_backend },
+      "side cannot or --replay asks for it.  If anything fails the old backend stays.  --keep holds "
+      "the old one open, so that going back to it takes milliseconds: what it knows of the "
+      "conversation stays, only what is new is copied.  --drop closes one that is kept (without NAME "
+      "all).  Options of a backend are shown in the list.", "/backend cpu-blas threads=2 --keep", handle_backend },
     { "quit", "shell", { { ARG_END, NULL, 0 } },
       "leave (so does Ctrl-D)", "", "/quit", handle_quit },
 

@@ -19,6 +19,9 @@ dbrx_status engine_open(struct engine *e, const struct module *m, const struct d
     size_t n = (size_t)snprintf(e->label, sizeof e->label, "%s", m->info->name);
     for (const char *const *o = opt; o && *o && n < sizeof e->label; o++)
         n += (size_t)snprintf(e->label + n, sizeof e->label - n, " %s", *o);
+    const struct dbrx_config *c = &desc->config;
+    e->layers = c->n_layers;
+    e->kv_row = (size_t)c->n_kv_heads * (c->d_model / c->n_heads);
     dbrx_status st = e->vt->model_open(host, desc, opt, &e->model, err);
     if (st == DBRX_OK)
         st = e->vt->session_open(e->model, max_pos, &e->session, err);
@@ -80,20 +83,55 @@ dbrx_status engine_truncate(struct engine *e, uint32_t n_keep, struct dbrx_error
 
 /* ---- KV ---- */
 
-struct copy { const struct engine *to; const struct dbrx_host *host; struct dbrx_error *err; };
+enum { KV_STEP = 256 };                    /* positions between two looks at Ctrl-C      */
+
+struct copy {
+    const struct engine *to;
+    const struct dbrx_host *host;
+    size_t row;                            /* elements of one position                   */
+    uint32_t have;                         /* positions that are there already           */
+    uint64_t done, total;
+    dbrx_status imported;                  /* import_kv's last word                      */
+    struct dbrx_error *err;
+};
 
 static dbrx_status copy_block(void *ctx, const struct dbrx_kv_block *b)
 {
     struct copy *c = ctx;
+    struct dbrx_kv_block part = *b;
     if (c->host->should_stop(c->host))
         return fail(c->err, DBRX_STOPPED, "interrupted while the KV cache was copied");
-    return c->to->kv->import_kv(c->to->session, b, c->err);
+    if (b->pos < c->have) {
+        uint32_t skip = c->have - b->pos < b->n ? c->have - b->pos : b->n;
+        size_t bytes = skip * c->row * (b->dtype == DBRX_F32 ? 4 : 2);
+        part.pos += skip;
+        part.n -= skip;
+        part.k = (const char *)b->k + bytes;
+        part.v = (const char *)b->v + bytes;
+    }
+    c->imported = part.n ? c->to->kv->import_kv(c->to->session, &part, c->err) : DBRX_OK;
+    c->host->progress(c->host, "KV cache", c->done += part.n, c->total);
+    return c->imported;
+}
+
+int engine_can_extend(const struct engine *e)
+{
+    return e->kv && DBRX_HAS(struct dbrx_kv, e->kv, extend) && e->kv->extend;
 }
 
 dbrx_status engine_copy_kv(const struct engine *from, const struct engine *to, uint32_t n,
-                           const struct dbrx_host *host, struct dbrx_error *err)
+                           const struct dbrx_host *host, int *lost, struct dbrx_error *err)
 {
-    struct copy c = { to, host, err };
-    dbrx_status st = from->kv->export_kv(from->session, 0, copy_block, &c, err);
-    return st == DBRX_OK ? to->kv->commit(to->session, n, err) : st;
+    const struct dbrx_kv *kv = from->kv;
+    uint32_t have = engine_position(to);
+    struct copy c = { .to = to, .host = host, .row = from->kv_row, .have = have, .err = err,
+                      .total = (uint64_t)(n - have) * from->layers };
+    int tail = have && DBRX_HAS(struct dbrx_kv, kv, export_from) && kv->export_from;
+    dbrx_status st = tail ? kv->export_from(from->session, have, KV_STEP, copy_block, &c, err)
+                          : kv->export_kv(from->session, KV_STEP, copy_block, &c, err);
+    if (lost)
+        *lost = st == DBRX_E_LOST && c.imported != DBRX_E_LOST;
+    if (st != DBRX_OK)
+        return st;
+    return have ? to->kv->extend(to->session, n, err) : to->kv->commit(to->session, n, err);
 }

@@ -1,6 +1,7 @@
 # The core: no terminal, no printf.  Tests link it without the shell.
 noinst_LTLIBRARIES += librepl.la
 librepl_la_SOURCES = \
+  %D%/clock.h \
   %D%/engine.h \
   %D%/engine.c \
   %D%/divergence.h \
@@ -25,6 +26,8 @@ librepl_la_SOURCES = \
   %D%/beam.c \
   %D%/trace.h \
   %D%/trace.c \
+  %D%/spans.h \
+  %D%/spans.c \
   %D%/sets.h \
   %D%/sets.c \
   %D%/steer.h \
@@ -72,6 +75,9 @@ libshell_la_SOURCES = \
   %D%/commands.c \
   %D%/handlers.h \
   %D%/handlers.c \
+  %D%/backends.c \
+  %D%/handover.h \
+  %D%/handover.c \
   %D%/turns.c \
   %D%/transcript.c \
   %D%/replay.c \
@@ -107,6 +113,8 @@ libshell_la_SOURCES = \
   %D%/instruments.c \
   %D%/cells.h \
   %D%/cells.c \
+  %D%/labels.h \
+  %D%/labels.c \
   %D%/lend.h \
   %D%/panel.h \
   %D%/panel.c \
@@ -157,12 +165,21 @@ dbrx_SOURCES = \
   %D%/manual.c \
   %D%/tools.h \
   %D%/tools.c \
+  %D%/recode.h \
+  %D%/recode.c \
+  %D%/weights.h \
+  %D%/weights.c \
+  %D%/weights_hf.c \
+  %D%/quantize.c \
   %D%/compare_tool.c \
   %D%/bench_tool.c \
   %D%/inspect.h \
   %D%/inspect.c \
   %D%/tokenize.h \
   %D%/tokenize.c \
+  %D%/specialists.h \
+  %D%/specialists.c \
+  %D%/specialists_tool.c \
   %D%/trace_tool.c
 dbrx_CPPFLAGS = $(libshell_la_CPPFLAGS)
 dbrx_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)

@@ -5,6 +5,7 @@
 #include "repl/shell.h"
 #include "repl/tokenize.h"
 #include "repl/tools.h"
+#include "repl/weights.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -44,6 +45,10 @@ const struct tool_row tool_rows[] = {
       tool_compare, compare_options },
     { "bench", "[OPTION...] [BACKEND[:K=V,...]...]", "how fast backends are, against the machine's limits",
       tool_bench, bench_options },
+    { "specialists", "--prompts TOPICS.jsonl [OPTION...]", "experts that prefer a topic, checked on every backend",
+      tool_specialists, specialists_options },
+    { "quantize", "[OPTION...] --type T IN OUT.gguf", "a checkpoint with smaller weights", tool_quantize, quantize_options },
+    { "convert", "[--type T] IN OUT.gguf|DIR", "from one layout of checkpoints to the other", tool_convert, convert_options },
     { "trace", "[OPTION...] --prompts FILE --out DIR", "the routing of many texts, a file a text",
       tool_trace, trace_options },
     { NULL, NULL, NULL, NULL, NULL },
@@ -158,6 +163,5 @@ void print_help(void)
     print_options(option_rows);
     printf("\nWithout -c, -f, -p and --prompts lines come from the terminal or stdin; those\n"
            "that begin with / are commands.  dbrx -c /help lists them, man dbrx explains.\n"
-           "Exit codes: 0 ok, 1 internal, 2 usage, 3 a command failed, 4 checkpoint,\n"
-           "5 no usable backend, 130/143/141 ended by SIGINT/SIGTERM/SIGPIPE.\n");
+           "Exit codes: 0 ok, 1 internal, 2 usage, 3 command, 4 checkpoint, 5 no backend\n");
 }

@@ -69,13 +69,20 @@ static int put(void *ctx, const void *data, size_t n)
     return w->file->error;
 }
 
+int weights_open_file(struct atomic *a, const char *path)
+{
+    int why = atomic_open(a, path);
+    mode_t mask = umask(0);                /* a model is for whom the user's files are for */
+    umask(mask);
+    if (!why)
+        fchmod(fileno(a->f), 0666 & ~mask);
+    return why;
+}
+
 int weights_file(struct weights *w, struct atomic *a, const char *path, const void *head, size_t n)
 {
-    int why = atomic_open(a, path), failed = 0;
+    int why = weights_open_file(a, path), failed = 0;
     if (!why) {
-        mode_t mask = umask(0);            /* a model is for whom a file of the user is for */
-        umask(mask);
-        fchmod(fileno(a->f), 0666 & ~mask);
         atomic_write(a, head, n);
         w->file = a;
         w->r.ctx = w;

@@ -6,6 +6,7 @@
 #define DBRX_REPL_WEIGHTS_H
 
 #include "backends/model/gguf_write.h"
+#include "repl/options.h"
 #include "repl/recode.h"
 #include "repl/render.h"
 #include "tokenizer/chat.h"
@@ -30,8 +31,10 @@ int  weights_write_directory(struct weights *, const char *path);
 
 /* Within the two: a file of head[n] and the tensors.  0 or an exit code, after saying what is wrong. */
 struct atomic;
+int  weights_open_file(struct atomic *, const char *path);     /* 0 or an errno */
 int  weights_file(struct weights *, struct atomic *, const char *path, const void *head, size_t n);
 
+extern const struct option_row quantize_options[], convert_options[];
 int tool_quantize(int argc, char **argv);
 int tool_convert(int argc, char **argv);
 

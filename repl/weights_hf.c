@@ -126,7 +126,7 @@ static int write_json(const char *dir, const char *name, cJSON *j)
 {
     struct atomic a;
     char *path = NULL, *text = cJSON_Print(j);
-    int why = !text || asprintf(&path, "%s/%s", dir, name) < 0 ? ENOMEM : atomic_open(&a, path);
+    int why = !text || asprintf(&path, "%s/%s", dir, name) < 0 ? ENOMEM : weights_open_file(&a, path);
     if (!why) {
         atomic_write(&a, text, strlen(text));
         atomic_write(&a, "\n", 1);

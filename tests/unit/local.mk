@@ -80,3 +80,10 @@ TESTS += %D%/steer
 check_PROGRAMS += %D%/divergence
 TESTS += %D%/divergence
 %C%_divergence_LDADD = librepl.la libmodel.la libplugins.la -lm
+
+# --- GGUF, and rows to blocks
+check_PROGRAMS += %D%/gguf %D%/quant
+TESTS          += %D%/gguf %D%/gguf.sh %D%/quant
+EXTRA_DIST     += %D%/gguf.sh
+%C%_gguf_LDADD  = libmodel.la
+%C%_quant_LDADD = libmodel.la -lm
