@@ -39,7 +39,16 @@ EXTRA_PROGRAMS += %D%/cpu-speed
 CLEANFILES += %D%/cpu-speed$(EXEEXT)
 EXTRA_DIST += %D%/cpu
 %C%_cpu_speed_LDADD = libmodel.la libplugins.la -lm
+
 # --- switching: make bench/switch
 EXTRA_PROGRAMS += %D%/switch
 CLEANFILES     += %D%/switch$(EXEEXT)
 %C%_switch_LDADD = librepl.la libmodel.la libplugins.la -lm
+
+# --- the CPU backend's inner loops alone: make bench/kernels
+if HAVE_X86_64
+EXTRA_PROGRAMS += %D%/kernels
+CLEANFILES += %D%/kernels$(EXEEXT)
+%C%_kernels_CFLAGS = $(AM_CFLAGS) $(OPENBLAS_CFLAGS)
+%C%_kernels_LDADD = libcpu.la libgraph.la -lm
+endif
