@@ -64,21 +64,63 @@ static dbrx_status settle(struct engine *e, dbrx_status st)
     return st;
 }
 
+static dbrx_status gone(struct dbrx_error *err)
+{
+    return fail(err, DBRX_E_LOST, "the backend is gone");
+}
+
+/* A module that is older than a kind of steering would pass over it in silence */
+static dbrx_status check_steer(const struct engine *e, const struct dbrx_batch *b, struct dbrx_error *err)
+{
+    return b->steer && b->steer->source && e->module->info->abi_minor < 1
+           ? fail(err, DBRX_E_UNSUPPORTED, "%s was built before experts could be swapped; /steer off goes on "
+                  "without", e->module->info->name) : DBRX_OK;
+}
+
 dbrx_status engine_eval(struct engine *e, const struct dbrx_batch *b, struct dbrx_error *err)
 {
     if (!e->session)
-        return fail(err, DBRX_E_LOST, "the backend is gone");
-    /* a module that is older than a kind of steering would pass over it in silence */
-    if (b->steer && b->steer->source && e->module->info->abi_minor < 1)
-        return fail(err, DBRX_E_UNSUPPORTED, "%s was built before experts could be swapped; /steer off "
-                    "goes on without", e->module->info->name);
-    return settle(e, e->vt->eval(e->session, b, err));
+        return gone(err);
+    dbrx_status st = check_steer(e, b, err);
+    return st == DBRX_OK ? settle(e, e->vt->eval(e->session, b, err)) : st;
 }
 
 dbrx_status engine_truncate(struct engine *e, uint32_t n_keep, struct dbrx_error *err)
 {
     return e->session ? settle(e, e->vt->truncate(e->session, n_keep, err))
-                      : fail(err, DBRX_E_LOST, "the backend is gone");
+                      : gone(err);
+}
+
+/* ---- optional tables ---- */
+
+static const struct dbrx_resume *resume_of(const struct engine *e)
+{
+    return e->session ? e->module->info->get(DBRX_RESUME) : NULL;
+}
+
+int engine_has_resume(const struct engine *e)
+{
+    return resume_of(e) != NULL;
+}
+
+dbrx_status engine_resume(struct engine *e, uint32_t layer, uint32_t pos, const float *x,
+                          const struct dbrx_batch *b, struct dbrx_error *err)
+{
+    const struct dbrx_resume *r = resume_of(e);
+    if (!r)
+        return e->session ? fail(err, DBRX_E_UNSUPPORTED, "%s cannot resume inner blocks", e->module->info->name)
+                          : gone(err);
+    dbrx_status st = check_steer(e, b, err);
+    return st == DBRX_OK ? settle(e, r->resume(e->session, layer, pos, x, b, err)) : st;
+}
+
+dbrx_status engine_head(struct engine *e, const float *x, uint32_t n, float *logits, struct dbrx_error *err)
+{
+    const struct dbrx_head *h = e->session ? e->module->info->get(DBRX_HEAD) : NULL;
+    if (!h)
+        return e->session ? fail(err, DBRX_E_UNSUPPORTED, "%s cannot turn hidden vectors into logits",
+                                 e->module->info->name) : gone(err);
+    return settle(e, h->head(e->session, x, n, logits, err));
 }
 
 /* ---- KV ---- */

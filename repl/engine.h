@@ -39,6 +39,11 @@ void engine_close(struct engine *);        /* zero is fine */
 uint32_t    engine_position(const struct engine *);    /* 0 when closed */
 dbrx_status engine_eval(struct engine *, const struct dbrx_batch *, struct dbrx_error *);
 dbrx_status engine_truncate(struct engine *, uint32_t n_keep, struct dbrx_error *);
+/* dbrx.resume/1 and dbrx.head/1; DBRX_E_UNSUPPORTED when the backend has no such table. */
+int         engine_has_resume(const struct engine *);
+dbrx_status engine_resume(struct engine *, uint32_t layer, uint32_t pos, const float *x,
+                          const struct dbrx_batch *, struct dbrx_error *);
+dbrx_status engine_head(struct engine *, const float *x, uint32_t n, float *logits, struct dbrx_error *);
 
 /* The KV cache of `from`, which holds n positions, into the session of `to`, through dbrx.kv/1;
  * both have one.  What `to` holds stays, the rest is put behind it: unless that is nothing, it

@@ -13,6 +13,7 @@ struct set;
 int handle_backend(struct shell *, const struct args *);   /* backends.c */
 int handle_atlas(struct shell *, const struct args *);     /* atlas.c */
 int handle_backend(struct shell *, const struct args *);
+int handle_ablate(struct shell *, const struct args *);    /* ablate.c */
 int handle_ban(struct shell *, const struct args *);       /* steering.c */
 int handle_bias(struct shell *, const struct args *);      /* steering.c */
 int handle_bench(struct shell *, const struct args *);     /* bench.c */

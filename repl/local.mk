@@ -33,7 +33,7 @@ librepl_la_SOURCES = \
   %D%/steer.h \
   %D%/steer_state.h \
   %D%/steer.c \
-  %D%/steer_text.c \
+  %D%/steer_text.c %D%/ablation.h %D%/ablation.c \
   %D%/timeline.h \
   %D%/timeline.c \
   %D%/stops.h \
@@ -95,10 +95,11 @@ libshell_la_SOURCES = \
   %D%/contender.c \
   %D%/compare.h \
   %D%/compare.c \
+  %D%/compare_show.c \
   %D%/bench.h \
   %D%/bench.c \
   %D%/route.c \
-  %D%/steering.c \
+  %D%/steering.c %D%/ablate.h %D%/ablate.c %D%/sweep.c \
   %D%/probs.c \
   %D%/dump.c \
   %D%/npy.h \
