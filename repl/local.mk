@@ -95,6 +95,7 @@ libshell_la_SOURCES = \
   %D%/contender.c \
   %D%/compare.h \
   %D%/compare.c \
+  %D%/compare_show.c \
   %D%/bench.h \
   %D%/bench.c \
   %D%/route.c \
