@@ -163,6 +163,7 @@ dbrx_SOURCES = \
   %D%/weights.c \
   %D%/weights_hf.c \
   %D%/quantize.c \
+  %D%/perplexity.c \
   %D%/compare_tool.c \
   %D%/bench_tool.c \
   %D%/inspect.h \
