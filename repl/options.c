@@ -46,6 +46,7 @@ const struct tool_row tool_rows[] = {
     { "bench", "[OPTION...] [BACKEND[:K=V,...]...]", "how fast backends are, against the machine's limits",
       tool_bench, bench_options },
     { "quantize", "[OPTION...] --type T IN OUT.gguf", "a checkpoint with smaller weights", tool_quantize, quantize_options },
+    { "imatrix", "[OPTION...] --prompts FILE --out FILE", "which inputs matter, for quantize", tool_imatrix, imatrix_options },
     { "perplexity", "[OPTION...] FILE|-", "how well the model predicts a text", tool_perplexity, perplexity_options },
     { "convert", "[--type T] IN OUT.gguf|DIR", "from one layout of checkpoints to the other", tool_convert, convert_options },
     { "trace", "[OPTION...] --prompts FILE --out DIR", "the routing of many texts, a file a text",

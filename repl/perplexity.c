@@ -202,6 +202,14 @@ static char *show_error(const struct render *out, const cJSON *row)
     return e && asprintf(&text, "+/- %.5f", e->valuedouble) < 0 ? NULL : text ? text : strdup("");
 }
 
+static char *show_value(const struct render *out, const cJSON *row)
+{
+    double x = cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(row, "value"));
+    char *text = NULL;
+    (void)out;
+    return asprintf(&text, fabs(x) >= 0.001 || x == 0 ? "%.5f" : "%.2e", x) < 0 ? NULL : text;
+}
+
 static void add(cJSON *list, const char *name, double value, double error)
 {
     cJSON *o = cJSON_CreateObject();
@@ -214,7 +222,7 @@ static void add(cJSON *list, const char *name, double value, double error)
 
 static void show(struct perplexity *p)
 {
-    static const struct column columns[] = { { "name", "figure", 0, 0, NULL }, { "value", "value", 1, 5, NULL },
+    static const struct column columns[] = { { "name", "figure", 0, 0, NULL }, { "value", "value", 1, 5, show_value },
                                              { "error", "", 0, 0, show_error }, { NULL, NULL, 0, 0, NULL } };
     static const struct rows rows = { .type = "rows", .of = "perplexity", .key = "rows", .col = columns };
     cJSON *list = cJSON_CreateArray(), *head = cJSON_CreateObject();

@@ -34,6 +34,7 @@ int tool_compare(int argc, char **argv);
 int tool_bench(int argc, char **argv);
 int tool_trace(int argc, char **argv);
 int tool_perplexity(int argc, char **argv);
-extern const struct option_row compare_options[], bench_options[], trace_options[], perplexity_options[];
+int tool_imatrix(int argc, char **argv);
+extern const struct option_row compare_options[], bench_options[], trace_options[], perplexity_options[], imatrix_options[];
 
 #endif
