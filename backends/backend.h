@@ -287,12 +287,46 @@ struct dbrx_kv {
                                                  const struct dbrx_kv_block *),
                              void *ctx, struct dbrx_error *);
     /* [one/session] On a session whose position() is 0, and stays 0 until
-     * commit.  DBRX_E_FULL beyond max_pos. */
+     * commit.  DBRX_E_FULL beyond max_pos.  (With `extend`, also below.) */
     dbrx_status (*import_kv)(dbrx_session *, const struct dbrx_kv_block *,
                              struct dbrx_error *);
     /* [one/session] Now position() == n_pos; DBRX_E_INVALID beyond max_pos.  The
      * caller vouches that every layer of every position below n_pos was imported. */
     dbrx_status (*commit)(dbrx_session *, uint32_t n_pos, struct dbrx_error *);
+    /* Since ABI 1.1, each may be NULL.
+     * [one/session] As export_kv, but only positions from..position(). */
+    dbrx_status (*export_from)(dbrx_session *, uint32_t from, uint32_t max_n,
+                               dbrx_status (*emit)(void *ctx,
+                                                   const struct dbrx_kv_block *),
+                               void *ctx, struct dbrx_error *);
+    /* [one/session] As commit, on a session that holds something.  A backend that
+     * has it takes import_kv of blocks with pos >= position() at any time; position()
+     * stays until extend makes it n_pos >= position().  An eval or truncate in
+     * between forgets what was imported. */
+    dbrx_status (*extend)(dbrx_session *, uint32_t n_pos, struct dbrx_error *);
+};
+
+/* What is promised about the bits of results (docs/determinism.md).  Every backend, with
+ * or without this table, gives the same bits for the same calls with the same options. */
+#define DBRX_REPRO "dbrx.repro/1"
+enum { DBRX_REPRO_CHUNKS  = 1,             /* however the tokens are cut into eval() calls */
+       DBRX_REPRO_THREADS = 2,             /* whatever its option "threads" says           */
+       DBRX_REPRO_BATCH   = 4 };           /* whatever follows a token in its eval(), and
+                                              whatever other sessions do                   */
+struct dbrx_repro {
+    uint32_t struct_size;
+    /* [any] Which of DBRX_REPRO_* hold for logits, routes, taps and KV of this model, as
+     * it was opened. */
+    uint32_t (*promises)(const dbrx_model *);
+};
+
+/* What an option can be set to, for completion and lists. */
+#define DBRX_CHOICES "dbrx.choices/1"
+struct dbrx_choices {
+    uint32_t struct_size;
+    /* [any] The values that the option of this name takes here, NULL-ended; NULL: a number
+     * or anything else that is not a list, and for a name that is no option. */
+    const char *const *(*values)(const char *option);
 };
 
 #ifdef __cplusplus

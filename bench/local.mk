@@ -6,7 +6,8 @@ CLEANFILES += %D%/checkpoint$(EXEEXT)
 
 # --- backends
 EXTRA_PROGRAMS += %D%/backends
-%C%_backends_LDADD = libmodel.la libplugins.la -lm
+CLEANFILES += %D%/backends$(EXEEXT)
+%C%_backends_LDADD = librepl.la libmodel.la libplugins.la -lm
 
 # ---- tokenizer: bench/tokenizer builds and drives it
 EXTRA_PROGRAMS += bench/tok-speed
@@ -32,3 +33,8 @@ CLEANFILES     += %D%/sampler$(EXEEXT)
 EXTRA_PROGRAMS += %D%/mkmodel
 CLEANFILES     += %D%/mkmodel$(EXEEXT)
 %C%_mkmodel_LDADD = libmodel.la libgraph.la -lm
+
+# --- switching: make bench/switch
+EXTRA_PROGRAMS += %D%/switch
+CLEANFILES     += %D%/switch$(EXEEXT)
+%C%_switch_LDADD = librepl.la libmodel.la libplugins.la -lm

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "repl/bench.h"
 
+#include "repl/clock.h"
 #include "repl/commands.h"
 #include "repl/handlers.h"
 #include "repl/measure.h"
@@ -11,16 +12,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 struct opened { struct engine engine; char label[sizeof ((struct engine *)0)->label]; };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* ---- one object a backend: JSON, and what the text is made of ---- */
 
@@ -206,7 +199,7 @@ static size_t open_all(struct shell *sh, const struct bench_ask *ask, uint32_t r
     size_t n = 0;
     for (size_t i = 0; i < ask->n; i++) {
         struct dbrx_error err = { 0 };
-        double before = machine_own_memory(), t0 = now();
+        double before = machine_own_memory(), t0 = clock_seconds();
         dbrx_status st = contender_open(sh, &ask->who[i], room, 1, &o[n].engine, &err);
         if (st != DBRX_OK) {
             render_error(&sh->out, "%s: %s", contender_name(sh, &ask->who[i]), st == DBRX_STOPPED ? "interrupted" : err.text);
@@ -215,7 +208,7 @@ static size_t open_all(struct shell *sh, const struct bench_ask *ask, uint32_t r
             continue;
         }
         snprintf(o[n].label, sizeof o[n].label, "%s", o[n].engine.label);
-        m[n] = (struct measured){ .engine = &o[n].engine, .load_s = o[n].engine.shared ? NAN : now() - t0,
+        m[n] = (struct measured){ .engine = &o[n].engine, .load_s = o[n].engine.shared ? NAN : clock_seconds() - t0,
                                   .memory = machine_own_memory() - before };
         n++;
     }
@@ -237,7 +230,7 @@ int bench_run(struct shell *sh, const struct bench_ask *ask)
     struct machine *machine = machine_new();
     if (!machine)
         return render_error(&sh->out, "out of memory for the probe of the read bandwidth");
-    render_busy(&sh->out, 1);
+    render_busy_with(&sh->out, "measuring");
     struct measurement b = {
         .desc = &sh->ckpt->desc, .host = &sh->host, .steer = disp_steered(sh->disp), .machine = machine, .prompt = ask->prompt, .gen = ask->gen,
         .depth = ask->depth, .reps = ask->reps, .m = m, .n_m = open_all(sh, ask, (uint32_t)room, m, o) };
@@ -262,23 +255,15 @@ int bench_run(struct shell *sh, const struct bench_ask *ask)
 
 enum { BACKEND, OPTIONS, PROMPT, GEN, DEPTH, REPS, ALL, CSV };
 
-static int count(struct shell *sh, const struct args *a, int at, long min, long max, uint32_t *out)
-{
-    if (!a->text[at])
-        return 0;
-    if (a->num[at] < min || a->num[at] > max)
-        return render_error(&sh->out, "%s is %ld to %ld, not %ld", a->command->arg[at].name, min, max, a->num[at]);
-    *out = (uint32_t)a->num[at];
-    return 0;
-}
-
 int handle_bench(struct shell *sh, const struct args *a)
 {
     struct bench_ask ask = { .prompt = BENCH_PROMPT, .gen = BENCH_GEN, .reps = BENCH_REPS, .csv = a->text[CSV] != NULL };
     const long most = INT32_MAX;
-    if (count(sh, a, PROMPT, 0, most, &ask.prompt) || count(sh, a, GEN, 0, most, &ask.gen) ||
-        count(sh, a, DEPTH, 0, most, &ask.depth) || count(sh, a, REPS, 1, MEASURE_MAX_REPS, &ask.reps))
+    if (args_count(sh, a, PROMPT, 0, most, &ask.prompt) || args_count(sh, a, GEN, 0, most, &ask.gen) ||
+        args_count(sh, a, DEPTH, 0, most, &ask.depth) || args_count(sh, a, REPS, 1, MEASURE_MAX_REPS, &ask.reps))
         return -1;
+    if (ask.csv && sh->out.json)
+        return render_error(&sh->out, "--csv and --json exclude each other: events are no lines of values");
     if (a->text[ALL] && a->text[BACKEND])
         return render_error(&sh->out, "--all-backends measures all of them; leave out %s, or it", a->text[BACKEND]);
     if (!disp_name(sh->disp) && !a->text[BACKEND])

@@ -23,11 +23,14 @@ static const struct command table[] = {
       "Without arguments lists all settings with their values and where those came from.  "
       "The value `default` goes back to the default.", "/set temperature 0.5", handle_set },
     { "backend", "shell",
-      { { ARG_BACKEND, "NAME", 0 }, { ARG_FLAG, "--replay", 0 }, { ARG_OPTIONS, "K=V", 0 } },
+      { { ARG_BACKEND, "NAME", 0 }, { ARG_FLAG, "--replay", 0 }, { ARG_FLAG, "--keep", 0 },
+        { ARG_FLAG, "--drop", 0 }, { ARG_OPTIONS, "K=V", 0 } },
       "list the backends, or go on with another",
       "The conversation stays: its KV cache is copied to the new backend, or recomputed when one "
-      "side cannot or --replay asks for it.  If anything fails the old backend stays.  Options "
-      "of a backend are shown in the list.", "/backend cpu-blas threads=2", handle_backend },
+      "side cannot or --replay asks for it.  If anything fails the old backend stays.  --keep holds "
+      "the old one open, so that going back to it takes milliseconds: what it knows of the "
+      "conversation stays, only what is new is copied.  --drop closes one that is kept (without NAME "
+      "all).  Options of a backend are shown in the list.", "/backend cpu-blas threads=2 --keep", handle_backend },
     { "quit", "shell", { { ARG_END, NULL, 0 } },
       "leave (so does Ctrl-D)", "", "/quit", handle_quit },
 
@@ -221,6 +224,16 @@ static const struct command table[] = {
       "One HTML file that needs nothing else: the text with its experts, what each token's router said, "
       "load and pairs, at every layer.  Of all tokens, or of the range that TOKENS spans, as in /route.",
       "/atlas atlas.html", handle_atlas },
+    { "ablate", "experts", { { ARG_EXPERTS, "E@L...", 0 }, { ARG_FILE, "--against FILE", 0 },
+                             { ARG_INT, "--control N", 0 }, { ARG_FLAG, "--sweep", 0 }, { ARG_FILE, "--out FILE", 0 },
+                             { ARG_FLAG, "--ban", 0 }, { ARG_FLAG, "--skip", 0 }, { ARG_FLAG, "--omit", 0 } },
+      "what the same tokens lose without some experts",
+      "The conversation's tokens, or FILE's, with and without these experts together: how much less likely each "
+      "token that came gets, how far all probabilities move (KL), whether another token is likeliest, how many "
+      "choices of later layers change.  --control N: the same with N random sets of other experts of the same "
+      "layers.  --sweep: every expert alone, ranked; Ctrl-C and again goes on, and --out FILE keeps it for later.  "
+      "Without means that what they contribute is dropped; --ban, --skip, --omit: as /ban has it.  What is "
+      "steered stays on in both.  The conversation is not touched.", "/ablate 3@2 --control 5", handle_ablate },
     { "dump", "experts", { { ARG_DIR, "DIR", 1 } },
       "write logits and routing as .npy files",
       "tokens int32 [T], logits float32 [T,V], router_prob float32 [L,T,E], expert int32 [L,T,k] "
@@ -484,6 +497,15 @@ static int parse_args(struct shell *sh, const struct command *c, char *rest, str
         return misused(sh, c, what);
     }
     return read_sets(sh, c, a);
+}
+
+int args_count(struct shell *sh, const struct args *a, int at, long min, long max, uint32_t *out)
+{
+    if (a->text[at] && (a->num[at] < min || a->num[at] > max))
+        return render_error(&sh->out, "%s is %ld to %ld, not %ld", a->command->arg[at].name, min, max, a->num[at]);
+    if (a->text[at])
+        *out = (uint32_t)a->num[at];
+    return 0;
 }
 
 int command_run(struct shell *sh, const char *line, size_t len)

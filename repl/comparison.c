@@ -2,10 +2,10 @@
 #include "repl/comparison.h"
 
 #include "plugins/fail.h"
+#include "repl/clock.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum { MAX_STEP = 512, WARM_UP = 16 };
 static const double PIECE_BYTES = 256 << 20;
@@ -24,13 +24,6 @@ struct piece {
     uint8_t  *want;                        /* [n_layers + 1]                            */
     uint8_t  *tapped, *routed;             /* [n_layers + 1][step], [n_layers][step]: a gave it */
 };
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* A token's place within [layer][step], or -1: it is not of this piece */
 static ptrdiff_t slot(const struct piece *p, uint32_t layer, uint32_t pos)
@@ -160,9 +153,9 @@ static dbrx_status eval_piece(struct comparison *c, int side, const int32_t *tok
         b.tap = &tap;
     }
     p->side = side;
-    double t0 = now();
+    double t0 = clock_seconds();
     dbrx_status st = engine_eval(e, &b, err);
-    c->seconds[side] += warm_up ? 0 : now() - t0;
+    c->seconds[side] += warm_up ? 0 : clock_seconds() - t0;
     return blame(label, st, err);
 }
 

@@ -24,6 +24,7 @@ static const char *(*candidate)(size_t i); /* what is offered now; NULL past the
 static const struct command *command;      /* whose argument it is */
 static char first[64];                     /* its first word                     */
 static int setting_at;                     /* of the value, or -1                */
+static const char *typed;                  /* of the word so far                 */
 
 static const char *command_word(size_t i)
 {
@@ -73,6 +74,27 @@ static const char *option(size_t i)
         for (const struct dbrx_option *o = disp_options(shell->disp, at); o && o->name; o++)
             if (!i--) {
                 snprintf(word, sizeof word, "%s=", o->name);
+                return word;
+            }
+    }
+    return NULL;
+}
+
+/* "isa=avx2": the values of the option that is being typed */
+static const char *option_value(size_t i)
+{
+    static char word[128];
+    const struct module *m;
+    size_t n = strcspn(typed, "=");
+    for (size_t at = 0; (m = disp_module(shell->disp, at)); at++) {
+        const struct dbrx_choices *c = m->info ? m->info->get(DBRX_CHOICES) : NULL;
+        if (!c || strcmp(m->info->name, first))
+            continue;
+        snprintf(word, sizeof word, "%.*s", (int)n, typed);
+        const char *const *v = c->values(word);
+        for (; v && *v; v++)
+            if (!i--) {
+                snprintf(word, sizeof word, "%.*s=%s", (int)n, typed, *v);
                 return word;
             }
     }
@@ -226,15 +248,17 @@ static char **complete(const char *text, int start, int end)
     if (!command)
         return NULL;
     enum arg_type type = option_at ? option_at->type : type_at(command, index);
-    int typed = command->arg[0].type == ARG_VALUE;     /* "/mode chat": the command is the setting */
-    setting_at = var_find(typed ? command->name : first, 1);
-    if (type == ARG_VALUE && index == !typed && setting_at >= 0 && var_defs[setting_at].type == VAR_FILE)
+    int own = command->arg[0].type == ARG_VALUE;       /* "/mode chat": the command is the setting */
+    typed = text;
+    setting_at = var_find(own ? command->name : first, 1);
+    if (type == ARG_VALUE && index == !own && setting_at >= 0 && var_defs[setting_at].type == VAR_FILE)
         type = ARG_FILE;
     candidate = type == ARG_WORDS || (type == ARG_FILE_WORDS && !strncmp(text, "--", 2)) ? word
               : !strncmp(text, "--", 2) ? flag : type == ARG_COMMAND ? anything
               : type == ARG_VAR ? setting : type == ARG_BACKEND ? backend
               : type == ARG_BRANCH ? branch : type == ARG_FORMAT ? format
-              : type == ARG_VALUE && index == !typed ? value : type == ARG_OPTIONS ? option : nothing;
+              : type == ARG_VALUE && index == !own ? value
+              : type == ARG_OPTIONS ? strchr(text, '=') ? option_value : option : nothing;
     if (candidate == nothing && (type == ARG_TOKENS || type == ARG_LAYERS || type == ARG_EXPERTS)) {
         complete_set(text, type);
         rl_completion_append_character = '\0';         /* it may go on */

@@ -10,8 +10,7 @@
 #include <string.h>
 
 struct corpus {
-    struct disp *disp;
-    struct engine engine;
+    struct engine *engine;
     struct dbrx_route_sink sink;
     uint32_t window, n_layers, top_k, n_experts;
     uint16_t *expert;                      /* [window][n_layers][top_k]                  */
@@ -38,7 +37,7 @@ static void emit(void *ctx, const struct dbrx_route *r)
     c->routed += r->n_tokens;
 }
 
-dbrx_status corpus_open(struct disp *d, const struct dbrx_config *m, uint32_t window, uint32_t want,
+dbrx_status corpus_open(struct engine *e, const struct dbrx_config *m, uint32_t window, uint32_t want,
                         struct corpus **out, struct dbrx_error *err)
 {
     struct corpus *c = calloc(1, sizeof *c);
@@ -46,17 +45,15 @@ dbrx_status corpus_open(struct disp *d, const struct dbrx_config *m, uint32_t wi
     *out = NULL;
     if (!c)
         return fail(err, DBRX_E_NOMEM, "out of memory");
-    *c = (struct corpus){ .disp = d, .window = window, .n_layers = m->n_layers, .top_k = m->top_k,
+    *c = (struct corpus){ .engine = e, .window = window, .n_layers = m->n_layers, .top_k = m->top_k,
                           .n_experts = m->n_experts };
     c->sink = (struct dbrx_route_sink){ .struct_size = sizeof c->sink, .want = want, .ctx = c, .emit = emit };
     c->expert = malloc(slots * c->top_k * sizeof *c->expert);
     c->weight = malloc(slots * c->top_k * sizeof *c->weight);
     c->prob = want & DBRX_ROUTE_PROB ? malloc(slots * c->n_experts * sizeof *c->prob) : NULL;
-    dbrx_status st = c->expert && c->weight && (c->prob || !(want & DBRX_ROUTE_PROB))
-        ? disp_scratch(d, window, &c->engine, err) : fail(err, DBRX_E_NOMEM, "out of memory");
-    if (st != DBRX_OK) {
+    if (!c->expert || !c->weight || (want & DBRX_ROUTE_PROB && !c->prob)) {
         corpus_close(c);
-        return st;
+        return fail(err, DBRX_E_NOMEM, "out of memory");
     }
     *out = c;
     return DBRX_OK;
@@ -66,7 +63,6 @@ void corpus_close(struct corpus *c)
 {
     if (!c)
         return;
-    engine_close(&c->engine);
     free(c->expert);
     free(c->weight);
     free(c->prob);
@@ -78,11 +74,11 @@ static dbrx_status piece(struct corpus *c, const int32_t *id, uint32_t n, corpus
 {
     struct dbrx_batch b = { .struct_size = sizeof b, .n_tokens = n, .token = id, .route = &c->sink };
     c->routed = 0;
-    dbrx_status st = engine_truncate(&c->engine, 0, err);
+    dbrx_status st = engine_truncate(c->engine, 0, err);
     if (st == DBRX_OK)
-        st = engine_eval(&c->engine, &b, err);
+        st = engine_eval(c->engine, &b, err);
     if (st == DBRX_OK && c->routed != (uint64_t)n * c->n_layers)
-        st = fail(err, DBRX_E_UNSUPPORTED, "%s did not report all routes", disp_name(c->disp));
+        st = fail(err, DBRX_E_UNSUPPORTED, "%s did not report all routes", c->engine->label);
     for (uint32_t i = 0; i < n && st == DBRX_OK; i++) {
         size_t at = (size_t)i * c->n_layers;
         struct dbrx_token t = { .struct_size = sizeof t, .pos = i, .id = id[i], .n_layers = c->n_layers,

@@ -15,6 +15,8 @@ struct engine {                            /* zero: none                        
     const struct dbrx_kv *kv;              /* or NULL                                   */
     dbrx_model   *model;
     dbrx_session *session;                 /* NULL: none is open, or it was lost        */
+    uint32_t layers;                       /* of the model                              */
+    size_t   kv_row;                       /* elements of one position's K in one layer */
     int  shared;                           /* the model is another engine's             */
     char label[160];                       /* "cpu-blas isa=plain": name and options    */
 };
@@ -37,10 +39,18 @@ void engine_close(struct engine *);        /* zero is fine */
 uint32_t    engine_position(const struct engine *);    /* 0 when closed */
 dbrx_status engine_eval(struct engine *, const struct dbrx_batch *, struct dbrx_error *);
 dbrx_status engine_truncate(struct engine *, uint32_t n_keep, struct dbrx_error *);
+/* dbrx.resume/1 and dbrx.head/1; DBRX_E_UNSUPPORTED when the backend has no such table. */
+int         engine_has_resume(const struct engine *);
+dbrx_status engine_resume(struct engine *, uint32_t layer, uint32_t pos, const float *x,
+                          const struct dbrx_batch *, struct dbrx_error *);
+dbrx_status engine_head(struct engine *, const float *x, uint32_t n, float *logits, struct dbrx_error *);
 
-/* The KV cache of `from`, which holds n positions, into the fresh session of `to`, through
- * dbrx.kv/1; both have one.  The host's should_stop ends it with DBRX_STOPPED. */
+/* The KV cache of `from`, which holds n positions, into the session of `to`, through dbrx.kv/1;
+ * both have one.  What `to` holds stays, the rest is put behind it: unless that is nothing, it
+ * has to be able to extend.  The host's should_stop ends it with DBRX_STOPPED.  *lost (may be
+ * NULL) becomes 1 if it was `from` that said DBRX_E_LOST: only to be closed. */
 dbrx_status engine_copy_kv(const struct engine *from, const struct engine *to, uint32_t n,
-                           const struct dbrx_host *, struct dbrx_error *);
+                           const struct dbrx_host *, int *lost, struct dbrx_error *);
+int engine_can_extend(const struct engine *);
 
 #endif

@@ -10,8 +10,10 @@ struct args;
 struct routing;
 struct set;
 
+int handle_backend(struct shell *, const struct args *);   /* backends.c */
 int handle_atlas(struct shell *, const struct args *);     /* atlas.c */
 int handle_backend(struct shell *, const struct args *);
+int handle_ablate(struct shell *, const struct args *);    /* ablate.c */
 int handle_ban(struct shell *, const struct args *);       /* steering.c */
 int handle_bias(struct shell *, const struct args *);      /* steering.c */
 int handle_bench(struct shell *, const struct args *);     /* bench.c */
@@ -53,6 +55,8 @@ int handle_tokens(struct shell *, const struct args *);
 int handle_transcript(struct shell *, const struct args *); /* transcript.c */
 int handle_undo(struct shell *, const struct args *);      /* turns.c */
 
+/* Says which backend is current and where its KV came from. */
+void backend_said(struct shell *);
 /* Changes or, without text, shows the setting of that name; with `prefix` an unambiguous
  * beginning of it will do.  0 or -1. */
 int set_named(struct shell *, const char *name, int prefix, const char *text);

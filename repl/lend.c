@@ -5,6 +5,7 @@
 #include "plugins/fail.h"
 #include "repl/corpus.h"
 #include "repl/handlers.h"
+#include "repl/labels.h"
 #include "repl/paths.h"
 #include "repl/sets.h"
 #include "repl/shell.h"
@@ -62,8 +63,7 @@ static void timeline_recount(const struct dbrx_host *h)
 
 static const char *timeline_label(const struct dbrx_host *h, uint32_t layer, uint32_t expert)
 {
-    (void)h, (void)layer, (void)expert;
-    return NULL;
+    return labels_get(lent(h)->sh->labels, layer, expert);
 }
 
 /* ---- dbrx.corpus/1 ---- */
@@ -112,11 +112,14 @@ static dbrx_status read_corpus(const struct dbrx_host *h, const char *file, uint
     r.window = r.window < max ? r.window : max;
     snprintf(r.what, sizeof r.what, "reading %.60s", base ? base + 1 : file);
     char *path = path_typed(file);
-    dbrx_status st = path ? corpus_open(sh->disp, &sh->ckpt->desc.config, r.window, want, &r.corpus, err)
-                          : fail(err, DBRX_E_NOMEM, "out of memory");
+    struct engine engine = { 0 };
+    dbrx_status st = path ? disp_scratch(sh->disp, r.window, &engine, err) : fail(err, DBRX_E_NOMEM, "out of memory");
+    if (st == DBRX_OK)
+        st = corpus_open(&engine, &sh->ckpt->desc.config, r.window, want, &r.corpus, err);
     if (st == DBRX_OK)
         st = corpus_texts(path, read_text, &r, err);
     corpus_close(r.corpus);
+    engine_close(&engine);
     free(path);
     return st;
 }

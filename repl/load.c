@@ -83,6 +83,22 @@ static const uint64_t max_seed = 9007199254740991;
 
 /* ---- branches ---- */
 
+/* Which backends made the turn's tokens; what is wrong, or NULL */
+static const char *read_makers(const cJSON *list, struct turn *t)
+{
+    const cJSON *one;
+    cJSON_ArrayForEach(one, list) {
+        const char *name = cJSON_GetStringValue(get(one, "backend"));
+        uint32_t from, end, after = t->by.n ? t->by.list[t->by.n - 1].end : t->reply;
+        if (number32(one, "from", t->end, &from) || number32(one, "end", t->end, &end) || !name ||
+            from < after || end <= from)
+            return "who made it";
+        if (spans_add(&t->by, from, end, name))
+            return "out of memory";
+    }
+    return NULL;
+}
+
 /* One turn of b, behind those it has; what is wrong, or NULL */
 static const char *read_turn(const cJSON *j, struct branch *b)
 {
@@ -115,8 +131,9 @@ static const char *read_turn(const cJSON *j, struct branch *b)
         if (!(t.settings = cJSON_PrintUnformatted(settings)))
             return "out of memory";
     }
+    const char *wrong = read_makers(get(j, "by"), &t);
     b->turn[b->n_turns++] = t;
-    return NULL;
+    return wrong;
 }
 
 static int read_branch(struct reading *r, const cJSON *j, uint64_t *left)

@@ -1,6 +1,7 @@
 # The core: no terminal, no printf.  Tests link it without the shell.
 noinst_LTLIBRARIES += librepl.la
 librepl_la_SOURCES = \
+  %D%/clock.h \
   %D%/engine.h \
   %D%/engine.c \
   %D%/divergence.h \
@@ -25,12 +26,14 @@ librepl_la_SOURCES = \
   %D%/beam.c \
   %D%/trace.h \
   %D%/trace.c \
+  %D%/spans.h \
+  %D%/spans.c \
   %D%/sets.h \
   %D%/sets.c \
   %D%/steer.h \
   %D%/steer_state.h \
   %D%/steer.c \
-  %D%/steer_text.c \
+  %D%/steer_text.c %D%/ablation.h %D%/ablation.c \
   %D%/timeline.h \
   %D%/timeline.c \
   %D%/stops.h \
@@ -72,6 +75,9 @@ libshell_la_SOURCES = \
   %D%/commands.c \
   %D%/handlers.h \
   %D%/handlers.c \
+  %D%/backends.c \
+  %D%/handover.h \
+  %D%/handover.c \
   %D%/turns.c \
   %D%/transcript.c \
   %D%/replay.c \
@@ -89,10 +95,11 @@ libshell_la_SOURCES = \
   %D%/contender.c \
   %D%/compare.h \
   %D%/compare.c \
+  %D%/compare_show.c \
   %D%/bench.h \
   %D%/bench.c \
   %D%/route.c \
-  %D%/steering.c \
+  %D%/steering.c %D%/ablate.h %D%/ablate.c %D%/sweep.c \
   %D%/probs.c \
   %D%/dump.c \
   %D%/npy.h \
@@ -107,6 +114,8 @@ libshell_la_SOURCES = \
   %D%/instruments.c \
   %D%/cells.h \
   %D%/cells.c \
+  %D%/labels.h \
+  %D%/labels.c \
   %D%/lend.h \
   %D%/panel.h \
   %D%/panel.c \
@@ -171,6 +180,9 @@ dbrx_SOURCES = \
   %D%/inspect.c \
   %D%/tokenize.h \
   %D%/tokenize.c \
+  %D%/specialists.h \
+  %D%/specialists.c \
+  %D%/specialists_tool.c \
   %D%/trace_tool.c
 dbrx_CPPFLAGS = $(libshell_la_CPPFLAGS)
 dbrx_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)

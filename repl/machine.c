@@ -2,13 +2,14 @@
 #define _GNU_SOURCE
 #include "repl/machine.h"
 
+#include "repl/clock.h"
+
 #include <pthread.h>
 #include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #ifdef __x86_64__
@@ -60,13 +61,6 @@ void machine_free(struct machine *m)
 unsigned machine_processors(const struct machine *m)
 {
     return m->n;
-}
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 /* ---- what one thread does ---- */
@@ -159,11 +153,11 @@ static void *run_fma(void *arg)
     else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         fma = fma_avx2;
 #endif
-    double t0 = now();
+    double t0 = clock_seconds();
     fma(&x);                               /* the clock may change for wide vectors */
     do {
         p->flops += 2.0 * CHAINS * ROUND * fma(&x);
-        p->seconds = now() - t0;
+        p->seconds = clock_seconds() - t0;
     } while (p->seconds < FLOPS_SECONDS);
     p->sink = x;
     return NULL;
@@ -186,12 +180,12 @@ static double run_all(struct machine *m, struct part *part, void *(*run)(void *)
 {
     pthread_t thread[MAX_THREADS];
     unsigned started = 0;
-    double t0 = now();
+    double t0 = clock_seconds();
     while (started < m->n && !pthread_create(&thread[started], NULL, run, &part[started]))
         started++;
     for (unsigned i = 0; i < started; i++)
         pthread_join(thread[i], NULL);
-    return started == m->n ? now() - t0 : 0;
+    return started == m->n ? clock_seconds() - t0 : 0;
 }
 
 double machine_bandwidth(struct machine *m)

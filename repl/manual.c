@@ -152,7 +152,7 @@ void print_man(void)
     }
     man_commands();
     man_settings();
-    puts(".SH EXIT STATUS\n0 ok, 1 internal error or lost output, 2 usage, 3 a command failed in a script,\n"
+    puts(".SH EXIT STATUS\n0 ok, 1 internal error or lost output, 2 usage, 3 a command failed in a script, or a check\nof compare,\n"
          "4 checkpoint, 5 no usable backend; 130, 143, 141 when ended by SIGINT, SIGTERM, SIGPIPE.\n"
          ".SH ENVIRONMENT");
     static const char *const env[][2] = {

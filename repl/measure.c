@@ -2,18 +2,11 @@
 #include "repl/measure.h"
 
 #include "plugins/fail.h"
+#include "repl/clock.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* ---- statistics ---- */
 
@@ -142,9 +135,9 @@ static double timed(struct bench *t, struct engine *e, uint32_t pos, uint32_t n,
                             .want_logits = DBRX_LOGITS_LAST, .logits = t->logits,
                             .logits_len = t->b->desc->config.n_vocab, .route = &sink, .steer = t->b->steer };
     work_reset(&t->work);
-    double t0 = now();
+    double t0 = clock_seconds();
     *st = engine_eval(e, &b, err);
-    return *st == DBRX_OK ? now() - t0 : -1;
+    return *st == DBRX_OK ? clock_seconds() - t0 : -1;
 }
 
 /* The conversation of `from` into a fresh session of m's model: seconds, or NaN where that cannot be */
@@ -155,11 +148,11 @@ static double take_over(struct bench *t, const struct engine *from, const struct
     struct engine fresh;
     if (!from->kv || !m->engine->kv || !n)
         return NAN;
-    double t0 = now();
+    double t0 = clock_seconds();
     *st = engine_share(&fresh, m->engine, n, err);
     if (*st == DBRX_OK)
-        *st = engine_copy_kv(from, &fresh, n, t->b->host, err);
-    double seconds = now() - t0;
+        *st = engine_copy_kv(from, &fresh, n, t->b->host, NULL, err);
+    double seconds = clock_seconds() - t0;
     engine_close(&fresh);
     return seconds;
 }

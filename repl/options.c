@@ -45,6 +45,8 @@ const struct tool_row tool_rows[] = {
       tool_compare, compare_options },
     { "bench", "[OPTION...] [BACKEND[:K=V,...]...]", "how fast backends are, against the machine's limits",
       tool_bench, bench_options },
+    { "specialists", "--prompts TOPICS.jsonl [OPTION...]", "experts that prefer a topic, checked on every backend",
+      tool_specialists, specialists_options },
     { "quantize", "[OPTION...] --type T IN OUT.gguf", "a checkpoint with smaller weights", tool_quantize, quantize_options },
     { "imatrix", "[OPTION...] --prompts FILE --out FILE", "which inputs matter, for quantize", tool_imatrix, imatrix_options },
     { "perplexity", "[OPTION...] FILE|-", "how well the model predicts a text", tool_perplexity, perplexity_options },

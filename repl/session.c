@@ -356,13 +356,15 @@ dbrx_status sess_generate(struct sess *s, const struct sess_gen *g, enum sess_fi
     return st < 0 ? st : DBRX_OK;
 }
 
-dbrx_status sess_use(struct sess *s, const char *backend, const char *const *opt, int replay,
+dbrx_status sess_use(struct sess *s, const char *backend, const char *const *opt, int how,
                      struct dbrx_error *err)
 {
     dbrx_status st = rewind_to(s, s->n, err);
     /* what the old one has not computed yet is left to the next sync, which traces it */
     if (st == DBRX_OK)
-        st = disp_use(s->disp, backend, opt, replay, s->token, disp_position(s->disp), err);
+        st = disp_use(s->disp, backend, opt, how, s->token, s->n, err);
+    if (st == DBRX_OK)
+        s->has_logits = 0;                 /* the next token is the new one's own word */
     took(s);
     return st;
 }

@@ -100,8 +100,9 @@ dbrx_status sess_generate(struct sess *, const struct sess_gen *, enum sess_fini
 /* The error for what sampler_draw returned below 0. */
 dbrx_status sess_no_candidate(int32_t why, struct dbrx_error *);
 
-/* Another backend for this timeline; see disp_use. */
-dbrx_status sess_use(struct sess *, const char *backend, const char *const *opt, int replay,
+/* Another backend for this timeline; see disp_use.  Its next sync evaluates the last token, so
+ * that what is drawn next comes from the new one's logits. */
+dbrx_status sess_use(struct sess *, const char *backend, const char *const *opt, int how,
                      struct dbrx_error *);
 
 /* The KV cache of the first n tokens from elsewhere; see disp_import. */

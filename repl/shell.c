@@ -7,7 +7,9 @@
 
 #include "plugins/fail.h"
 #include "repl/commands.h"
+#include "repl/handover.h"
 #include "repl/instruments.h"
+#include "repl/labels.h"
 #include "repl/line.h"
 #include "repl/paths.h"
 #include "repl/signals.h"
@@ -196,6 +198,10 @@ int shell_open(struct shell *sh, const struct shell_options *o)
         render_error(&sh->out, "%s", why);
         code = EXIT_USAGE;
     }
+    if (!code && shell_set_labels(sh, why, sizeof why)) {
+        render_error(&sh->out, "%s", why);
+        code = EXIT_USAGE;
+    }
     if (!code && (!(sh->instruments = instruments_find(&sh->modules)) || !(sh->tree = tree_new(sh->sess)))) {
         render_error(&sh->out, "out of memory");
         code = EXIT_INTERNAL;
@@ -215,6 +221,7 @@ void shell_close(struct shell *sh)
     id_list_free(&sh->suppress_tokens);
     trie_free(sh->trie);
     instruments_free(sh->instruments);
+    labels_free(sh->labels);
     tree_free(sh->tree);
     sess_free(sh->sess);
     steer_free(sh->steer);
@@ -230,6 +237,24 @@ void shell_close(struct shell *sh)
 }
 
 /* ---- what several handlers need ---- */
+
+int shell_set_labels(struct shell *sh, char *err, size_t size)
+{
+    const char *name = sh->vars.v[VAR_LABELS].text;
+    struct labels *l = NULL;
+    if (*name) {
+        char *path = path_typed(name);
+        int failed = path ? labels_read(path, &sh->ckpt->desc.config, &l, err, size) : -1;
+        if (!path)
+            snprintf(err, size, "out of memory");
+        free(path);
+        if (failed)
+            return -1;
+    }
+    labels_free(sh->labels);
+    sh->labels = l;
+    return 0;
+}
 
 int shell_failed(struct shell *sh, dbrx_status st, const struct dbrx_error *err)
 {
@@ -280,6 +305,35 @@ int shell_knows_threads(const struct shell *sh, const char *name)
     return 0;
 }
 
+static int is_backend(const struct shell *sh, const char *name)
+{
+    const struct module *m;
+    for (size_t i = 0; (m = disp_module(sh->disp, i)); i++)
+        if (m->info && !strcmp(m->info->name, name) && disp_options(sh->disp, i))
+            return 1;
+    return 0;
+}
+
+int shell_plan(const struct shell *sh, struct handover *plan, char *err, size_t size)
+{
+    if (handover_parse(plan, sh->vars.v[VAR_HANDOVER].text, err, size))
+        return -1;
+    for (uint32_t i = 0; i < plan->n; i++)
+        if (!is_backend(sh, plan->step[i].backend)) {
+            snprintf(err, size, "handover: there is no backend \"%.60s\"; /backend lists those found",
+                     plan->step[i].backend);
+            handover_free(plan);
+            return -1;
+        }
+    if (plan->n && sh->vars.v[VAR_NUM_BEAMS].num > 1) {
+        snprintf(err, size, "num_beams and handover exclude each other: beams are drawn all at once; "
+                 "/set num_beams 1, or /set handover \"\"");
+        handover_free(plan);
+        return -1;
+    }
+    return 0;
+}
+
 /* Which one an unnamed backend is, so that it can be given its options */
 static const char *best_backend(const struct shell *sh)
 {
@@ -317,7 +371,7 @@ dbrx_status shell_backend_options(const struct shell *sh, const char *name, cons
     return DBRX_OK;
 }
 
-int shell_use(struct shell *sh, const char *name, const char *const *opt, int replay)
+int shell_use(struct shell *sh, const char *name, const char *const *opt, int how)
 {
     const char *was = disp_name(sh->disp);
     struct backend_options o;
@@ -326,11 +380,14 @@ int shell_use(struct shell *sh, const char *name, const char *const *opt, int re
     render_busy(&sh->out, 1);
     dbrx_status st = shell_backend_options(sh, name, opt, &o, &err);
     if (st == DBRX_OK)
-        st = sess_use(sh->sess, name, o.all, replay, &err);
+        st = sess_use(sh->sess, name, o.all, how, &err);
     render_busy(&sh->out, 0);
     if (st != DBRX_OK) {
         if (st == DBRX_STOPPED)
             return render_error(&sh->out, "interrupted; still on %s", was ? was : "no backend");
+        if (was && !disp_name(sh->disp))
+            return render_error(&sh->out, "%s; %s was lost as well, the conversation is not: /backend NAME "
+                                "goes on", err.text, was);
         return render_error(&sh->out, "%s%s%s", err.text, was ? "; still on " : "", was ? was : "");
     }
     return 0;

@@ -30,6 +30,8 @@ int  tool_option(struct tool *, int letter, const char *arg);
 int  tool_open(struct tool *, const struct contender *);
 int  tool_end(struct tool *, int code);
 
+int tool_specialists(int argc, char **argv);
+extern const struct option_row specialists_options[];
 int tool_compare(int argc, char **argv);
 int tool_bench(int argc, char **argv);
 int tool_trace(int argc, char **argv);

@@ -155,7 +155,7 @@ static int transcript_tokens(struct shell *sh)
 {
     static const struct column col[] = {
         { "turn", "turn", 1, 0, NULL }, { "part", "part", 0, 0, NULL }, { "pos", "pos", 1, 0, NULL },
-        { "id", "id", 1, 0, NULL }, { "quoted", "text", 0, 0, NULL }, { 0 } };
+        { "id", "id", 1, 0, NULL }, { "backend", "by", 0, 0, NULL }, { "quoted", "text", 0, 0, NULL }, { 0 } };
     static const struct rows rows = { "rows", "transcript_tokens", "rows", col, 0 };
     const struct branch *b = sh->tree->now;
     cJSON *list = cJSON_CreateArray();
@@ -165,8 +165,11 @@ static int transcript_tokens(struct shell *sh)
         while (k + 1 < b->n_turns && i >= b->turn[k].end)
             k++;
         char *text = token_text(sh, sh->sess->token[i]), *quoted = NULL;
+        const char *by = k < b->n_turns ? spans_at(&b->turn[k].by, i) : NULL;
         cJSON *row = cJSON_CreateObject();
         cJSON_AddItemToArray(list, row);
+        if (by)
+            field_string(row, "backend", by);
         cJSON_AddNumberToObject(row, "turn", k + 1);
         cJSON_AddStringToObject(row, "part", k < b->n_turns && i < b->turn[k].reply ? "prompt" : "reply");
         cJSON_AddNumberToObject(row, "pos", i);
@@ -299,6 +302,7 @@ static void export_json(struct atomic *f, struct shell *sh, const struct message
                                                                  (int)(t->end - t->reply)));
         cJSON_AddStringToObject(one, "finish_reason", sess_finish_name(t->finish));
         cJSON_AddNumberToObject(one, "seed", (double)t->seed);
+        cJSON_AddItemToObject(one, "made_by", makers_json(&t->by));
         if (t->settings)
             cJSON_AddRawToObject(one, "settings", t->settings);
     }

@@ -169,6 +169,8 @@ static dbrx_status model_open(const struct dbrx_host *host, const struct dbrx_mo
     st = graph_model_open(host, desc, &cpu_ops, c, ctx_close, out, err);
     if (st == DBRX_OK)
         (*out)->kv_dtype = !s.kv && desc->config.d_model < LARGE ? DBRX_F32 : kv[s.kv];
+    if (st == DBRX_OK && s.deterministic)
+        (*out)->repro = DBRX_REPRO_CHUNKS | DBRX_REPRO_THREADS | DBRX_REPRO_BATCH;
     return st;
 }
 
@@ -177,9 +179,25 @@ static const struct dbrx_backend backend = {
     GRAPH_BACKEND
 };
 
+static const char *const *values(const char *option)
+{
+    static const char *const precision[] = { "auto", "f32", "fast", NULL }, *const flag[] = { "0", "1", NULL };
+    static const char *const kv[] = { "auto", "f32", "f16", "bf16", "q8_0", NULL };
+    static const char *isa[N_LEVELS + 2];  /* two threads that fill it fill it alike */
+    int n = 0;
+    isa[n++] = "best";
+    for (int i = 0; i < N_LEVELS; i++)
+        if (!levels[i].runs || levels[i].runs())
+            isa[n++] = levels[i].name;
+    return !strcmp(option, "isa") ? isa : !strcmp(option, "precision") ? precision
+         : !strcmp(option, "kv") ? kv : !strcmp(option, "deterministic") ? flag : NULL;
+}
+
+static const struct dbrx_choices choices = { .struct_size = sizeof choices, .values = values };
+
 static const void *get(const char *id)
 {
-    return graph_get(id, &backend);
+    return !strcmp(id, DBRX_CHOICES) ? (const void *)&choices : graph_get(id, &backend);
 }
 
 DBRX_EXPORT const struct dbrx_module_info dbrx_module = {

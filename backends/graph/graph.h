@@ -20,6 +20,7 @@ struct dbrx_model {
     struct ops ops;
     void  *ctx;                            /* given to every op                            */
     void (*ctx_close)(void *ctx);          /* may be NULL                                  */
+    uint32_t repro;                        /* DBRX_REPRO_*, set by the backend: what it promises */
 };
 
 struct dbrx_session {

@@ -199,19 +199,20 @@ static size_t kv_width(const struct dbrx_config *c)
     return (size_t)c->n_kv_heads * (c->d_model / c->n_heads);
 }
 
-static dbrx_status export_kv(dbrx_session *s, uint32_t max_n,
-                             dbrx_status (*emit)(void *, const struct dbrx_kv_block *), void *ctx,
-                             struct dbrx_error *err)
+static dbrx_status export_from(dbrx_session *s, uint32_t from, uint32_t max_n,
+                               dbrx_status (*emit)(void *, const struct dbrx_kv_block *),
+                               void *ctx, struct dbrx_error *err)
 {
     const struct dbrx_config *c = &s->model->cfg;
     size_t w = kv_width(c);
-    (void)err;
+    if (from > s->pos)
+        return fail(err, DBRX_E_INVALID, "cannot export from position %u of %u", from, s->pos);
     const uint32_t own = s->model->kv_dtype;
     const int open = dtype_block(own) > 1; /* no type of a block: floats, through the scratch */
     if (!max_n || (open && max_n > GRAPH_CHUNK))
         max_n = open ? GRAPH_CHUNK : s->max_pos;
     for (uint32_t l = 0; l < c->n_layers; l++)
-        for (uint32_t pos = 0; pos < s->pos; pos += max_n) {
+        for (uint32_t pos = from; pos < s->pos; pos += max_n) {
             uint32_t n = s->pos - pos < max_n ? s->pos - pos : max_n;
             size_t at = (size_t)dtype_bytes(own, ((uint64_t)l * s->max_pos + pos) * w);
             if (open) {
@@ -229,6 +230,13 @@ static dbrx_status export_kv(dbrx_session *s, uint32_t max_n,
                 break;                     /* pos + max_n might wrap */
         }
     return DBRX_OK;
+}
+
+static dbrx_status export_kv(dbrx_session *s, uint32_t max_n,
+                             dbrx_status (*emit)(void *, const struct dbrx_kv_block *), void *ctx,
+                             struct dbrx_error *err)
+{
+    return export_from(s, 0, max_n, emit, ctx, err);
 }
 
 /* dst[n][w] in this session's type = src[n][w] of a block's; a copy where they are the same */
@@ -249,8 +257,9 @@ static dbrx_status import_kv(dbrx_session *s, const struct dbrx_kv_block *b,
 {
     const struct dbrx_config *c = &s->model->cfg;
     size_t w = kv_width(c);
-    if (s->pos)
-        return fail(err, DBRX_E_INVALID, "KV can only be imported into an empty session");
+    if (b->pos < s->pos)
+        return fail(err, DBRX_E_INVALID, "position %u is taken: KV is imported behind the %u there "
+                    "are", b->pos, s->pos);
     if (b->layer >= c->n_layers || dtype_block(b->dtype) != 1 || (b->n && (!b->k || !b->v)))
         return fail(err, DBRX_E_INVALID, "KV block of layer %u, type %u does not fit this model",
                     b->layer, b->dtype);
@@ -264,18 +273,32 @@ static dbrx_status import_kv(dbrx_session *s, const struct dbrx_kv_block *b,
     return DBRX_OK;
 }
 
-static dbrx_status commit(dbrx_session *s, uint32_t n_pos, struct dbrx_error *err)
+static dbrx_status extend(dbrx_session *s, uint32_t n_pos, struct dbrx_error *err)
 {
-    if (s->pos || n_pos > s->max_pos)
-        return fail(err, DBRX_E_INVALID, "cannot commit %u imported positions", n_pos);
+    if (n_pos < s->pos || n_pos > s->max_pos)
+        return fail(err, DBRX_E_INVALID, "cannot make it %u positions: it holds %u of %u", n_pos,
+                    s->pos, s->max_pos);
     s->pos = n_pos;
     return DBRX_OK;
 }
 
+static dbrx_status commit(dbrx_session *s, uint32_t n_pos, struct dbrx_error *err)
+{
+    return s->pos ? fail(err, DBRX_E_INVALID, "cannot commit %u positions on top of %u", n_pos,
+                         s->pos) : extend(s, n_pos, err);
+}
+
 const struct dbrx_kv graph_kv = {
     .struct_size = sizeof graph_kv, .export_kv = export_kv, .import_kv = import_kv,
-    .commit = commit,
+    .commit = commit, .export_from = export_from, .extend = extend,
 };
+
+static uint32_t promises(const dbrx_model *m)
+{
+    return m->repro;
+}
+
+static const struct dbrx_repro repro = { .struct_size = sizeof repro, .promises = promises };
 
 const void *graph_get(const char *id, const struct dbrx_backend *backend)
 {
@@ -283,5 +306,6 @@ const void *graph_get(const char *id, const struct dbrx_backend *backend)
          : !strcmp(id, DBRX_KV)      ? (const void *)&graph_kv
          : !strcmp(id, DBRX_INPUTS)  ? (const void *)&graph_inputs
          : !strcmp(id, DBRX_RESUME)  ? (const void *)&graph_resume
-         : !strcmp(id, DBRX_HEAD)    ? (const void *)&graph_head : NULL;
+         : !strcmp(id, DBRX_HEAD)    ? (const void *)&graph_head
+         : !strcmp(id, DBRX_REPRO)   ? (const void *)&repro : NULL;
 }

@@ -135,7 +135,7 @@ static double ratio(double a, double b)
 static void layer_table(const struct experts *x, double *sum, const char *title, const struct dbrx_rows *r)
 {
     const struct dbrx_column col[] = {
-        { "layer", "layer", DBRX_CELL_NUM, 0, 0, 0, { 0 } },
+        { "layer", "L", DBRX_CELL_NUM, 0, 0, 0, { 0 } },
         { "load", "load", DBRX_CELL_HEAT, 0, 0, 0, { 0 } },
         { "max_over_mean", "max", DBRX_CELL_NUM, 2, 0, 0, { 0 } },
         { "cv", "cv", DBRX_CELL_NUM, 2, 0, 0, { 0 } },
@@ -161,7 +161,7 @@ static void layer_table(const struct experts *x, double *sum, const char *title,
             var += (load[e] - mean) * (load[e] - mean) / E;
         char text[40];
         const char *label = x->timeline->label(x->host, l, most);
-        snprintf(text, sizeof text, "e%u %.0f%%%s%.20s", most, 100 * load[most], label ? " " : "", label ? label : "");
+        snprintf(text, sizeof text, label ? "e%u %.9s" : "e%u", most, label);  /* 80 columns are full with that */
         r->num(r->ctx, l);
         r->nums(r->ctx, load, E);
         r->num(r->ctx, ratio(load[most], mean));
@@ -328,7 +328,7 @@ static const struct dbrx_command command = {
     .brief = "how much each expert works, and how evenly",
     .help = "For every layer: load (the share of tokens that use an expert) of all experts, the largest over the "
             "mean (max), coefficient of variation (cv), the router's entropy in bits, the share of experts that "
-            "neighbouring tokens have in common (same), experts that nobody used (dead), and the busiest one.  "
+            "neighbouring tokens have in common (same), experts that nobody used (dead), and the busiest one, with its label if /set labels has one.  "
             "--layer gives each expert of some layers.  All tokens since the start count, each once in its "
             "context, until `reset`; `mark NAME` remembers this moment for --since.",
     .example = "/experts --layer 0..2", .words = words, .flags = DBRX_COMMAND_TIMELINE, .run = run };

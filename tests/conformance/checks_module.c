@@ -144,7 +144,7 @@ static int complete_tables(struct fx *f)
     NEED(b->struct_size >= sizeof *b, "the backend table's struct_size is %u", b->struct_size);
     NEED(b->probe && b->model_open && b->model_close && b->session_open && b->session_close &&
          b->eval && b->position && b->truncate, "the backend table has a NULL function");
-    NEED(!f->sut.kv || (f->sut.kv->struct_size >= sizeof *f->sut.kv && f->sut.kv->export_kv &&
+    NEED(!f->sut.kv || (DBRX_HAS(struct dbrx_kv, f->sut.kv, commit) && f->sut.kv->export_kv &&
                         f->sut.kv->import_kv && f->sut.kv->commit), "%s is incomplete", DBRX_KV);
     NEED(!f->sut.head || (f->sut.head->struct_size >= sizeof *f->sut.head && f->sut.head->head),
          "%s is incomplete", DBRX_HEAD);

@@ -301,7 +301,7 @@ int main(int argc, char **argv)
 {
     static const struct check *const tables[] = {
         checks_module, checks_open, checks_eval, checks_stop, checks_route, checks_steer,
-        checks_tap, checks_kv, checks_resume,
+        checks_tap, checks_kv, checks_resume, checks_repro,
     };
     static struct sigaction before[32];
     const char *file = NULL, *oracle = NULL, *only = NULL, *opt[32] = { NULL }, *dir = getenv("MODULES");

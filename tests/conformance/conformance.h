@@ -100,7 +100,7 @@ struct check {
 enum { NEEDS_KV = 1, NEEDS_HEAD = 2, NEEDS_RESUME = 4 };       /* SKIP where the backend has no such table    */
 
 extern const struct check checks_module[], checks_open[], checks_eval[], checks_stop[], checks_route[],
-    checks_steer[], checks_tap[], checks_kv[], checks_resume[];    /* end at id == NULL    */
+    checks_steer[], checks_tap[], checks_kv[], checks_resume[], checks_repro[];    /* end at id == NULL */
 
 /* Ends the check as failed, with a remark that says what was seen. */
 #define NEED(cond, ...) do { if (!(cond)) { note(__VA_ARGS__); return FAIL; } } while (0)

@@ -227,7 +227,7 @@ static void test_session(const struct ckpt *ck, const struct modules *mods)
     ok(engine_eval(&scratch, &b, &err) == DBRX_OK && engine_position(&scratch) == 7 &&
        disp_position(d) == held && !strcmp(disp_name(d), "ref"), "... do not touch the conversation");
     memcpy(row + c->n_vocab, row, c->n_vocab * sizeof *row);
-    ok(engine_copy_kv(&scratch, &other, 7, &host, &err) == DBRX_OK && engine_position(&other) == 7 &&
+    ok(engine_copy_kv(&scratch, &other, 7, &host, NULL, &err) == DBRX_OK && engine_position(&other) == 7 &&
        engine_truncate(&scratch, 6, &err) == DBRX_OK, "KV goes from one to the other");
     b.n_tokens = 1, b.token = prompt + 6;
     ok(engine_eval(&scratch, &b, &err) == DBRX_OK &&

@@ -29,7 +29,7 @@ graph='backends/graph/[a-z_0-9]+\.h'
 doors='plugins/(abi|fail|loader|observer|proportion)\.h|backends/backend\.h|backends/model/(checkpoint|gguf_write|imatrix|quant)\.h|backends/graph/(dtype|dequant)\.h|tokenizer/(tokenizer|chat)\.h'
 core='repl/engine.[ch] repl/divergence.[ch] repl/comparison.[ch] repl/machine.[ch] repl/measure.[ch]
       repl/dispatch.[ch] repl/session.[ch] repl/sampler.[ch] repl/processors.[ch] repl/filters.[ch]
-      repl/beam.[ch] repl/trace.[ch] repl/timeline.[ch] repl/stops.[ch]
+      repl/beam.[ch] repl/trace.[ch] repl/spans.[ch] repl/timeline.[ch] repl/stops.[ch]
       repl/grammar/*.[ch]'
 instruments=$(find plugins -mindepth 2 -name '*.[ch]')
 
@@ -54,7 +54,7 @@ done
 allow "tokenizer knows no model" "$(sources tokenizer)" \
     'config\.h|tokenizer/[a-z_0-9]+\.h|plugins/(abi|fail)\.h'
 allow "the shell's core does not know its surface" "$(ls $core 2>/dev/null)" \
-    "config\\.h|repl/(engine|divergence|comparison|machine|measure|dispatch|session|sampler|processors|filters|beam|trace|timeline|stops)\\.h|repl/grammar/[a-z_]+\\.h|$doors"
+    "config\\.h|repl/(clock|engine|divergence|comparison|machine|measure|dispatch|session|sampler|processors|filters|beam|trace|timeline|spans|stops)\\.h|repl/grammar/[a-z_]+\\.h|$doors"
 allow "grammars know bytes and vocabularies only" "$(sources repl/grammar)" \
     'repl/grammar/[a-z_]+\.h|plugins/(abi|fail)\.h|tokenizer/tokenizer\.h'
 allow "the shell enters by the front doors" "$(sources repl)" "config\\.h|repl/(grammar/)?[a-z_0-9]+\\.(h|inc)|$doors"

@@ -81,6 +81,12 @@ check_PROGRAMS += %D%/divergence
 TESTS += %D%/divergence
 %C%_divergence_LDADD = librepl.la libmodel.la libplugins.la -lm
 
+# --- ablation
+check_PROGRAMS += %D%/ablation
+TESTS += %D%/ablation
+%C%_ablation_SOURCES = %D%/ablation.c %D%/plain_forward.h
+%C%_ablation_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
+%C%_ablation_LDADD = librepl.la libmodel.la libplugins.la $(CJSON_LIBS) -lm
 # --- GGUF, and rows to blocks
 check_PROGRAMS += %D%/gguf %D%/quant
 TESTS          += %D%/gguf %D%/gguf.sh %D%/quant
