@@ -15,7 +15,7 @@
 #include <string.h>
 
 const struct option_row option_rows[] = {
-    { "model", 'm', "DIR", "checkpoint directory (default: the bundled nano)" },
+    { "model", 'm', "DIR", "checkpoint directory or GGUF (default: bundled nano)" },
     { "backend", 'b', "NAME", "backend to start with (default: the best here)" },
     { "set", 's', "VAR=VALUE", "change a setting, as /set does; repeatable" },
     { "command", 'c', "LINE", "run a line (command or prompt), end; repeatable" },
