@@ -1,5 +1,6 @@
 /* backends/graph/session.c -- models and sessions of a graph backend: what is
  * allocated when, and the KV cache's way in and out.  No arithmetic. */
+#define _DEFAULT_SOURCE                    /* madvise */
 #include "backends/graph/graph.h"
 
 #include "backends/graph/dequant.h"
@@ -9,6 +10,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 static int shaped(const struct dbrx_tensor *t, uint64_t rows, uint64_t cols)
 {
@@ -120,13 +122,24 @@ void graph_model_close(dbrx_model *m)
     free(m);
 }
 
+enum { HUGE_PAGE = 2 << 20 };
+
 /* n floats, 64-byte aligned; NULL also when the size overflows */
 static void *alloc(size_t n, size_t size)
 {
     size_t bytes;
     if (__builtin_mul_overflow(n, size, &bytes) || bytes > SIZE_MAX - 64)
         return NULL;
-    return aligned_alloc(64, (bytes + 64) / 64 * 64);
+    if (bytes < 2 * HUGE_PAGE)
+        return aligned_alloc(64, (bytes + 64) / 64 * 64);
+    /* a KV cache that is filled at once, by a switch, mostly waits for its pages: fewer of them */
+    void *p = bytes > SIZE_MAX - HUGE_PAGE ? NULL
+            : aligned_alloc(HUGE_PAGE, (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
+#ifdef MADV_HUGEPAGE
+    if (p)
+        (void)madvise(p, bytes, MADV_HUGEPAGE);
+#endif
+    return p;
 }
 
 dbrx_status graph_session_open(dbrx_model *m, uint32_t max_pos, dbrx_session **out,
