@@ -214,7 +214,10 @@ void backend_said(struct shell *sh)
     uint64_t weights, kv;
     uint32_t n, k = 0;
     size_t at = 0;
+    const char *label = disp_label(sh->disp);
+    char brief[160];
     field_string(f, "name", disp_name(sh->disp));
+    field_string(f, "options", label + strcspn(label, " ") + (strchr(label, ' ') != NULL));
     field_string(f, "kv", disp_kv_origin(sh->disp));
     cJSON_AddNumberToObject(f, "position", disp_position(sh->disp));
     for (; (name = disp_kept(sh->disp, k, &n)); k++)
@@ -229,7 +232,7 @@ void backend_said(struct shell *sh)
     char of[24] = "";
     if (moved && moved < all)              /* it held the others already */
         snprintf(of, sizeof of, "%u of ", moved);
-    render_event(&sh->out, "backend", f, "now on %s; kv: %s (%s%u tokens)%s", disp_name(sh->disp),
+    render_event(&sh->out, "backend", f, "now on %s; kv: %s (%s%u tokens)%s", label_brief(label, brief, sizeof brief),
                  moved || !all ? disp_kv_origin(sh->disp) : "its own", of, all, kept);
 }
 

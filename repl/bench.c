@@ -230,7 +230,7 @@ int bench_run(struct shell *sh, const struct bench_ask *ask)
     struct machine *machine = machine_new();
     if (!machine)
         return render_error(&sh->out, "out of memory for the probe of the read bandwidth");
-    render_busy(&sh->out, 1);
+    render_busy_with(&sh->out, "measuring");
     struct measurement b = {
         .desc = &sh->ckpt->desc, .host = &sh->host, .steer = disp_steered(sh->disp), .machine = machine, .prompt = ask->prompt, .gen = ask->gen,
         .depth = ask->depth, .reps = ask->reps, .m = m, .n_m = open_all(sh, ask, (uint32_t)room, m, o) };
@@ -255,23 +255,15 @@ int bench_run(struct shell *sh, const struct bench_ask *ask)
 
 enum { BACKEND, OPTIONS, PROMPT, GEN, DEPTH, REPS, ALL, CSV };
 
-static int count(struct shell *sh, const struct args *a, int at, long min, long max, uint32_t *out)
-{
-    if (!a->text[at])
-        return 0;
-    if (a->num[at] < min || a->num[at] > max)
-        return render_error(&sh->out, "%s is %ld to %ld, not %ld", a->command->arg[at].name, min, max, a->num[at]);
-    *out = (uint32_t)a->num[at];
-    return 0;
-}
-
 int handle_bench(struct shell *sh, const struct args *a)
 {
     struct bench_ask ask = { .prompt = BENCH_PROMPT, .gen = BENCH_GEN, .reps = BENCH_REPS, .csv = a->text[CSV] != NULL };
     const long most = INT32_MAX;
-    if (count(sh, a, PROMPT, 0, most, &ask.prompt) || count(sh, a, GEN, 0, most, &ask.gen) ||
-        count(sh, a, DEPTH, 0, most, &ask.depth) || count(sh, a, REPS, 1, MEASURE_MAX_REPS, &ask.reps))
+    if (args_count(sh, a, PROMPT, 0, most, &ask.prompt) || args_count(sh, a, GEN, 0, most, &ask.gen) ||
+        args_count(sh, a, DEPTH, 0, most, &ask.depth) || args_count(sh, a, REPS, 1, MEASURE_MAX_REPS, &ask.reps))
         return -1;
+    if (ask.csv && sh->out.json)
+        return render_error(&sh->out, "--csv and --json exclude each other: events are no lines of values");
     if (a->text[ALL] && a->text[BACKEND])
         return render_error(&sh->out, "--all-backends measures all of them; leave out %s, or it", a->text[BACKEND]);
     if (!disp_name(sh->disp) && !a->text[BACKEND])

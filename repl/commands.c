@@ -507,6 +507,15 @@ static int parse_args(struct shell *sh, const struct command *c, char *rest, str
     return read_sets(sh, c, a);
 }
 
+int args_count(struct shell *sh, const struct args *a, int at, long min, long max, uint32_t *out)
+{
+    if (a->text[at] && (a->num[at] < min || a->num[at] > max))
+        return render_error(&sh->out, "%s is %ld to %ld, not %ld", a->command->arg[at].name, min, max, a->num[at]);
+    if (a->text[at])
+        *out = (uint32_t)a->num[at];
+    return 0;
+}
+
 int command_run(struct shell *sh, const char *line, size_t len)
 {
     if (memchr(line, '\0', len))

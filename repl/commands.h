@@ -67,6 +67,10 @@ int arg_is_option(const struct arg *);
 /* "/route [TOKEN]"; flags and options only with `all`. */
 void command_usage(const struct command *, int all, char *out, size_t size);
 
+/* The whole number that was given for argument `at`, if one was, into *out.  0, or -1 after saying
+ * what it may be. */
+int args_count(struct shell *, const struct args *, int at, long min, long max, uint32_t *out);
+
 /* Runs "/name args", [len] bytes.  0 or -1. */
 int command_run(struct shell *, const char *line, size_t len);
 

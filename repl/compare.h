@@ -6,6 +6,8 @@
 #include "repl/comparison.h"
 #include "tokenizer/tokenizer.h"
 
+#include <cjson/cJSON.h>
+
 struct shell;
 
 struct compare_text { char *id; int32_t *token; uint32_t n; };     /* id: JSON text, or NULL */
@@ -41,6 +43,11 @@ int  compare_run(struct shell *, struct engine *a, struct engine *b, const struc
 void compare_free(struct compare_result *);
 /* The event "compare", or what it says for people. */
 void compare_show(struct shell *, const struct compare_ask *, const struct compare_result *);
+/* Its figures without the lists, as members of the object. */
+void compare_figures(cJSON *, const struct compare_ask *, const struct compare_result *);
+/* The rows "comparisons": `pairs`, which it takes, has one object for each two of name[n], in order:
+ * figures, or a, b and a reason.  As text also a matrix, where it fits. */
+void compare_show_pairs(struct shell *, const struct compare_ask *, const char *const *name, size_t n, cJSON *pairs);
 /* Names of the checks that failed, ", " between them: "max-kl"; NULL: none. */
 const char *compare_failed(const struct compare_ask *, const struct divergence *);
 

@@ -95,6 +95,7 @@ libshell_la_SOURCES = \
   %D%/contender.c \
   %D%/compare.h \
   %D%/compare.c \
+  %D%/compare_show.c \
   %D%/bench.h \
   %D%/bench.c \
   %D%/route.c \
@@ -171,6 +172,8 @@ dbrx_SOURCES = \
   %D%/weights.c \
   %D%/weights_hf.c \
   %D%/quantize.c \
+  %D%/perplexity.c \
+  %D%/imatrix.c \
   %D%/compare_tool.c \
   %D%/bench_tool.c \
   %D%/inspect.h \

@@ -200,18 +200,30 @@ void render_busy(struct render *r, int on)
     erase_progress(r);
     r->busy = on && r->err_tty && !r->json;
     r->since = r->last = now();
+    r->whole = NULL;
+    r->part_of[0] = '\0';
     pthread_mutex_unlock(&r->lock);
+}
+
+void render_busy_with(struct render *r, const char *whole)
+{
+    render_busy(r, 1);
+    r->whole = whole;
 }
 
 void render_progress(struct render *r, const char *what, uint64_t done, uint64_t total)
 {
     double t = now();
     pthread_mutex_lock(&r->lock);
+    int whole = r->whole && !strcmp(what, r->whole);
+    if (whole && total)
+        snprintf(r->part_of, sizeof r->part_of, "%.20s: %3.0f%%, ", what, 100 * (double)done / (double)total);
     if (r->busy && t - r->since > PROGRESS_AFTER && (!r->shown || t - r->last > PROGRESS_EVERY)) {
         char line[79];
-        int n = total ? snprintf(line, sizeof line, "%.50s: %3.0f%%", what,
+        const char *before = whole ? "" : r->part_of;
+        int n = total ? snprintf(line, sizeof line, "%s%.40s: %3.0f%%", before, what,
                                  100 * (double)done / (double)total)
-                      : snprintf(line, sizeof line, "%.50s ...", what);
+                      : snprintf(line, sizeof line, "%s%.40s ...", before, what);
         fprintf(stderr, "\r%s%*s", line, r->shown > n ? r->shown - n : 0, "");
         r->shown = r->shown > n ? r->shown : n;
         r->last = t;

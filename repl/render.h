@@ -25,6 +25,8 @@ struct render {
     pthread_mutex_t lock;                  /* progress may come from a backend's thread */
     int busy, shown;                       /* progress wanted; its line is on the screen */
     double since, last;
+    const char *whole;                     /* the name of all that goes on; other progress is a part */
+    char part_of[32];                      /* "comparing:  12%, ", put before a part's   */
 };
 
 void render_init(struct render *, int json);
@@ -97,6 +99,8 @@ void render_columns(struct render *, size_t n, const char (*title)[64], const ch
 /* A bar for something long that goes on between them; total 0: not known; done 0: gone. */
 void render_bar(struct render *, unsigned long done, unsigned long total, unsigned long failed);
 void render_busy(struct render *, int on);
+/* As on; progress of the name `whole` is shown before that of anything else, which is a part of it. */
+void render_busy_with(struct render *, const char *whole);
 void render_progress(struct render *, const char *what, uint64_t done, uint64_t total);   /* [any] */
 
 /* Anything lost on the way to stdout?  Flushes. */

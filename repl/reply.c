@@ -140,17 +140,18 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
     const char *origin = disp_kv_origin(sh->disp);
     int moved = disp_name(sh->disp) && strcmp(origin, "computed");
     const struct spans *by_whom = &tree_last(sh->tree)->by;
-    char makers[400], last_maker[160];
-    spans_text(by_whom, 0, UINT32_MAX, makers, sizeof makers);
-    snprintf(last_maker, sizeof last_maker, "%.159s", by_whom->n ? by_whom->list[by_whom->n - 1].name
-             : disp_name(sh->disp) ? disp_name(sh->disp) : "no backend");
-    last_maker[strcspn(last_maker, " ")] = by_whom->n ? '\0' : ' ';
+    const char *maker = by_whom->n ? by_whom->list[by_whom->n - 1].name : disp_label(sh->disp);
+    char makers[400];
+    if (by_whom->n > 1)
+        spans_text(by_whom, 0, UINT32_MAX, makers, sizeof makers);
+    else
+        label_brief(maker ? maker : "no backend", makers, sizeof makers);
     if (by_whom->n > 1 && !sh->out.json && !(sh->vars.v[VAR_TIMING].num == TIMING_ON && sh->out.err_tty))
         render_event(&sh->out, "status", NULL, "tokens by backend: %s", makers);
     if (sh->vars.v[VAR_TIMING].num == TIMING_ON)
         render_aside(&sh->out, "[%llu tokens, %.0f tok/s%s | %s%s%s | context %u/%u%s%s%s%.40s%s%s]",
                      (unsigned long long)st->gen_tokens, rate(st->gen_tokens, st->gen_s), prompt,
-                     by_whom->n > 1 ? makers : last_maker, moved ? ", kv " : "",
+                     makers, moved ? ", kv " : "",
                      moved ? origin : "", sh->sess->n, disp_max_pos(sh->disp),
                      by ? " | by " : "", by ? by : "", on && *on ? " | steered: " : "", on ? on : "",
                      long_on ? "..." : "", notes[why] ? notes[why] : "");
@@ -181,7 +182,7 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
     cJSON_AddNumberToObject(f, "prompt_tokens", (double)st->prompt_tokens);
     field_real(f, "prompt_seconds", st->prompt_s);
     field_real(f, "seconds", st->gen_s);
-    field_string(f, "backend", by_whom->n ? last_maker : disp_name(sh->disp) ? disp_name(sh->disp) : "none");
+    field_text(f, "backend", maker ? maker : "none", maker ? strcspn(maker, " ") : strlen("none"));
     cJSON_AddItemToObject(f, "made_by", makers_json(by_whom));
     field_string(f, "kv", disp_kv_origin(sh->disp));
     render_object(&sh->out, "reply", f);

@@ -78,11 +78,27 @@ const char *spans_at(const struct spans *s, uint32_t pos)
 void spans_text(const struct spans *s, uint32_t from, uint32_t end, char *out, unsigned size)
 {
     size_t at = 0;
+    char brief[sizeof s->list->name];
     *out = '\0';
     for (uint32_t i = 0; i < s->n && at < size; i++) {
         const struct span *p = &s->list[i];
         uint32_t a = p->from > from ? p->from : from, b = p->end < end ? p->end : end;
         if (a < b)
-            at += (size_t)snprintf(out + at, size - at, "%s%s %u", at ? ", " : "", p->name, b - a);
+            at += (size_t)snprintf(out + at, size - at, "%s%s %u", at ? ", " : "",
+                                   label_brief(p->name, brief, sizeof brief), b - a);
     }
+}
+
+const char *label_brief(const char *label, char *out, unsigned size)
+{
+    size_t at = 0;
+    for (size_t n; *label; label += n) {
+        n = 1 + strcspn(label + 1, " ");   /* the next word and the blank before it */
+        if (strncmp(label, " threads=", 9) && at + n < size) {
+            memcpy(out + at, label, n);
+            at += n;
+        }
+    }
+    out[at] = '\0';
+    return out;
 }

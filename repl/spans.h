@@ -18,6 +18,8 @@ void spans_cut(struct spans *, uint32_t n);            /* forgets positions >= n
 /* Positions [at, at+n) vanish, those behind move down. */
 void spans_drop(struct spans *, uint32_t at, uint32_t n);
 const char *spans_at(const struct spans *, uint32_t pos);      /* its name, or NULL */
+/* A label without its threads=N, for people: "cpu-blas isa=plain". */
+const char *label_brief(const char *label, char *out, unsigned size);
 /* "cpu-blas 64, ref 36": how many of each run lie in [from,end); "" when none. */
 void spans_text(const struct spans *, uint32_t from, uint32_t end, char *out, unsigned size);
 

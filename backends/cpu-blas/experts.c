@@ -66,8 +66,8 @@ static void up_item(void *arg, unsigned worker, uint32_t item)
         size_t direct = l->w1.dtype == DBRX_BF16 && l->v1.dtype == DBRX_BF16;
         for (size_t i = 0, some; i < rows; i += some) {
             some = direct ? rows : min(UP_ROWS, rows - i);
-            const void *w1 = cpu_bf16(j->c, panel, &l->w1, w + i, some, m->d_model);
-            const void *v1 = cpu_bf16(j->c, panel + some * m->d_model / 2, &l->v1, w + i, some,
+            const void *w1 = cpu_bf16(j->up.g, panel, &l->w1, w + i, some, m->d_model);
+            const void *v1 = cpu_bf16(j->up.g, panel + some * m->d_model / 2, &l->v1, w + i, some,
                                       m->d_model);
             j->up.g->up(hidden, m->d_ffn, r + i, (const uint16_t *)(const void *)x, n, w1, v1, some,
                         m->d_model);
@@ -148,7 +148,7 @@ static void down_item(void *arg, unsigned worker, uint32_t item)
         for (size_t c = 0, some; c < cols; c += some) {
             some = min(step, cols - c);
             for (size_t r = 0; r < ffn && w2->dtype != DBRX_BF16; r++)
-                j->c->quant->to_bf16(w2->dtype, bf16 + r * some, tensor_at(w2, w + r * d + c), some);
+                j->down.g->open(w2->dtype, bf16 + r * some, tensor_at(w2, w + r * d + c), some);
             int open = w2->dtype != DBRX_BF16;
             j->down.g->down(out + c, d, (const uint16_t *)(const void *)h, n, ffn,
                             open ? bf16 : tensor_at(w2, w + c), open ? some : d, some, panel);

@@ -1,13 +1,16 @@
 /* backends/graph/session.c -- models and sessions of a graph backend: what is
  * allocated when, and the KV cache's way in and out.  No arithmetic. */
+#define _DEFAULT_SOURCE                    /* madvise */
 #include "backends/graph/graph.h"
 
 #include "backends/graph/dequant.h"
+#include "backends/graph/inputs.h"
 #include "backends/graph/kv.h"
 #include "plugins/fail.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 static int shaped(const struct dbrx_tensor *t, uint64_t rows, uint64_t cols)
 {
@@ -119,13 +122,24 @@ void graph_model_close(dbrx_model *m)
     free(m);
 }
 
+enum { HUGE_PAGE = 2 << 20 };
+
 /* n floats, 64-byte aligned; NULL also when the size overflows */
 static void *alloc(size_t n, size_t size)
 {
     size_t bytes;
     if (__builtin_mul_overflow(n, size, &bytes) || bytes > SIZE_MAX - 64)
         return NULL;
-    return aligned_alloc(64, (bytes + 64) / 64 * 64);
+    if (bytes < 2 * HUGE_PAGE)
+        return aligned_alloc(64, (bytes + 64) / 64 * 64);
+    /* a KV cache that is filled at once, by a switch, mostly waits for its pages: fewer of them */
+    void *p = bytes > SIZE_MAX - HUGE_PAGE ? NULL
+            : aligned_alloc(HUGE_PAGE, (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
+#ifdef MADV_HUGEPAGE
+    if (p)
+        (void)madvise(p, bytes, MADV_HUGEPAGE);
+#endif
+    return p;
 }
 
 dbrx_status graph_session_open(dbrx_model *m, uint32_t max_pos, dbrx_session **out,
@@ -175,7 +189,7 @@ dbrx_status graph_session_open(dbrx_model *m, uint32_t max_pos, dbrx_session **o
 void graph_session_close(dbrx_session *s)
 {
     void *const all[] = { s->k, s->v, s->x, s->h, s->qkv, s->cs, s->logit, s->prob, s->weight,
-                          s->expert, s->part, s->work.row, s->work.scratch, s };
+                          s->expert, s->part, s->watched, s->work.row, s->work.scratch, s };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
 }
@@ -303,6 +317,7 @@ const void *graph_get(const char *id, const struct dbrx_backend *backend)
 {
     return !strcmp(id, DBRX_BACKEND) ? (const void *)backend
          : !strcmp(id, DBRX_KV)      ? (const void *)&graph_kv
+         : !strcmp(id, DBRX_INPUTS)  ? (const void *)&graph_inputs
          : !strcmp(id, DBRX_RESUME)  ? (const void *)&graph_resume
          : !strcmp(id, DBRX_HEAD)    ? (const void *)&graph_head
          : !strcmp(id, DBRX_REPRO)   ? (const void *)&repro : NULL;

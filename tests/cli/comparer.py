@@ -122,6 +122,19 @@ for name in "tiny-bf16", "tiny-clip", "tiny-f16":
         broken = [int(x[-1]) for x in (a, b) if "break" in x]
         ok(e["first_layer_off"] == (broken[0] if broken else None), "... the first layer that is off", e["first_layer_off"])
 
+# ---- steering is on for both sides
+feed = ["-c", "/feed 930 739 259 559 11 300 12 13 14 15 900 4001"]
+
+
+def perplexity(*lines):
+    evs = events("--json", "-b", "ref", *feed, *(x for line in lines for x in ("-c", line)))
+    return [(e["perplexity_a"], e["perplexity_b"]) if e["type"] == "compare" else e["perplexity"] for e in evs[-2:]]
+
+
+free, steered = (perplexity(*lines, "/surprise", "/compare cpu-blas isa=plain") for lines in ([], ["/k 1", "/ban 5@*"]))
+ok(all(close(x, p[0], 1e-5) for p in (free, steered) for x in p[1]) and not close(free[0], steered[0], 1e-3),
+   "perplexity is what /surprise says, with steering and without", free, steered)
+
 # ---- the tool
 prompts = TMP.name + "/prompts.jsonl"
 with open(prompts, "w") as f:
