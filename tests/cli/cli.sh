@@ -43,7 +43,7 @@ module() { # NAME CODE
 }
 module future 'const struct { unsigned n; unsigned short major, minor; } dbrx_module = { 99, 2, 0 };'
 module needs '#include "plugins/abi.h"
-int more(void); const void *get(const char *id) { (void)id; return more() ? 0 : 0; }
+int more(void); const void *get(const char *id) { (void)id; return more() ? (const void *)0 : 0; }
 DBRX_EXPORT const struct dbrx_module_info dbrx_module = { sizeof dbrx_module, 1, 0, "needs", "1", "x", get };'
 module other 'int nothing;'
 cp "$srcdir/tests/unit/elsewhere.c" "$T/m/" && $CC -I"$srcdir" -shared -fPIC -o "$T/m/elsewhere.so" "$T/m/elsewhere.c"
