@@ -45,6 +45,12 @@ EXTRA_PROGRAMS += %D%/switch
 CLEANFILES     += %D%/switch$(EXEEXT)
 %C%_switch_LDADD = librepl.la libmodel.la libplugins.la -lm
 
+# --- recording: make bench/recording
+EXTRA_PROGRAMS += %D%/recording
+CLEANFILES     += %D%/recording$(EXEEXT)
+%C%_recording_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
+%C%_recording_LDADD  = libshell.la -lm
+
 # --- the CPU backend's inner loops alone: make bench/kernels
 if HAVE_X86_64
 EXTRA_PROGRAMS += %D%/kernels

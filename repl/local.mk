@@ -172,6 +172,8 @@ dbrx_SOURCES = \
   %D%/weights.c \
   %D%/weights_hf.c \
   %D%/quantize.c \
+  %D%/perplexity.c \
+  %D%/imatrix.c \
   %D%/compare_tool.c \
   %D%/bench_tool.c \
   %D%/inspect.h \

@@ -149,6 +149,8 @@ def main():
     nano = os.path.join(os.path.abspath(SRC), "models/nano")
     runs("dbrx quantize", "quantize", "--json", "--type", "q8_0", nano, "q.gguf")
     runs("dbrx convert", "convert", "--json", nano, "c.gguf")
+    runs("dbrx imatrix", "imatrix", "--json", "--text", "question.txt", "--out", "i.gguf")
+    runs("dbrx perplexity", "perplexity", "--json", "--window", "4", "--reference", nano, "question.txt")
     ok(set(BY_KIND) <= seen, "every kind of event was made", set(BY_KIND) - seen)
 
     # the validator itself
