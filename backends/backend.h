@@ -249,6 +249,22 @@ struct dbrx_resume {
                           const struct dbrx_batch *b, struct dbrx_error *);
 };
 
+/* What the weights are multiplied with, for importance matrices and statistics. */
+#define DBRX_INPUTS "dbrx.inputs/1"
+enum { DBRX_INPUT_QKV, DBRX_INPUT_WO, DBRX_INPUT_ROUTER,       /* [n][d_model] */
+       DBRX_INPUT_EXPERT,                  /* of w1 and v1: the rows that chose the expert */
+       DBRX_INPUT_W2,                      /* [n][d_ffn] of the same rows, in the same order */
+       DBRX_INPUT_HEAD };                  /* where logits are wanted; layer 0 */
+typedef void dbrx_input_watch(void *ctx, int kind, uint32_t layer, uint32_t expert, uint32_t n,
+                              uint32_t cols, const float *x);
+struct dbrx_inputs {
+    uint32_t struct_size;
+    /* [one/session] From now on, until it is NULL, every eval calls it on its own thread before
+     * it returns, also for rows that an error or a stop takes back.  x is valid during the
+     * call.  An eval may take twice as long. */
+    dbrx_status (*watch)(dbrx_session *, dbrx_input_watch *, void *ctx, struct dbrx_error *);
+};
+
 /* Move a KV cache without recomputing it. */
 #define DBRX_KV "dbrx.kv/1"
 

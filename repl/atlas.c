@@ -5,6 +5,7 @@
 
 #include "repl/atomic.h"
 #include "repl/commands.h"
+#include "repl/labels.h"
 #include "repl/routefile.h"
 #include "repl/shell.h"
 
@@ -56,7 +57,19 @@ static void put_data(FILE *f, const struct shell *sh, const struct routing *r)
     fputs("],\"hues\":[", f);
     for (unsigned i = 0; i < HEAT_HUES; i++)
         fprintf(f, "%s\"#%06x\"", i ? "," : "", (unsigned)heat_hue(i));
-    fputs("]\n,\"tokens\":[", f);
+    fputs("]\n", f);
+    for (uint32_t l = 0; l < r->n_layers && sh->labels; l++) {
+        fputs(l ? "],[" : ",\"labels\":[[", f);
+        for (uint32_t e = 0; e < r->n_experts; e++) {
+            const char *label = labels_get(sh->labels, l, e);
+            fputs(e ? "," : "", f);
+            if (label)
+                put_text(f, label);
+            else
+                fputs("null", f);
+        }
+    }
+    fputs(sh->labels ? "]]\n,\"tokens\":[" : ",\"tokens\":[", f);
     for (uint32_t i = 0; i < r->n; i++) {
         char *text = token_text(sh, id[i]);
         fprintf(f, "%s[%u,%d,", i ? "," : "", r->from + i, id[i]);

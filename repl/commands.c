@@ -234,6 +234,14 @@ static const struct command table[] = {
       "layers.  --sweep: every expert alone, ranked; Ctrl-C and again goes on, and --out FILE keeps it for later.  "
       "Without means that what they contribute is dropped; --ban, --skip, --omit: as /ban has it.  What is "
       "steered stays on in both.  The conversation is not touched.", "/ablate 3@2 --control 5", handle_ablate },
+    { "lens", "experts", { { ARG_INT, "TOKEN", 0 }, { ARG_FLAG, "--experts", 0 }, { ARG_INT, "--top K", 0 } },
+      "what the model would say after every layer",
+      "The logit lens: the residual stream after each layer through the head; rank and probability of the token "
+      "that the model says in the end (and rank of the one that came, if that is another), and the K (3) likeliest "
+      "there.  TOKEN is a position; the last one is the default.  --experts: what the embedding, each layer's "
+      "attention and each chosen expert adds to the logits of the K likeliest tokens.  For that the final "
+      "LayerNorm's scale is held as it is, which makes logits a sum; they are less their mean over the vocabulary, "
+      "which no probability depends on.  The conversation is not touched.", "/lens -1 --experts", handle_lens },
     { "dump", "experts", { { ARG_DIR, "DIR", 1 } },
       "write logits and routing as .npy files",
       "tokens int32 [T], logits float32 [T,V], router_prob float32 [L,T,E], expert int32 [L,T,k] "

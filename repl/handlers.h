@@ -29,6 +29,7 @@ int handle_force(struct shell *, const struct args *);     /* steering.c */
 int handle_help(struct shell *, const struct args *);      /* help.c */
 int handle_k(struct shell *, const struct args *);         /* steering.c */
 int handle_instruments(struct shell *, const struct args *);   /* instruments.c */
+int handle_lens(struct shell *, const struct args *);      /* lens.c */
 int handle_load(struct shell *, const struct args *);      /* store.c */
 int handle_logits(struct shell *, const struct args *);    /* probs.c */
 int handle_new(struct shell *, const struct args *);

@@ -1,8 +1,8 @@
 /* repl/instruments.c -- see instruments.h.
  *
- * What the instruments have been told is kept as a list of ids; following compares it with the
- * timeline and tells the difference.  So it does not matter what happened in between: a branch,
- * an interrupt, another backend.  A token in its context is named by a hash of all ids up to
+ * The session says how much of the timeline stayed untouched since the last sync; following
+ * tells what came after that.  So it does not matter what happened in between: a branch, an
+ * interrupt, another backend.  A token in its context is named by a hash of all ids up to
  * it; those that an instrument knows are in a set, and come again with DBRX_TOKEN_AGAIN. */
 #define _GNU_SOURCE
 #include "repl/instruments.h"
@@ -256,10 +256,7 @@ void instruments_follow(void *ctx)
 {
     struct instruments *in = ctx;
     const struct sess *s = in->sh->sess;
-    uint32_t same = 0, n = s->n, most = in->n_told < n ? in->n_told : n;
-    most = s->low < most ? s->low : most;  /* the same words, said again */
-    while (same < most && in->told[same].id == s->token[same])
-        same++;
+    uint32_t n = s->n, same = s->low < in->n_told ? s->low : in->n_told;   /* untouched since the last time */
     if (in->unknown < same && in->unknown < sess_routed(s))    /* now it is known */
         same = in->unknown;
     if (in->steered != s->steer_id)        /* other experts: all of it was computed again */

@@ -33,7 +33,7 @@ librepl_la_SOURCES = \
   %D%/steer.h \
   %D%/steer_state.h \
   %D%/steer.c \
-  %D%/steer_text.c %D%/ablation.h %D%/ablation.c \
+  %D%/steer_text.c %D%/ablation.h %D%/ablation.c %D%/logit_lens.h %D%/logit_lens.c \
   %D%/timeline.h \
   %D%/timeline.c \
   %D%/stops.h \
@@ -99,7 +99,7 @@ libshell_la_SOURCES = \
   %D%/bench.h \
   %D%/bench.c \
   %D%/route.c \
-  %D%/steering.c %D%/ablate.h %D%/ablate.c %D%/sweep.c \
+  %D%/steering.c %D%/ablate.h %D%/ablate.c %D%/sweep.c %D%/lens.c \
   %D%/probs.c \
   %D%/dump.c \
   %D%/npy.h \
@@ -172,6 +172,8 @@ dbrx_SOURCES = \
   %D%/weights.c \
   %D%/weights_hf.c \
   %D%/quantize.c \
+  %D%/perplexity.c \
+  %D%/imatrix.c \
   %D%/compare_tool.c \
   %D%/bench_tool.c \
   %D%/inspect.h \

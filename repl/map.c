@@ -317,5 +317,7 @@ void map_svg(FILE *f, const struct map *m)
         snprintf(text, sizeof text, "%s %.2g to %.2g", m->side[s].name, m->side[s].lo, m->side[s].hi);
         svg_text(f, PAD + BAR + 20, y + 10 + 18 * s, "", text);
     }
+    if (m->lo >= 0 && m->hi <= 1 && cell >= 20 && cell < 34)
+        svg_text(f, PAD, y + 44, "fill=\"#666\"", "shares of 1 stand in the cells in percent");
     fputs("</svg>\n", f);
 }

@@ -15,7 +15,7 @@
 #include <string.h>
 
 const struct option_row option_rows[] = {
-    { "model", 'm', "DIR", "checkpoint directory (default: the bundled nano)" },
+    { "model", 'm', "DIR", "checkpoint directory or GGUF (default: bundled nano)" },
     { "backend", 'b', "NAME", "backend to start with (default: the best here)" },
     { "set", 's', "VAR=VALUE", "change a setting, as /set does; repeatable" },
     { "command", 'c', "LINE", "run a line (command or prompt), end; repeatable" },
@@ -48,6 +48,8 @@ const struct tool_row tool_rows[] = {
     { "specialists", "--prompts TOPICS.jsonl [OPTION...]", "experts that prefer a topic, checked on every backend",
       tool_specialists, specialists_options },
     { "quantize", "[OPTION...] --type T IN OUT.gguf", "a checkpoint with smaller weights", tool_quantize, quantize_options },
+    { "imatrix", "[OPTION...] --prompts FILE --out FILE", "which inputs matter, for quantize", tool_imatrix, imatrix_options },
+    { "perplexity", "[OPTION...] FILE|-", "how well the model predicts a text", tool_perplexity, perplexity_options },
     { "convert", "[--type T] IN OUT.gguf|DIR", "from one layout of checkpoints to the other", tool_convert, convert_options },
     { "trace", "[OPTION...] --prompts FILE --out DIR", "the routing of many texts, a file a text",
       tool_trace, trace_options },

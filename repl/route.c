@@ -6,9 +6,11 @@
 
 #include "repl/atomic.h"
 #include "repl/commands.h"
+#include "repl/labels.h"
 #include "repl/map.h"
 #include "repl/routefile.h"
 #include "repl/shell.h"
+#include "repl/words.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -139,6 +141,17 @@ static char *name_of(const char *letter, uint32_t i)
     return asprintf(&text, "%s%u", letter, i) < 0 ? NULL : text;
 }
 
+/* "e7", and at a single layer the topic that it is a specialist of there; fit to print */
+static char *expert_name(const struct view *v, uint32_t e, int one_layer)
+{
+    const char *label = one_layer ? labels_get(v->sh->labels, v->the_layer, e) : NULL;
+    char *clean = label ? text_quoted(label, strlen(label)) : NULL, *text = NULL;
+    if (asprintf(&text, "e%u%s%s", e, clean ? " " : "", clean ? clean : "") < 0)
+        text = NULL;
+    free(clean);
+    return text;
+}
+
 static char *token_name(const struct view *v, uint32_t i)
 {
     uint32_t pos = v->r.from + i;
@@ -157,7 +170,7 @@ static int map_layers(const struct view *v, struct map *m)
     if (bad)
         return -1;
     for (uint32_t e = 0; e < r->n_experts; e++)
-        bad |= !(m->row[e] = name_of("e", e));
+        bad |= !(m->row[e] = expert_name(v, e, v->n_layer == 1));
     for (uint32_t l = 0, c = 0; l < r->n_layers; l++) {
         if (!v->layer[l])
             continue;
@@ -330,20 +343,22 @@ static void put_key(FILE *f, const struct view *v, enum heat_colours colours, un
 {
     unsigned col = 0;
     for (uint32_t e = 0; e < v->r.n_experts; e++) {
-        char letter[8] = "", text[64];
-        if (!count[e])
-            continue;
+        char *name = count[e] ? expert_name(v, e, 1) : NULL, *text = NULL, letter[8] = "", number[16];
         if (!colours)
             snprintf(letter, sizeof letter, "%c = ", heat_letter(e));
-        unsigned w = (unsigned)snprintf(text, sizeof text, "%se%u %u", letter, e, count[e]);
+        int none = !name || asprintf(&text, "%s%s", letter, name) < 0;
+        free(name);
+        if (none)
+            continue;
+        unsigned w = text_columns(text, strlen(text)) + (unsigned)snprintf(number, sizeof number, " %u", count[e]);
         if (col && col + w + 2 > width) {
             putc('\n', f);
             col = 0;
         }
         fputs(col ? "  " : "", f);
-        snprintf(text, sizeof text, "%se%u", letter, e);
         heat_kind(f, colours, e, text);
-        fprintf(f, " %u", count[e]);
+        fputs(number, f);
+        free(text);
         col += w + 2;
     }
     putc('\n', f);

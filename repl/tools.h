@@ -35,6 +35,8 @@ extern const struct option_row specialists_options[];
 int tool_compare(int argc, char **argv);
 int tool_bench(int argc, char **argv);
 int tool_trace(int argc, char **argv);
-extern const struct option_row compare_options[], bench_options[], trace_options[];
+int tool_perplexity(int argc, char **argv);
+int tool_imatrix(int argc, char **argv);
+extern const struct option_row compare_options[], bench_options[], trace_options[], perplexity_options[], imatrix_options[];
 
 #endif

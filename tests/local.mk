@@ -20,5 +20,6 @@ include tests/shim/local.mk
 include tests/cli/local.mk
 include tests/sampling/local.mk
 include tests/route/local.mk
+include tests/steer/local.mk
 include tests/instruments/local.mk
 include tests/fuzz/local.mk

@@ -253,4 +253,4 @@ static void down(float *out, size_t ldo, const uint16_t *h, size_t n, size_t ffn
     _tile_release();
 }
 
-const struct gemm gemm_amx = { "amx", TOKENS, 4, pack, linear, up, down, NULL };
+const struct gemm gemm_amx = { "amx", TOKENS, 4, pack, linear, up, down, NULL, NULL };

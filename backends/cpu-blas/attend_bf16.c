@@ -7,22 +7,13 @@
 
 #include "backends/backend.h"
 #include "backends/cpu-blas/avx512.h"
-#include "backends/cpu-blas/quant.h"
 #include "backends/cpu-blas/simd_exp.h"
 #include "backends/cpu-blas/transpose.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { TILE = 256, PAIR = 32, PAIRS = GEMM_QUERIES / PAIR };
-
-/* In floats: packed queries, opened keys and values, the values' panel, scores, packed
- * probabilities, sums of a tile, what is mixed so far, and its maximum and sum. */
-size_t gemm_attend_floats(size_t hd)
-{
-    return GEMM_QUERIES * hd / 2 + 3 * TILE * hd / 2 + TILE * PAIR + TILE * PAIR / 2 + hd * PAIR +
-           GEMM_QUERIES * (hd + 2);
-}
+enum { TILE = GEMM_TILE, PAIR = 32 };
 
 /* scores[n][2][16] of positions p .. p + n to probabilities, packed [2][TILE/2][16][2].  A lane
  * sees positions below its reach.  *m, *l as in softmax; returns what they shrink by. */
@@ -88,7 +79,7 @@ static const char *open_rows(const struct gemm_attend *a, const void *cache, siz
     if (a->dtype == DBRX_BF16 && n % 2 == 0)
         return at;
     for (size_t i = 0; i < n; i++)
-        quant_vnni.to_bf16(a->dtype, to + i * a->hd, at + i * a->stride, a->hd);
+        bf16_open(a->dtype, to + i * a->hd, at + i * a->stride, a->hd);
     memset(to + n * a->hd, 0, n % 2 * 2 * a->hd);
     *stride = 2 * (size_t)a->hd;
     return (const char *)to;

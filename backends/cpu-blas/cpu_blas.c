@@ -203,5 +203,5 @@ static const void *get(const char *id)
 DBRX_EXPORT const struct dbrx_module_info dbrx_module = {
     .struct_size = sizeof dbrx_module, .abi_major = DBRX_ABI_MAJOR, .abi_minor = DBRX_ABI_MINOR,
     .name = "cpu-blas", .version = PACKAGE_VERSION,
-    .summary = "CPU: OpenBLAS for prompts, SIMD kernels for tokens", .get = get,
+    .summary = "CPU: SIMD kernels chosen at run time, all GGUF types", .get = get,
 };

@@ -61,7 +61,7 @@ void cpu_product(const struct cpu *, unsigned worker, struct cpu_way, float *y, 
                  const void *x, size_t n, const struct dbrx_tensor *w, size_t first, size_t rows,
                  size_t cols);
 /* `rows` rows of w from `first` on as BF16: where they are, or made in `panel`. */
-const void *cpu_bf16(const struct cpu *, void *panel, const struct dbrx_tensor *w, size_t first,
+const void *cpu_bf16(const struct gemm *, void *panel, const struct dbrx_tensor *w, size_t first,
                      size_t rows, size_t cols);
 void cpu_linear(struct work *, float *y, const float *x, const struct dbrx_tensor *w, uint32_t n,
                 uint32_t rows, uint32_t cols);
@@ -78,10 +78,12 @@ static inline size_t ceil_div(size_t a, size_t b) { return (a + b - 1) / b; }
 static inline size_t round16(size_t n) { return ceil_div(n, 16) * 16; }
 static inline size_t round64(size_t n) { return ceil_div(n, 64) * 64; }
 
-/* How many of `rows` rows an item takes when about `items` should come of it: 16 to `most`. */
+/* How many of `rows` rows an item takes when about `items` should come of it: whole kernels of
+ * twelve and sixteen if it can be, 16 at least, `most` at most. */
 static inline size_t cpu_share(size_t rows, size_t items, size_t most)
 {
-    return min(max(round16(ceil_div(rows, items)), 16), most);
+    size_t step = min(max(ceil_div(ceil_div(rows, items), 48) * 48, 48), most);
+    return step < 48 ? step : step / 48 * 48;
 }
 
 static inline size_t cpu_panel_rows(size_t cols)

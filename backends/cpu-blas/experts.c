@@ -66,8 +66,8 @@ static void up_item(void *arg, unsigned worker, uint32_t item)
         size_t direct = l->w1.dtype == DBRX_BF16 && l->v1.dtype == DBRX_BF16;
         for (size_t i = 0, some; i < rows; i += some) {
             some = direct ? rows : min(UP_ROWS, rows - i);
-            const void *w1 = cpu_bf16(j->c, panel, &l->w1, w + i, some, m->d_model);
-            const void *v1 = cpu_bf16(j->c, panel + some * m->d_model / 2, &l->v1, w + i, some,
+            const void *w1 = cpu_bf16(j->up.g, panel, &l->w1, w + i, some, m->d_model);
+            const void *v1 = cpu_bf16(j->up.g, panel + some * m->d_model / 2, &l->v1, w + i, some,
                                       m->d_model);
             j->up.g->up(hidden, m->d_ffn, r + i, (const uint16_t *)(const void *)x, n, w1, v1, some,
                         m->d_model);
@@ -148,7 +148,7 @@ static void down_item(void *arg, unsigned worker, uint32_t item)
         for (size_t c = 0, some; c < cols; c += some) {
             some = min(step, cols - c);
             for (size_t r = 0; r < ffn && w2->dtype != DBRX_BF16; r++)
-                j->c->quant->to_bf16(w2->dtype, bf16 + r * some, tensor_at(w2, w + r * d + c), some);
+                j->down.g->open(w2->dtype, bf16 + r * some, tensor_at(w2, w + r * d + c), some);
             int open = w2->dtype != DBRX_BF16;
             j->down.g->down(out + c, d, (const uint16_t *)(const void *)h, n, ffn,
                             open ? bf16 : tensor_at(w2, w + c), open ? some : d, some, panel);
@@ -212,8 +212,8 @@ static size_t slot_bytes(const struct job *j)
 /* Enough for a chunk by the fast gemm; other ways take fewer tokens at once. */
 size_t cpu_experts_bytes(const struct cpu *c, const struct dbrx_config *cfg)
 {
-    size_t slots = (size_t)GRAPH_CHUNK * cfg->top_k + 2 * (size_t)GEMM_TOKENS * cfg->n_experts;
-    (void)c;
+    size_t block = c->tiles ? c->tiles->tokens : c->fast ? c->fast->tokens : GEMM_TOKENS;
+    size_t slots = GRAPH_CHUNK * (size_t)cfg->top_k + 2 * block * cfg->n_experts;
     return slots * (8 + 6 * (size_t)cfg->d_model + 2 * (size_t)cfg->d_ffn) +
            3 * sizeof(uint32_t) * cfg->n_experts + 64 * 8;
 }

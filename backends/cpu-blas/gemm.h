@@ -30,7 +30,7 @@ struct gemm_attend {
     size_t stride;
     uint32_t n, group, hd, reach, dtype;   /* hd a multiple of 32                           */
 };
-size_t gemm_attend_floats(size_t hd);      /* of its scratch                                */
+enum { GEMM_TILE = 256 };                  /* positions attended to at a time               */
 
 struct gemm {
     const char *name;
@@ -49,11 +49,22 @@ struct gemm {
      * rows are ldw apart; h: as up left it.  out has room for whole blocks. */
     void (*down)(float *out, size_t ldo, const uint16_t *h, size_t n, size_t ffn, const void *w2,
                  size_t ldw, size_t cols, float *panel);
+    /* dst[n] = the nearest BF16 of n weights of any type that dequant.h knows, whole blocks and
+     * a multiple of 32.  NULL: only BF16 weights can be multiplied. */
+    void (*open)(uint32_t dtype, uint16_t *dst, const void *src, size_t n);
     /* scratch: gemm_attend_floats(hd).  NULL: none. */
     void (*attend)(const struct gemm_attend *, float *scratch);
 };
 
 extern const struct gemm gemm_bf16, gemm_bf16x2, gemm_amx;
+
+/* Of attend's scratch: packed queries, opened keys and values, the values' panel, scores, packed
+ * probabilities, sums of a tile, what is mixed so far, its maximum and sum. */
+static inline size_t gemm_attend_floats(size_t hd)
+{
+    return GEMM_QUERIES * hd / 2 + 3 * GEMM_TILE * hd / 2 + GEMM_TILE * 32 + GEMM_TILE * 16 + hd * 32 +
+           GEMM_QUERIES * (hd + 2);
+}
 
 static inline size_t gemm_block(const struct gemm *g, size_t cols)     /* uint16_t a block */
 {

@@ -289,7 +289,7 @@ void bf16_pack(uint16_t *block, const float *const *row, size_t n, size_t cols)
     pack(1, block, row, n, cols);
 }
 
-#define TABLE(planes, title, attend) \
+#define TABLE(planes, title, open, attend) \
 static void pack_##planes(uint16_t *block, const float *const *row, size_t n, size_t cols) \
 { pack(planes, block, row, n, cols); } \
 static void linear_##planes(float *y, size_t ldy, const uint16_t *x, size_t n, const void *w, \
@@ -303,6 +303,6 @@ static void down_##planes(float *out, size_t ldo, const uint16_t *h, size_t n, s
 { down(planes, out, ldo, h, n, ffn, w2, ldw, cols, panel); } \
 const struct gemm title = { \
     #title + 5, TOKENS, 2 * planes, pack_##planes, linear_##planes, up_##planes, \
-    down_##planes, attend };
-TABLE(1, gemm_bf16, bf16_attend)
-TABLE(2, gemm_bf16x2, NULL)
+    down_##planes, open, attend };
+TABLE(1, gemm_bf16, bf16_open, bf16_attend)
+TABLE(2, gemm_bf16x2, NULL, NULL)

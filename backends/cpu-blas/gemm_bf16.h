@@ -17,6 +17,7 @@ void bf16_panel(uint16_t *panel, const void *w, size_t ldw, size_t n, size_t col
 /* n <= 16 rows of floats to a block. */
 void bf16_pack(uint16_t *block, const float *const *row, size_t n, size_t cols);
 
+void bf16_open(uint32_t dtype, uint16_t *dst, const void *src, size_t n);
 void bf16_attend(const struct gemm_attend *, float *scratch);
 
 #endif

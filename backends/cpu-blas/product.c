@@ -40,13 +40,13 @@ void cpu_pack(const struct cpu *c, struct cpu_way way, void *block, const float 
         memcpy(block, row[0], sizeof(float) * cols);
 }
 
-const void *cpu_bf16(const struct cpu *c, void *panel, const struct dbrx_tensor *w, size_t first,
+const void *cpu_bf16(const struct gemm *g, void *panel, const struct dbrx_tensor *w, size_t first,
                      size_t rows, size_t cols)
 {
     const void *at = tensor_at(w, first * cols);
     if (w->dtype == DBRX_BF16)
         return at;
-    c->quant->to_bf16(w->dtype, panel, at, rows * cols);
+    g->open(w->dtype, panel, at, rows * cols);
     return panel;
 }
 
@@ -86,7 +86,7 @@ void cpu_product(const struct cpu *c, unsigned worker, struct cpu_way way, float
         size_t step = w->dtype == DBRX_BF16 ? rows : BLOCK_ROWS;
         for (size_t r = 0, some; r < rows; r += some) {
             some = min(step, rows - r);
-            way.g->linear(y + r, ldy, x, n, cpu_bf16(c, cpu_scratch(c, worker), w, first + r, some,
+            way.g->linear(y + r, ldy, x, n, cpu_bf16(way.g, cpu_scratch(c, worker), w, first + r, some,
                                                      cols), some, cols);
         }
     }

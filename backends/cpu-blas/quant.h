@@ -18,8 +18,6 @@ struct quant {
     /* y[rows] = w x, rows of w as the file has them; x: packed */
     void (*matvec)(uint32_t dtype, float *y, const void *w, size_t rows, size_t cols,
                    const void *x);
-    /* dst[n] = the nearest BF16 of each weight; also of F16 and F32.  n a multiple of 32 */
-    void (*to_bf16)(uint32_t dtype, uint16_t *dst, const void *src, size_t n);
 };
 
 extern const struct quant quant_vnni;

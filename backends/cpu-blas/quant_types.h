@@ -31,11 +31,17 @@ INLINE __m512i shifted(__m512i v, int a, int b, int mask)
     return _mm512_and_si512(_mm512_srlv_epi16(v, by), _mm512_set1_epi8((char)mask));
 }
 
-/* ---- blocks of 32, two of them in 64 bytes ------------------------------------------------ */
+/* ---- blocks of 32, two of them at a time ------------------------------------------------ */
 
+/* The first 32 bytes of two blocks (16 of one) as they are; from byte LAST on the last 16, a
+ * block's nibbles.  Nothing is read beyond them, and masked loads of bytes are slow. */
+enum { LAST = 32 };
 INLINE __m512i two_blocks(const uint8_t *p, int bytes, int half)
 {
-    return _mm512_maskz_loadu_epi8(~0ull >> (64 - (half ? bytes : 2 * bytes)), p);
+    __m512i v = half ? _mm512_zextsi128_si512(_mm_loadu_si128((const __m128i *)p))
+                     : _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)p));
+    const uint8_t *end = p + (half ? bytes : 2 * bytes);
+    return _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(end - 16)), 2);
 }
 
 /* a binary16 at byte `at` of both blocks */
@@ -97,7 +103,7 @@ INLINE struct head head_q4_0(const uint8_t *p, int half)
 INLINE __m512i open_q4_0(const uint8_t *p, int step, int half)
 {
     (void)step;
-    return nibbles(two_blocks(p, 18, half), 2, 20);
+    return nibbles(two_blocks(p, 18, half), half ? LAST : 2, LAST);
 }
 
 enum { CHUNK_iq4_nl = 36, STEPS_iq4_nl = 1, SUB_iq4_nl = 0, Z_iq4_nl = 128, MIN_iq4_nl = 0 };
@@ -116,7 +122,7 @@ INLINE struct head head_q4_1(const uint8_t *p, int half)
 INLINE __m512i open_q4_1(const uint8_t *p, int step, int half)
 {
     (void)step;
-    return nibbles(two_blocks(p, 20, half), 4, 24);
+    return nibbles(two_blocks(p, 20, half), half ? LAST : 4, LAST);
 }
 
 enum { CHUNK_q5_0 = 44, STEPS_q5_0 = 1, SUB_q5_0 = 0, Z_q5_0 = 16, MIN_q5_0 = 0 };
@@ -127,7 +133,7 @@ INLINE struct head head_q5_0(const uint8_t *p, int half)
 INLINE __m512i open_q5_0(const uint8_t *p, int step, int half)
 {
     (void)step;
-    return fifth(nibbles(two_blocks(p, 22, half), 6, 28), p + 2, p + 24, half);
+    return fifth(nibbles(two_blocks(p, 22, half), half ? LAST : 6, LAST), p + 2, p + 24, half);
 }
 
 enum { CHUNK_q5_1 = 48, STEPS_q5_1 = 1, SUB_q5_1 = 0, Z_q5_1 = 0, MIN_q5_1 = 1 };
@@ -139,7 +145,7 @@ INLINE struct head head_q5_1(const uint8_t *p, int half)
 INLINE __m512i open_q5_1(const uint8_t *p, int step, int half)
 {
     (void)step;
-    return fifth(nibbles(two_blocks(p, 24, half), 8, 32), p + 4, p + 28, half);
+    return fifth(nibbles(two_blocks(p, 24, half), half ? LAST : 8, LAST), p + 4, p + 28, half);
 }
 
 /* ---- blocks of 256 ------------------------------------------------------------------------ */
@@ -239,4 +245,15 @@ INLINE __m512i open_iq4_xs(const uint8_t *p, int step, int half)
     (void)half;
     __m256i v = _mm256_loadu_si256((const __m256i *)(p + 8 + 32 * step));
     return iq4_levels(nibbles(_mm512_castsi256_si512(v), 0, 16));
+}
+
+/* lane j: the scale of weights 4j .. 4j + 3 of a step */
+INLINE __m512 of_step(__m512 s, const int step, const int sub)
+{
+    if (!sub)
+        return s;
+    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    __m512i at = _mm512_add_epi32(_mm512_srli_epi32(lane, sub == 8 ? 3 : 2),
+                                  _mm512_set1_epi32(16 / sub * step));
+    return _mm512_permutexvar_ps(at, s);
 }

@@ -51,17 +51,6 @@ static void pack(void *dst, const float *x, size_t n)
     }
 }
 
-/* lane j: the scale of weights 4j .. 4j + 3 of a step */
-INLINE __m512 of_step(__m512 s, const int step, const int sub)
-{
-    if (!sub)
-        return s;
-    const __m512i lane = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    __m512i at = _mm512_add_epi32(_mm512_srli_epi32(lane, sub == 8 ? 3 : 2),
-                                  _mm512_set1_epi32(16 / sub * step));
-    return _mm512_permutexvar_ps(at, s);
-}
-
 INLINE __m512 add_step(__m512 sum, __m512i q, __m512 s, __m512 m, const char *x, const int z,
                        const int min)
 {
@@ -74,58 +63,45 @@ INLINE __m512 add_step(__m512 sum, __m512i q, __m512 s, __m512 m, const char *x,
     return min ? _mm512_fmadd_ps(four, m, sum) : sum;
 }
 
-/* dst[64 or 32] = s * (q - z) + m */
-INLINE void store_step(uint16_t *dst, __m512i q, __m512 s, __m512 m, const int z, const int half)
-{
-    const __m512i lane = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
-    __m128i part[4] = { _mm512_castsi512_si128(q), _mm512_extracti32x4_epi32(q, 1),
-                        _mm512_extracti32x4_epi32(q, 2), _mm512_extracti32x4_epi32(q, 3) };
-    for (int i = 0; i < (half ? 2 : 4); i++) {
-        __m512i at = _mm512_add_epi32(lane, _mm512_set1_epi32(4 * i));
-        __m512 w = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_cvtepu8_epi32(part[i]),
-                                                       _mm512_set1_epi32(z)));
-        w = _mm512_fmadd_ps(w, _mm512_permutexvar_ps(at, s), _mm512_permutexvar_ps(at, m));
-        _mm256_storeu_si256((__m256i *)(dst + 16 * i), bf16_of(w));
-    }
-}
+#define UNROLL _Pragma("GCC unroll 4") for
 
+/* R rows at once share the loads of x */
 #define TYPE(T) \
-static void matvec_##T(float *y, const uint8_t *w, size_t rows, size_t cols, const char *x) \
+INLINE void rows_##T(const size_t R, float *y, const uint8_t *w, size_t cols, const char *x) \
 { \
-    const size_t chunks = cols / (64 * STEPS_##T); \
+    const size_t chunks = cols / (64 * STEPS_##T), half = STEPS_##T == 1 && cols % 64; \
+    const size_t stride = chunks * CHUNK_##T + half * (CHUNK_##T / 2); \
+    const char *at = x + 64; \
+    __m512 sum[2] = { _mm512_setzero_ps(), _mm512_setzero_ps() }; \
     float scale; \
     memcpy(&scale, x, 4); \
-    for (size_t r = 0; r < rows; r++) { \
-        const char *at = x + 64; \
-        __m512 sum = _mm512_setzero_ps(); \
-        for (size_t c = 0; c < chunks; c++, w += CHUNK_##T) { \
-            struct head h = head_##T(w, 0); \
-            UNROLL (int i = 0; i < STEPS_##T; i++, at += GROUP) \
-                sum = add_step(sum, open_##T(w, i, 0), of_step(h.s, i, SUB_##T), \
-                               of_step(h.m, i, SUB_##T), at, Z_##T, MIN_##T); \
+    for (size_t c = 0; c < chunks; c++, w += CHUNK_##T, at += STEPS_##T * GROUP) \
+        UNROLL (size_t r = 0; r < R; r++) { \
+            struct head h = head_##T(w + r * stride, 0); \
+            UNROLL (int i = 0; i < STEPS_##T; i++) \
+                sum[r] = add_step(sum[r], open_##T(w + r * stride, i, 0), \
+                                  of_step(h.s, i, SUB_##T), of_step(h.m, i, SUB_##T), \
+                                  at + i * GROUP, Z_##T, MIN_##T); \
         } \
-        if (STEPS_##T == 1 && cols % 64) { \
-            struct head h = head_##T(w, 1); \
-            sum = add_step(sum, open_##T(w, 0, 1), h.s, h.m, at, Z_##T, MIN_##T); \
-            w += CHUNK_##T / 2; \
+    UNROLL (size_t r = 0; r < R; r++) { \
+        if (half) { \
+            struct head h = head_##T(w + r * stride, 1); \
+            sum[r] = add_step(sum[r], open_##T(w + r * stride, 0, 1), h.s, h.m, at, Z_##T, \
+                              MIN_##T); \
         } \
-        y[r] = scale * _mm512_reduce_add_ps(sum); \
+        y[r] = scale * _mm512_reduce_add_ps(sum[r]); \
     } \
 } \
-static void to_bf16_##T(uint16_t *dst, const uint8_t *w, size_t n) \
+static void matvec_##T(float *y, const uint8_t *w, size_t rows, size_t cols, const char *x) \
 { \
-    for (size_t c = 0; c < n / (64 * STEPS_##T); c++, w += CHUNK_##T) { \
-        struct head h = head_##T(w, 0); \
-        UNROLL (int i = 0; i < STEPS_##T; i++, dst += 64) \
-            store_step(dst, open_##T(w, i, 0), of_step(h.s, i, SUB_##T), \
-                       of_step(h.m, i, SUB_##T), Z_##T, 0); \
-    } \
-    if (STEPS_##T == 1 && n % 64) { \
-        struct head h = head_##T(w, 1); \
-        store_step(dst, open_##T(w, 0, 1), h.s, h.m, Z_##T, 1); \
-    } \
+    const size_t stride = cols / (STEPS_##T == 1 ? 32 : 256) * (STEPS_##T == 1 ? CHUNK_##T / 2 \
+                                                                              : CHUNK_##T); \
+    size_t r = 0; \
+    for (; r + 2 <= rows; r += 2) \
+        rows_##T(2, y + r, w + r * stride, cols, x); \
+    if (r < rows) \
+        rows_##T(1, y + r, w + r * stride, cols, x); \
 }
-#define UNROLL _Pragma("GCC unroll 4") for
 TYPE(q8_0)
 TYPE(q4_0)
 TYPE(q4_1)
@@ -139,43 +115,17 @@ TYPE(q5_k)
 TYPE(q6_k)
 TYPE(iq4_xs)
 
-static void to_bf16_f32(uint16_t *dst, const uint8_t *w, size_t n)
-{
-    for (size_t i = 0; i < n; i += 16)
-        _mm256_storeu_si256((__m256i *)(dst + i), bf16_of(_mm512_loadu_ps(w + 4 * i)));
-}
-
-static void to_bf16_f16(uint16_t *dst, const uint8_t *w, size_t n)
-{
-    for (size_t i = 0; i < n; i += 16)
-        _mm256_storeu_si256((__m256i *)(dst + i), bf16_of(v_load_f16(w + 2 * i)));
-}
-
-static void to_bf16_bf16(uint16_t *dst, const uint8_t *w, size_t n)
-{
-    memcpy(dst, w, 2 * n);
-}
-
-#define ROW(D, T) [DBRX_##D] = { matvec_##T, to_bf16_##T }
-static const struct {
-    void (*matvec)(float *y, const uint8_t *w, size_t rows, size_t cols, const char *x);
-    void (*to_bf16)(uint16_t *dst, const uint8_t *w, size_t n);
-} types[] = {
-    ROW(Q8_0, q8_0), ROW(Q4_0, q4_0), ROW(Q4_1, q4_1), ROW(Q5_0, q5_0), ROW(Q5_1, q5_1),
-    ROW(Q2_K, q2_k), ROW(Q3_K, q3_k), ROW(Q4_K, q4_k), ROW(Q5_K, q5_k), ROW(Q6_K, q6_k),
-    ROW(IQ4_NL, iq4_nl), ROW(IQ4_XS, iq4_xs), [DBRX_F32] = { NULL, to_bf16_f32 },
-    [DBRX_F16] = { NULL, to_bf16_f16 }, [DBRX_BF16] = { NULL, to_bf16_bf16 },
+static void (*const types[])(float *y, const uint8_t *w, size_t rows, size_t cols, const char *x) = {
+    [DBRX_Q8_0] = matvec_q8_0, [DBRX_Q4_0] = matvec_q4_0, [DBRX_Q4_1] = matvec_q4_1,
+    [DBRX_Q5_0] = matvec_q5_0, [DBRX_Q5_1] = matvec_q5_1, [DBRX_Q2_K] = matvec_q2_k,
+    [DBRX_Q3_K] = matvec_q3_k, [DBRX_Q4_K] = matvec_q4_k, [DBRX_Q5_K] = matvec_q5_k,
+    [DBRX_Q6_K] = matvec_q6_k, [DBRX_IQ4_NL] = matvec_iq4_nl, [DBRX_IQ4_XS] = matvec_iq4_xs,
 };
 
 static void matvec(uint32_t dtype, float *y, const void *w, size_t rows, size_t cols,
                    const void *x)
 {
-    types[dtype].matvec(y, w, rows, cols, x);
+    types[dtype](y, w, rows, cols, x);
 }
 
-static void to_bf16(uint32_t dtype, uint16_t *dst, const void *src, size_t n)
-{
-    types[dtype].to_bf16(dst, src, n);
-}
-
-const struct quant quant_vnni = { pack, matvec, to_bf16 };
+const struct quant quant_vnni = { pack, matvec };

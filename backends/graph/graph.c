@@ -4,6 +4,7 @@
 #include "backends/graph/graph.h"
 
 #include "backends/graph/dequant.h"
+#include "backends/graph/inputs.h"
 #include "backends/graph/route.h"
 #include "plugins/fail.h"
 
@@ -59,6 +60,7 @@ static dbrx_status moe_block(dbrx_session *s, const struct pass *p, uint32_t l, 
         .d_ffn = c->d_ffn, .n_experts = c->n_experts, .act_fn = c->act_fn,
         .w2_layout = m->w2_layout,
     };
+    inputs_experts(s, l, n, k);
     m->ops.experts(&s->work, &moe);
     if (sink) {
         struct dbrx_route r = {
@@ -95,6 +97,7 @@ static dbrx_status run_blocks(dbrx_session *s, const struct pass *p, uint32_t fi
                               b->n_tokens);
 
         op->layernorm(&s->work, s->h, s->x, m->norm_1 + (size_t)l * d, n, d, c->ln_eps);
+        inputs_emit(s, DBRX_INPUT_QKV, l, n, d, s->h);
         op->linear(&s->work, s->qkv, s->h, &m->layer[l]->wqkv, n, qkvd, d);
         op->clip_rope(&s->work, s->qkv, n, qkvd, c->clip_qkv, c->n_heads + c->n_kv_heads, hd,
                       (const float (*)[2])s->cs);
@@ -104,6 +107,7 @@ static dbrx_status run_blocks(dbrx_session *s, const struct pass *p, uint32_t fi
             .q = s->qkv, .q_stride = qkvd, .k = k, .v = v, .out = s->h, .n = n, .pos = p->pos,
             .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = hd,
             .kv_dtype = m->kv_dtype });
+        inputs_emit(s, DBRX_INPUT_WO, l, n, d, s->h);
         op->linear(&s->work, s->qkv, s->h, &m->layer[l]->wo, n, d, d);
         for (size_t i = 0; i < (size_t)n * d; i++)
             s->x[i] += s->qkv[i];
@@ -124,6 +128,7 @@ static dbrx_status head_rows(dbrx_session *s, const float *x, uint32_t n, float 
     const dbrx_model *m = s->model;
     const struct dbrx_config *c = &m->cfg;
     m->ops.layernorm(&s->work, s->h, x, m->norm_f, n, c->d_model, c->ln_eps);
+    inputs_emit(s, DBRX_INPUT_HEAD, 0, n, c->d_model, s->h);
     m->ops.linear(&s->work, logits, s->h, &m->lm_head, n, c->n_vocab, c->d_model);
     for (size_t i = 0; i < (size_t)n * c->n_vocab; i++)     /* no router looks at these */
         if (!isfinite(logits[i]))

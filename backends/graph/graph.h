@@ -37,6 +37,9 @@ struct dbrx_session {
     float *logit, *prob, *weight;          /* [chunk][n_experts]; weight: [chunk][top_k]   */
     uint16_t *expert;                      /* [chunk][top_k]                               */
     float *part;                           /* [chunk][n_experts][d_model], once a tap asks */
+    dbrx_input_watch *watch;               /* dbrx.inputs/1: who gets them, or NULL        */
+    void  *watch_ctx;
+    float *watched;                        /* [chunk][d_model + 2*d_ffn], once somebody does */
     struct work work;
 };
 

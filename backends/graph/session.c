@@ -4,6 +4,7 @@
 #include "backends/graph/graph.h"
 
 #include "backends/graph/dequant.h"
+#include "backends/graph/inputs.h"
 #include "backends/graph/kv.h"
 #include "plugins/fail.h"
 
@@ -188,7 +189,7 @@ dbrx_status graph_session_open(dbrx_model *m, uint32_t max_pos, dbrx_session **o
 void graph_session_close(dbrx_session *s)
 {
     void *const all[] = { s->k, s->v, s->x, s->h, s->qkv, s->cs, s->logit, s->prob, s->weight,
-                          s->expert, s->part, s->work.row, s->work.scratch, s };
+                          s->expert, s->part, s->watched, s->work.row, s->work.scratch, s };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
 }
@@ -316,6 +317,7 @@ const void *graph_get(const char *id, const struct dbrx_backend *backend)
 {
     return !strcmp(id, DBRX_BACKEND) ? (const void *)backend
          : !strcmp(id, DBRX_KV)      ? (const void *)&graph_kv
+         : !strcmp(id, DBRX_INPUTS)  ? (const void *)&graph_inputs
          : !strcmp(id, DBRX_RESUME)  ? (const void *)&graph_resume
          : !strcmp(id, DBRX_HEAD)    ? (const void *)&graph_head
          : !strcmp(id, DBRX_REPRO)   ? (const void *)&repro : NULL;

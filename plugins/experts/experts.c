@@ -82,7 +82,7 @@ static double bits(const float *p, uint32_t n)
 {
     double h = 0;
     for (uint32_t e = 0; e < n; e++)
-        h -= p[e] > 0 ? (double)p[e] * log2((double)p[e]) : 0;
+        h -= p[e] > 0 ? (double)(p[e] * log2f(p[e])) : 0;
     return h;
 }
 

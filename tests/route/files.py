@@ -18,7 +18,7 @@ import xml.etree.ElementTree
 
 import numpy as np
 
-from common import DBRX, LILY, SRC, checkpoint, events, finish, lines, ok, run, with_nan_router
+from common import DBRX, LILY, SRC, checkpoint, events, finish, lines, ok, random_model, run, with_nan_router
 
 tmp = tempfile.TemporaryDirectory()
 T = tmp.name
@@ -129,6 +129,23 @@ a, b = npz(T + "/a.npz"), npz(out)
 ok(code == 0 and (a["expert"] == b["expert"]).mean() > 0.98 and np.abs(a["router_prob"] - b["router_prob"]).max() < 1e-3,
    "after /load the routing is computed when it is asked for", err)
 
+# ---- steering: what is exported is what was steered
+for backend in "ref", "cpu-blas":
+    run("-b", backend, "-s", "max_tokens=5", "--seed", "3", *lines(LILY, "/ban 3@1 7@*", "/force 5@2", "/bias 9@0 2.5", "/k 6 4", "/k 2 5",
+                                                               '/export route "%s"' % out))
+    a = npz(out)
+    z = a["router_logit"].astype(np.float64)
+    z[1, :, 3], z[:, :, 7], z[0, :, 9] = -np.inf, -np.inf, z[0, :, 9] + 2.5
+    p = np.exp(z - z.max(2, keepdims=True))
+    p /= p.sum(2, keepdims=True)
+    want = [np.sort(np.argsort(-p[l], 1, kind="stable")[:, :k]) for l, k in ((0, 4), (1, 4), (3, 4), (4, 6), (5, 2))]
+    got = [np.sort(a["expert"][l][:, :k]) for l, k in ((0, 4), (1, 4), (3, 4), (4, 6), (5, 2))]
+    same = np.concatenate([(w == g).all(1) for w, g in zip(want, got)])
+    ok(a["expert"].shape[2] == 6 and (a["expert"][5, :, 2:] == -1).all() and (a["expert"][2] == 5).any(1).all() and
+       np.abs(p - a["router_prob"]).max() < 1e-5 and same.mean() > 0.97 and (a["weight"][5, :, 2:] == 0).all() and
+       np.abs(margin_of(a["expert"], a["router_prob"].astype(np.float64)) - a["margin"]).max() < 1e-6 and a["margin"][2].min() < 0,
+       backend + ": steered experts are chosen and left out as in numpy", a["expert"][:, 0], same.mean(), np.abs(p - a["router_prob"]).max())
+
 # ---- SVG
 for name, args, rects in ("one token", "-1", 6 * 4 + 12), ("a range", "-5..", None), ("a layer", "-5.. --layer 2", 5 * 4):
     code, text, err = run("-s", "max_tokens=9", "--seed", "3", *lines('<b> & "x" ]]>', '/route %s --svg "%s/m.svg"' % (args, T)))
@@ -177,7 +194,7 @@ code, text, err = run("-s", "max_tokens=24", "--seed", "3", *lines(LILY, nasty, 
 page, text = page_of(T + "/a.html")
 data, a = json.loads(page.data), npz(out)
 L, n, k = a["expert"].shape
-ok(code == 0 and not page.outside and "@DATA@" not in text and not re.search(r"https?:", text.replace(page.data, "")),
+ok(code == 0 and not page.outside and "<" not in page.data and "@DATA@" not in text and not re.search(r"https?:", text.replace(page.data, "")),
    "the page needs nothing but itself", page.outside, err)
 ok((data["layers"], data["experts"], data["top_k"], data["model"], len(data["tokens"])) == (L, 16, k, "nano", n) and
    [t[0] for t in data["tokens"]] == list(a["pos"]) and [t[1] for t in data["tokens"]] == list(a["tokens"]) and
@@ -185,8 +202,16 @@ ok((data["layers"], data["experts"], data["top_k"], data["model"], len(data["tok
 ok(data["expert"] == list(a["expert"].ravel()) and all(
    data[j] == rounded(a[b]) for j, b in (("weight", "weight"), ("prob", "router_prob"), ("entropy", "entropy"))) and
    np.allclose(data["margin"], a["margin"].ravel(), rtol=6e-4, atol=1e-7), "... and what /export route writes")
-ok(len(data["scale"]) == 33 and data["scale"][0] == "#440154" and data["scale"][-1] == "#fde725" and len(data["hues"]) == 8,
+ok(len(data["scale"]) == 33 and data["scale"][0] == "#440154" and data["scale"][8] == "#3b528b" and data["scale"][16] == "#21908d" and data["scale"][-1] == "#fde725" and len(data["hues"]) == 8,
    "... and the colours of the terminal")
+
+# ---- labels of experts
+json.dump({"type": "dbrx.specialists/1", "layers": 6, "experts": 16, "specialists": [
+    {"topic": "a \x1b[31m<b>", "layer": 5, "expert": e, "score": 1} for e in range(16)]}, open(T + "/labels.json", "w"))
+code, text, err = run("-s", "labels=%s/labels.json" % T, *lines(LILY, '/atlas "%s/l.html"' % T, "/route --tokens", "/route --layer 5"))
+data = json.loads(page_of(T + "/l.html")[0].data)
+ok(code == 0 and data["labels"] == [[None] * 16] * 5 + [["a \x1b[31m<b>"] * 16] and "\x1b" not in text and
+   re.search(r"= e\d+ a \\x1b\[31m<b> \d", text) and re.search(r"(?m)^e7 a \\x1b", text), "labels of experts, fit to print", err, text[-900:])
 
 # ---- a router that is no number: the backend says so, and there is nothing to show
 nan = T + "/nan"
@@ -286,9 +311,17 @@ code, text, err = run("trace", "--prompts", corpus, "--out", full + "/t", preexe
 ok(code == 3 and "File too large" in err and sorted(os.listdir(full)) == ["t", "x.csv", "x.html", "x.jsonl", "x.npz", "x.svg"] and
    os.listdir(full + "/t") == ["trace.json"], "... and dbrx trace", code, err, os.listdir(full))
 
+# ---- the size it must hold: 1,000 tokens of 40 layers
+random_model(T + "/wide", 40)
+ids = " ".join(str(i % 4000 + 1) for i in range(1000))
+code, text, err = run("-m", T + "/wide", *lines("/feed " + ids, '/atlas "%s/w.html"' % T, '/export route "%s"' % out))
+a, data = npz(out), json.loads(page_of(T + "/w.html")[0].data)
+ok(code == 0 and data["expert"] == list(a["expert"].ravel()) and data["prob"] == rounded(a["router_prob"]) and
+   a["expert"].shape == (40, 1000, 4) and os.path.getsize(T + "/w.html") < 10e6, "1,000 tokens of 40 layers", err)
+
 # ---- in a browser, where there is one
 browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-for name in ("a", "n") if browser else ():
+for name in ("a", "l", "n", "w") if browser else ():
     p = subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--user-data-dir=%s/chrome" % T,
                         "--virtual-time-budget=5000", "--dump-dom", "file://%s/%s.html" % (T, name)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300)
     dom, err = p.stdout.decode(), p.stderr.decode()

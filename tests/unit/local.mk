@@ -93,3 +93,10 @@ TESTS          += %D%/gguf %D%/gguf.sh %D%/quant
 EXTRA_DIST     += %D%/gguf.sh
 %C%_gguf_LDADD  = libmodel.la
 %C%_quant_LDADD = libmodel.la -lm
+
+# --- the logit lens
+check_PROGRAMS += %D%/lens
+TESTS += %D%/lens
+%C%_lens_SOURCES = %D%/lens.c %D%/plain_forward.h
+%C%_lens_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
+%C%_lens_LDADD = librepl.la libmodel.la libplugins.la $(CJSON_LIBS) -lm

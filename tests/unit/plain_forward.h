@@ -90,6 +90,7 @@ static double pf_act(uint32_t act, double x)
 }
 
 /* logits[T][n_vocab] of the tokens; rule[n_layers]; weight [n_layers][T][n_experts], or NULL */
+__attribute__((unused))
 static void pf_forward(const struct dbrx_model_desc *m, const struct pf_rule *rule, const int32_t *token, uint32_t T,
                        double *logits, double *used)
 {
