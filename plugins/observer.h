@@ -154,7 +154,7 @@ struct dbrx_sets {
 };
 
 /* Other text through the model, on the current backend and beside the conversation, which
- * stays as it is.  Shows progress, can be interrupted. */
+ * stays as it is; steered as that is.  Shows progress, can be interrupted. */
 #define DBRX_CORPUS "dbrx.corpus/1"
 struct dbrx_corpus {
     uint32_t struct_size;

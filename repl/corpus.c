@@ -11,6 +11,7 @@
 
 struct corpus {
     struct engine *engine;
+    const struct dbrx_steer *steer;
     struct dbrx_route_sink sink;
     uint32_t window, n_layers, top_k, n_experts;
     uint16_t *expert;                      /* [window][n_layers][top_k]                  */
@@ -59,6 +60,11 @@ dbrx_status corpus_open(struct engine *e, const struct dbrx_config *m, uint32_t 
     return DBRX_OK;
 }
 
+void corpus_steer(struct corpus *c, const struct dbrx_steer *steer)
+{
+    c->steer = steer;
+}
+
 void corpus_close(struct corpus *c)
 {
     if (!c)
@@ -72,7 +78,7 @@ void corpus_close(struct corpus *c)
 static dbrx_status piece(struct corpus *c, const int32_t *id, uint32_t n, corpus_token *on_token, void *ctx,
                          struct dbrx_error *err)
 {
-    struct dbrx_batch b = { .struct_size = sizeof b, .n_tokens = n, .token = id, .route = &c->sink };
+    struct dbrx_batch b = { .struct_size = sizeof b, .n_tokens = n, .token = id, .route = &c->sink, .steer = c->steer };
     c->routed = 0;
     dbrx_status st = engine_truncate(c->engine, 0, err);
     if (st == DBRX_OK)

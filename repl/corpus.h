@@ -17,6 +17,7 @@ struct corpus;
  * DBRX_ROUTE_PROB or 0.  DBRX_E_NOMEM. */
 dbrx_status corpus_open(struct engine *, const struct dbrx_config *, uint32_t window, uint32_t want,
                         struct corpus **, struct dbrx_error *);
+void corpus_steer(struct corpus *, const struct dbrx_steer *);  /* NULL, as at first: not at all */
 void corpus_close(struct corpus *);        /* NULL is fine */
 /* Evaluates id[n] in pieces of at most a window, each from position 0, and hands out the tokens.  The first status of
  * on_token other than DBRX_OK ends it and comes back. */

@@ -116,8 +116,10 @@ static dbrx_status read_corpus(const struct dbrx_host *h, const char *file, uint
     dbrx_status st = path ? disp_scratch(sh->disp, r.window, &engine, err) : fail(err, DBRX_E_NOMEM, "out of memory");
     if (st == DBRX_OK)
         st = corpus_open(&engine, &sh->ckpt->desc.config, r.window, want, &r.corpus, err);
-    if (st == DBRX_OK)
+    if (st == DBRX_OK) {
+        corpus_steer(r.corpus, disp_steered(sh->disp));
         st = corpus_texts(path, read_text, &r, err);
+    }
     corpus_close(r.corpus);
     engine_close(&engine);
     free(path);

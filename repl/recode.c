@@ -187,6 +187,8 @@ static int write_tensor(struct recode *r, struct recode_tensor *t, unsigned thre
     p.per_weight = t->n_weights ? rows / t->n_weights : rows;
     int same = t->type == src->dtype && !p.turned, ended = 0;
     uint64_t step = CHUNK / p.row_bytes > TILE * threads ? CHUNK / p.row_bytes : TILE * threads;
+    /* rows are done with one by one, or, when they are turned, an expert at a time */
+    uint64_t unit = p.turned ? p.turned : 1, unit_bytes = dtype_bytes(src->dtype, unit * cols), forgotten = 0;
     p.out = same ? NULL : malloc((step < rows ? step : rows) * p.row_bytes);
     if (!same && !p.out) {
         snprintf(r->why, sizeof r->why, "out of memory");
@@ -209,6 +211,8 @@ static int write_tensor(struct recode *r, struct recode_tensor *t, unsigned thre
         }
         ended = r->write(r->ctx, out, p.n * p.row_bytes) ||
                 r->step(r->ctx, done + (at + p.n) * p.row_bytes, total);
+        forget((const char *)src->data + forgotten * unit_bytes, ((at + p.n) / unit - forgotten) * unit_bytes);
+        forgotten = (at + p.n) / unit;
     }
     static const char zeros[64];
     size_t pad = r->align > 1 ? (r->align - bytes % r->align) % r->align : 0;
@@ -217,7 +221,6 @@ static int write_tensor(struct recode *r, struct recode_tensor *t, unsigned thre
     t->error = p.error;
     t->power = p.power;
     free(p.out);
-    forget(src->data, src->bytes);
     return ended;
 }
 

@@ -200,6 +200,8 @@ with tempfile.TemporaryDirectory() as tmp:
     back = table(run(tmp, "/contrast prose.txt code.txt --tokens 480 --top 1000"), "contrast")
     key = {(r["layer"], r["expert"]): r for r in back["rows"]}
     ok(close(col(t, "difference"), [-key[r["layer"], r["expert"]]["difference"] for r in t["rows"]]), "the other way round it is the negative")
+    ban = table(run(tmp, "/ban 3@2", "/contrast code.txt prose.txt --layer 2 --top 16"), "contrast")
+    ok([r["share_a"] for r in ban["rows"] if r["expert"] == 3] == [0], "what is steered is steered here, too", ban["rows"])
     same = table(run(tmp, "/contrast code.txt code.txt"), "contrast")
     ok(same["facts"]["holding"] == 0 and set(col(same, "difference")) == {0}, "a text does not differ from itself")
 
