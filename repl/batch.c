@@ -138,6 +138,7 @@ static int put_result(struct batch *b, const char *id, const struct said *said)
     cJSON_AddNumberToObject(j, "seed", (double)t->seed);
     cJSON_AddNumberToObject(j, "prompt_tokens", t->reply - t->begin);
     cJSON_AddNumberToObject(j, "prompt_seconds", s->last.prompt_s);
+    cJSON_AddItemToObject(j, "made_by", makers_json(&t->by));
     cJSON_AddNumberToObject(j, "seconds", s->last.gen_s);
     char *line = cJSON_PrintUnformatted(j);
     size_t len = line ? strlen(line) : 0;

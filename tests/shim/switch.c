@@ -184,13 +184,13 @@ static void lost_in_a_reply(void)
 }
 
 /* cpu-blas handed over to itself after every number of tokens: the logits have the same bits */
-static void same_bits(const char *backend, int how)
+static void same_bits(const char *backend, const char *const *opt, int how)
 {
     struct dbrx_error err = { 0 };
     enum sess_finish why;
     size_t v = ck->desc.config.n_vocab * sizeof(float);
     float *want = malloc(N * v);
-    struct world w = begin(backend, NULL, 0);
+    struct world w = begin(backend, opt, 0);
     int fine = 1;
     for (int i = 0; i < N; i++) {
         if (draw(w, 1, &why, &err) != DBRX_OK)
@@ -199,8 +199,8 @@ static void same_bits(const char *backend, int how)
     }
     end(w);
     for (uint32_t at = 1; at < N; at++) {
-        w = begin(backend, NULL, at);
-        fine &= sess_use(w.s, backend, NULL, how, &err) == DBRX_OK && !strcmp(disp_name(w.d), backend) &&
+        w = begin(backend, opt, at);
+        fine &= sess_use(w.s, backend, opt, how, &err) == DBRX_OK && !strcmp(disp_name(w.d), backend) &&
                 disp_moved(w.d) == N_PROMPT + at;
         for (uint32_t i = at; i < N; i++) {
             fine &= draw(w, 1, &why, &err) == DBRX_OK;
@@ -208,8 +208,8 @@ static void same_bits(const char *backend, int how)
         }
         end(w);
     }
-    ok(fine, "%s handed over to itself after any number of tokens%s: the same bits in every logit", backend,
-       how & DISP_KEEP ? ", the old one kept open" : "");
+    ok(fine, "%s%s%s handed over to itself after any number of tokens%s: the same bits in every logit", backend,
+       opt ? " " : "", opt ? *opt : "", how & DISP_KEEP ? ", the old one kept open" : how ? ", all recomputed" : "");
     free(want);
 }
 
@@ -385,9 +385,12 @@ int main(void)
     faults_in_the_old(DISP_KEEP);
     both_lost();
     lost_in_a_reply();
-    same_bits("cpu-blas", 0);
-    same_bits("cpu-blas", DISP_KEEP);
-    same_bits("ref", 0);
+    same_bits("cpu-blas", NULL, 0);
+    same_bits("cpu-blas", NULL, DISP_KEEP);
+    same_bits("cpu-blas", (const char *const[]){ "kv=bf16", NULL }, 0);
+    same_bits("cpu-blas", (const char *const[]){ "deterministic=1", NULL }, DISP_REPLAY);
+    same_bits("ref", NULL, 0);
+    same_bits("ref", NULL, DISP_REPLAY);
     own_word();
     kept("");
     kept("dbrx.kv/1");
