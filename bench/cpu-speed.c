@@ -7,6 +7,7 @@
  *   prompt N        {"seconds": an evaluation of N tokens in an empty session}
  *   gen DEPTH N     {"seconds": N tokens one by one behind DEPTH others, "bytes": of weights and
  *                    KV that one of them reads}
+ *   greedy N ID...  {"tokens": the N likeliest tokens that follow these}
  *   memory          {"anon": bytes of this process that are no file's}
  * Token ids are scattered over the vocabulary, so every expert is used. */
 #include "backends/model/checkpoint.h"
@@ -156,13 +157,38 @@ static double anon_bytes(void)
     return 1024.0 * (double)kb;
 }
 
+/* "N ID ID ...": reads the prompt, prints what follows */
+static void greedy(const char *request)
+{
+    int32_t ids[512];
+    unsigned n = 0, prompt = 0;
+    int used, id;
+    if (sscanf(request, "%u%n", &n, &used) != 1 || !n)
+        die("greedy N ID...");
+    for (const char *at = request + used; prompt < 512 && sscanf(at, "%d%n", &id, &used) == 1; at += used)
+        ids[prompt++] = id;
+    if (!prompt)
+        die("greedy N ID...");
+    empty_to(0);
+    eval(ids, prompt);
+    printf("{\"tokens\": [");
+    for (unsigned i = 0; i < n; i++) {
+        int32_t best = 0;
+        for (uint32_t t = 1; t < desc->config.n_vocab; t++)
+            best = logits[t] > logits[best] ? (int32_t)t : best;
+        printf("%s%d", i ? ", " : "", best);
+        eval(&best, 1);
+    }
+    printf("]}\n");
+}
+
 int main(int argc, char **argv)
 {
     struct dbrx_error err;
     struct ckpt *ck;
     const struct dbrx_module_info *info;
     dbrx_model *model;
-    char line[256];
+    char line[4096];
     unsigned n, depth;
     if (argc < 3)
         die("usage: bench/cpu-speed CHECKPOINT MODULE.so [OPTION=VALUE...]");
@@ -197,8 +223,10 @@ int main(int argc, char **argv)
                 eval(token + depth + i, 1);
             printf("{\"seconds\": %.6f, \"bytes\": %.0f}\n", now() - t0,
                    bytes_read(depth + 0.5 * n));
+        } else if (!strncmp(line, "greedy ", 7)) {
+            greedy(line + 7);
         } else {
-            die("a request is probe, prompt N, gen DEPTH N or memory");
+            die("a request is probe, prompt N, gen DEPTH N, greedy N ID... or memory");
         }
         fflush(stdout);
     }

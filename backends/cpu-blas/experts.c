@@ -212,8 +212,8 @@ static size_t slot_bytes(const struct job *j)
 /* Enough for a chunk by the fast gemm; other ways take fewer tokens at once. */
 size_t cpu_experts_bytes(const struct cpu *c, const struct dbrx_config *cfg)
 {
-    size_t slots = (size_t)GRAPH_CHUNK * cfg->top_k + 2 * (size_t)GEMM_TOKENS * cfg->n_experts;
-    (void)c;
+    size_t block = c->tiles ? c->tiles->tokens : c->fast ? c->fast->tokens : GEMM_TOKENS;
+    size_t slots = GRAPH_CHUNK * (size_t)cfg->top_k + 2 * block * cfg->n_experts;
     return slots * (8 + 6 * (size_t)cfg->d_model + 2 * (size_t)cfg->d_ffn) +
            3 * sizeof(uint32_t) * cfg->n_experts + 64 * 8;
 }

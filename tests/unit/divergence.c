@@ -23,7 +23,7 @@ static void test_logits(void)
 {
     struct divergence *d = div_new(&tiny, 2);
     /* p = 1/2 1/4 1/8 1/8, q = 1/4 1/2 1/8 1/8: KL = 1/2 ln 2 - 1/4 ln 2 */
-    const float p[] = { logf(4), logf(2), 0, 0 }, q[] = { logf(2) + 7, logf(4) + 7, 7, 7 };
+    const float p[] = { logf(4), logf(2), 0, 0 }, q[] = { logf(2) - 7, logf(4) - 7, -7, -7 };
     const int32_t next[] = { 1, -1 };
     float two_p[8], two_q[8];
     memcpy(two_p, p, sizeof p), memcpy(two_p + 4, p, sizeof p);
@@ -34,7 +34,7 @@ static void test_logits(void)
        "KL of a row is what it is by hand, whatever is added to all logits");
     ok(d->kl_at.text == 3 && d->kl_at.pos == 10 && div_kl(d, 0.5) == 0 && div_kl(d, 1) == d->kl_max,
        "the largest has its place, two the same no KL at all");
-    ok(fabs(d->err_max - (7 + log(2))) < 1e-6 && d->err_id == 1 && d->err_at.pos == 10, "the largest error has its place");
+    ok(fabs(d->err_max - (7 + log(2))) < 1e-6 && d->err_id == 0 && d->err_at.pos == 10, "the largest error has its place");
     ok(d->top1 == 1 && d->n_changes == 1 && d->change[0].a == 0 && d->change[0].b == 1 &&
        fabs(d->change[0].margin - log(2)) < 1e-6, "another likeliest token, with its margin");
     ok(d->overlap_sum == 2, "the two likeliest are the same two");
@@ -43,8 +43,15 @@ static void test_logits(void)
        fabs(gap + log(2)) < 1e-6 && isnan(error), "perplexity of the one token that is known");
     div_free(d);
 
-    d = div_new(&tiny, 4);
     const float tie[] = { 1, 5, 5, 0 }, other[] = { 1, 5, 4, 0 }, last[] = { 1, 4, 5, 0 };
+    for (uint32_t top = 1; top < 4; top++) {
+        d = div_new(&tiny, top);
+        div_logits(d, (struct div_place){ 0, 0 }, 1, tie, tie, (const int32_t[]){ -1 });
+        div_logits(d, (struct div_place){ 0, 0 }, 1, tie, other, (const int32_t[]){ -1 });
+        ok(d->top1 == 2 && d->overlap_sum == 2, "of the top %u, too", top);
+        div_free(d);
+    }
+    d = div_new(&tiny, 4);
     div_logits(d, (struct div_place){ 0, 0 }, 1, tie, other, (const int32_t[]){ -1 });
     div_logits(d, (struct div_place){ 0, 1 }, 1, tie, last, (const int32_t[]){ -1 });
     ok(d->top1 == 1 && d->n_changes == 1 && d->change[0].a == 1 && d->change[0].b == 2 && d->change[0].margin == 0,
