@@ -24,11 +24,7 @@ static int read_tokens(struct shell *sh, const char *file, struct ablate *job)
     size_t len, max = disp_max_pos(sh->disp);
     if (!sh->tok)
         return render_error(&sh->out, "--against needs a tokenizer: %s", sh->tok_why);
-    FILE *f = fopen(file, "rb");
-    if (!f)
-        return render_error(&sh->out, "%s cannot be opened: %s", file, strerror(errno));
-    char *text = read_whole(sh, f, file, &len);
-    fclose(f);
+    char *text = read_named(sh, file, &len);
     int bad = !text || (tok_encode(sh->tok, text, len, TOK_PLAIN, &ids) && render_error(&sh->out, "out of memory"));
     free(text);
     job->token = ids.id;

@@ -60,13 +60,8 @@ int compare_add_file(struct shell *sh, struct compare_texts *t, const char *name
     size_t len = 0;
     if (!sh->tok)
         return render_error(&sh->out, "a text needs a tokenizer: %s", sh->tok_why);
-    FILE *f = !strcmp(name, "-") ? stdin : fopen(name, "re");
-    if (!f)
-        return render_error(&sh->out, "%s cannot be read: %s", name, strerror(errno));
-    char *text = read_whole(sh, f, name, &len);
+    char *text = !strcmp(name, "-") ? read_whole(sh, stdin, name, &len) : read_named(sh, name, &len);
     int failed = !text;
-    if (f != stdin)
-        fclose(f);
     if (text && (tok_encode(sh->tok, text, len, TOK_PLAIN, &ids) ||
                  compare_add(t, NULL, ids.id, ids.n, disp_max_pos(sh->disp), limit)))
         failed = render_error(&sh->out, "out of memory");

@@ -3,6 +3,7 @@
 #include "repl/corpus.h"
 
 #include "plugins/fail.h"
+#include "repl/paths.h"
 
 #include <cjson/cJSON.h>
 #include <errno.h>
@@ -111,12 +112,12 @@ dbrx_status corpus_run(struct corpus *c, const int32_t *id, size_t n, corpus_tok
 /* All of a file, NUL behind it; free(*text) */
 static dbrx_status read_file(const char *name, char **text, size_t *len, struct dbrx_error *err)
 {
-    FILE *f = fopen(name, "re"), *mem = NULL;
-    char buf[65536];
+    char buf[65536], why_not[240];
     size_t n;
+    FILE *f = path_open(name, why_not, sizeof why_not), *mem = NULL;
     *text = NULL;
     if (!f)
-        return fail(err, DBRX_E_IO, "%s cannot be read: %s", name, strerror(errno));
+        return fail(err, DBRX_E_IO, "%s", why_not);
     int bad = !(mem = open_memstream(text, len));
     while (!bad && (n = fread(buf, 1, sizeof buf, f)) > 0)
         bad = fwrite(buf, 1, n, mem) != n;

@@ -43,16 +43,24 @@ char *read_whole(struct shell *sh, FILE *f, const char *name, size_t *size)
     return text;
 }
 
+char *read_named(struct shell *sh, const char *name, size_t *len)
+{
+    char err[512];
+    FILE *f = path_open(name, err, sizeof err);
+    if (!f) {
+        render_error(&sh->out, "%s", err);
+        return NULL;
+    }
+    char *text = read_whole(sh, f, name, len);
+    fclose(f);
+    return text;
+}
+
 int handle_read(struct shell *sh, const struct args *a)
 {
     const char *name = a->text[0];
-    char err[512];
     size_t len;
-    FILE *f = path_open(name, err, sizeof err);
-    if (!f)
-        return render_error(&sh->out, "%s", err);
-    char *text = read_whole(sh, f, name, &len);
-    fclose(f);
+    char *text = read_named(sh, name, &len);
     if (!text)
         return -1;
     int failed = len ? shell_prompt(sh, text, len)

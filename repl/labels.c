@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "repl/labels.h"
 
+#include "repl/paths.h"
+
 #include <cjson/cJSON.h>
 #include <errno.h>
 #include <math.h>
@@ -60,12 +62,14 @@ static int take(struct labels *l, const cJSON *row)
 
 static cJSON *read_json(const char *file, char *err, size_t size)
 {
-    FILE *f = fopen(file, "re");
+    FILE *f = path_open(file, err, size);
     char *text = f ? malloc(MAX_BYTES) : NULL;
     size_t n = text ? fread(text, 1, MAX_BYTES, f) : 0;
     cJSON *j = NULL;
-    if (!f || !text || ferror(f))
-        snprintf(err, size, "%.120s cannot be read: %s", file, strerror(text || !f ? errno : ENOMEM));
+    if (f && (!text || ferror(f)))
+        snprintf(err, size, "%.120s cannot be read: %s", file, strerror(text ? errno : ENOMEM));
+    else if (!f)
+        ;                                  /* path_open said why */
     else if (n == MAX_BYTES)
         snprintf(err, size, "%.120s is too long to be a file of labels", file);
     else if (!(j = cJSON_ParseWithLength(text, n)))

@@ -112,13 +112,8 @@ static int read_text(struct perplexity *p)
     size_t len = 0;
     if (!sh->tok)
         return render_error(&sh->out, "a text needs a tokenizer: %s", sh->tok_why);
-    FILE *f = !strcmp(p->file, "-") ? stdin : fopen(p->file, "re");
-    if (!f)
-        return render_error(&sh->out, "%s cannot be read: %s", p->file, strerror(errno));
-    char *text = read_whole(sh, f, p->file, &len);
+    char *text = !strcmp(p->file, "-") ? read_whole(sh, stdin, p->file, &len) : read_named(sh, p->file, &len);
     int failed = !text;
-    if (f != stdin)
-        fclose(f);
     if (text && tok_encode(sh->tok, text, len, TOK_PLAIN, &p->ids))
         failed = render_error(&sh->out, "out of memory");
     else if (text && p->ids.n < p->window)

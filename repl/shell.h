@@ -90,6 +90,8 @@ int output_end(struct shell *);
 /* repl/edit.c.  All of a file but its last newline, NUL at the end, or NULL after saying
  * why not; free() it. */
 char *read_whole(struct shell *, FILE *, const char *name, size_t *len);
+/* ... of a regular file of that name. */
+char *read_named(struct shell *, const char *name, size_t *len);
 
 /* Reads the settings that are lists of tokens.  0, or -1 with one sentence in err, and the
  * lists are as they were. */

@@ -165,11 +165,7 @@ static int load(struct shell *sh, const char *path)
 {
     char err[400] = "it is no JSON", why[600];
     size_t len;
-    FILE *f = fopen(path, "rb");
-    if (!f)
-        return render_error(&sh->out, "%s cannot be opened: %s", path, strerror(errno));
-    char *text = read_whole(sh, f, path, &len);
-    fclose(f);
+    char *text = read_named(sh, path, &len);
     if (!text)
         return -1;
     cJSON *j = cJSON_ParseWithLength(text, len);

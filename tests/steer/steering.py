@@ -33,13 +33,13 @@ for cols in 80, 200:
         text = re.sub("\r[^\r\n]*(?=\r[^\n])", "", s.all.decode("utf-8", "replace"))
         shown, bad = text.split("<<<\r\n")[1:], []
         for (command, want), out in zip(VIEWS.items(), shown):
-            rows = [ESC.sub("", l.lstrip("\r")) for l in out.split("\r\n")]
+            rows = [ESC.sub("", l).split("\r")[-1] for l in out.split("\r\n")]     # what a bar leaves
             wide = max(len(r) for r in rows if not r.startswith("control: "))
             # a sentence is not broken into lines, a table is
             if want not in "\n".join(rows) or (wide > cols and not command.startswith(("/ban", "/bias"))):
-                bad.append((command, wide, rows))
+                bad.append((command, "wants " + want, [r for r in rows if len(r) > cols]))
             if "\x1b" in "".join(rows) or (name == "no UTF-8" and not out.isascii()):
-                bad.append((command, rows))
+                bad.append((command, "escapes or no ASCII", [r for r in rows if "\x1b" in r or not r.isascii()]))
         ok(len(shown) == len(VIEWS) and not bad, "%d columns, %s: all views" % (cols, name), bad)
 
 # ---- the prompt says that something is on, and the status line what
