@@ -69,11 +69,6 @@ int shell_constrain(struct shell *sh, char *err, size_t size)
     const char *path = *grammar ? grammar : schema;
     if (shell_read_lists(sh, err, size))
         return -1;
-    if (*path && sh->vars.v[VAR_NUM_BEAMS].num > 1) {
-        snprintf(err, size, "beam search does not know grammars: num_beams and %s exclude each other",
-                 var_defs[var].name);
-        return -1;
-    }
     if (*grammar && *schema) {
         snprintf(err, size, "grammar and schema exclude each other; set one of them to \"\"");
         return -1;
