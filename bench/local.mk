@@ -27,3 +27,6 @@ bench_grammar_LDADD   = librepl.la libtokenizer.la $(CJSON_LIBS)
 EXTRA_PROGRAMS += %D%/sampler
 CLEANFILES     += %D%/sampler$(EXEEXT)
 %C%_sampler_LDADD = librepl.la -lm
+
+# --- the shell: bench/progress
+EXTRA_DIST += %D%/progress

@@ -5,6 +5,7 @@
 #include "repl/words.h"
 
 #include <langinfo.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -186,12 +187,68 @@ static void erase_progress(struct render *r)
     r->shown = 0;
 }
 
+/* With the lock held */
+static void draw_progress(struct render *r)
+{
+    char line[79];
+    int n = r->total ? snprintf(line, sizeof line, "%s: %3.0f%%", r->what, 100 * (double)r->done / (double)r->total)
+                     : snprintf(line, sizeof line, "%s ...", r->what);
+    fprintf(stderr, "\r%s%*s", line, r->shown > n ? r->shown - n : 0, "");
+    r->shown = r->shown > n ? r->shown : n;
+    r->last = now();
+    fflush(stderr);
+}
+
+/* Draws when it is time and nobody has come to report: one layer of a large model may take
+ * many times as long as people wait for a sign of life */
+static void *watch(void *arg)
+{
+    struct render *r = arg;
+    pthread_mutex_lock(&r->lock);
+    for (;;) {
+        double due = r->since + PROGRESS_AFTER;
+        struct timespec t = { (time_t)due, (long)((due - (double)(time_t)due) * 1e9) };
+        if (!r->busy || r->shown)
+            pthread_cond_wait(&r->begun, &r->lock);
+        else if (now() < due)
+            pthread_cond_timedwait(&r->begun, &r->lock, &t);
+        else
+            draw_progress(r);
+    }
+    return NULL;
+}
+
+/* The thread is made when first something takes time, and takes no signals; without it, what
+ * is reported shows all the same */
+static void start_watch(struct render *r)
+{
+    pthread_condattr_t clock;
+    pthread_t thread;
+    sigset_t all, old;
+    r->watched = 1;
+    pthread_condattr_init(&clock);
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    pthread_cond_init(&r->begun, &clock);
+    pthread_condattr_destroy(&clock);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    if (!pthread_create(&thread, NULL, watch, r))
+        pthread_detach(thread);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
 void render_busy(struct render *r, int on)
 {
     pthread_mutex_lock(&r->lock);
     erase_progress(r);
     r->busy = on && r->err_tty && !r->json;
     r->since = r->last = now();
+    snprintf(r->what, sizeof r->what, "working");
+    r->done = r->total = 0;
+    if (r->busy && !r->watched)
+        start_watch(r);
+    if (r->busy)
+        pthread_cond_signal(&r->begun);
     pthread_mutex_unlock(&r->lock);
 }
 
@@ -199,16 +256,11 @@ void render_progress(struct render *r, const char *what, uint64_t done, uint64_t
 {
     double t = now();
     pthread_mutex_lock(&r->lock);
-    if (r->busy && t - r->since > PROGRESS_AFTER && (!r->shown || t - r->last > PROGRESS_EVERY)) {
-        char line[79];
-        int n = total ? snprintf(line, sizeof line, "%.50s: %3.0f%%", what,
-                                 100 * (double)done / (double)total)
-                      : snprintf(line, sizeof line, "%.50s ...", what);
-        fprintf(stderr, "\r%s%*s", line, r->shown > n ? r->shown - n : 0, "");
-        r->shown = r->shown > n ? r->shown : n;
-        r->last = t;
-        fflush(stderr);
-    }
+    snprintf(r->what, sizeof r->what, "%s", what);
+    r->done = done;
+    r->total = total;
+    if (r->busy && t - r->since > PROGRESS_AFTER && (!r->shown || t - r->last > PROGRESS_EVERY))
+        draw_progress(r);
     pthread_mutex_unlock(&r->lock);
 }
 
