@@ -151,6 +151,10 @@ static int open_backend(struct shell *sh, const struct shell_options *o)
     sh->out.quiet_size = sizeof why;
     int failed = shell_use(sh, o->backend, NULL, 0);
     sh->out.quiet = NULL;
+    if (failed && signals_stop()) {
+        render_error(&sh->out, "interrupted while the model was opened");
+        return EXIT_NO_BACKEND;
+    }
     return failed ? no_backend(sh, why) : 0;
 }
 
