@@ -38,10 +38,15 @@ void render_redirected(struct render *r)
     r->out_tty = isatty(STDOUT_FILENO);
 }
 
-unsigned render_width(const struct render *r)
+static unsigned width_of(int fd)
 {
     struct winsize w;
-    return r->out_tty && !ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) && w.ws_col >= 20 ? w.ws_col : 80;
+    return !ioctl(fd, TIOCGWINSZ, &w) && w.ws_col >= 20 ? w.ws_col : 80;
+}
+
+unsigned render_width(const struct render *r)
+{
+    return r->out_tty ? width_of(STDOUT_FILENO) : 80;
 }
 
 unsigned render_height(const struct render *r)
@@ -116,7 +121,6 @@ static void wrap(FILE *f, const char *text, unsigned at, unsigned indent, unsign
             col = indent;
         }
     }
-    putc('\n', f);
 }
 
 /* ---- JSON ---- */
@@ -300,12 +304,31 @@ static void clear_line(struct render *r)
 
 /* ---- events ---- */
 
-static void say(struct render *r, const char *before, const char *text, const char *after)
+/* A sentence, in SGR `colour` (NULL: none) as far as the first `n` bytes (0: all) */
+static void say(struct render *r, const char *text, const char *colour, size_t n)
 {
+    char *clean = text_clean(text, strlen(text));
     clear_line(r);
-    fputs(before, stderr);
-    put_string(stderr, text);
-    fprintf(stderr, "%s\n", after);
+    if (!clean)
+        return;
+    colour = r->colour ? colour : NULL;
+    if (colour)
+        fprintf(stderr, "\033[%sm", colour);
+    unsigned at = (unsigned)n;
+    if (n) {
+        put(stderr, clean, n);
+        if (colour)
+            fputs("\033[0m", stderr);
+    }
+    /* a script's reader finds a sentence on one line */
+    if (r->err_tty)
+        wrap(stderr, clean + n, at, 0, width_of(STDERR_FILENO));
+    else
+        put(stderr, clean + n, strlen(clean + n));
+    if (colour && !n)
+        fputs("\033[0m", stderr);
+    putc('\n', stderr);
+    free(clean);
 }
 
 void render_event(struct render *r, const char *type, cJSON *fields, const char *fmt, ...)
@@ -322,7 +345,7 @@ void render_event(struct render *r, const char *type, cJSON *fields, const char 
         emit(type, NULL, text, fields);
     } else {
         if (text)
-            say(r, "", text, "");
+            say(r, text, NULL, 0);
         cJSON_Delete(fields);
     }
     free(text);
@@ -356,8 +379,8 @@ int render_error(struct render *r, const char *fmt, ...)
             field_string(fields, "where", r->where);
         emit("error", NULL, what, fields);
     }
-    if (asprintf(&line, "%s%s%s", r->where, r->where[0] ? ": " : "", what) >= 0)
-        say(r, r->colour ? "\033[31mdbrx:\033[0m " : "dbrx: ", line, "");
+    if (asprintf(&line, "dbrx: %s%s%s", r->where, r->where[0] ? ": " : "", what) >= 0)
+        say(r, line, "31", strlen("dbrx:"));
     free(line);
     free(text);
     return -1;
@@ -371,7 +394,7 @@ void render_aside(struct render *r, const char *fmt, ...)
         return;
     va_start(ap, fmt);
     if (vasprintf(&text, fmt, ap) >= 0)
-        say(r, r->colour ? "\033[2m" : "", text, r->colour ? "\033[0m" : "");
+        say(r, text, "2", 0);
     va_end(ap);
     free(text);
 }
@@ -450,6 +473,7 @@ void render_paragraph(struct render *r, unsigned indent, const char *text)
 {
     printf("%*s", (int)indent, "");
     wrap(stdout, text, indent, indent, render_width(r));
+    putchar('\n');
 }
 
 void render_heading(struct render *r, const char *fmt, ...)
@@ -569,6 +593,7 @@ static void print_rows(struct render *r, const struct rows *t, const cJSON *list
             if (c + 1 == n_col) {
                 unsigned full = render_width(r);     /* no room for words beside the rest: below it */
                 wrap(stdout, s, at, at + 20 > full ? 4 : at, full);
+                putchar('\n');
                 break;
             }
             int pad = (int)(width[c] - columns(s, strlen(s)));
