@@ -122,7 +122,8 @@ struct dbrx_route_sink {
 
 /* ---- steering: change the router's choice ------------------------------- */
 /* Order of effects, for one token at one layer:
- *   z = router logits + bias            (bias = -INFINITY: banned before the softmax)
+ *   z[e] = router logit[source[e]] + bias[e]     (bias = -INFINITY: banned before the softmax;
+ *                                        source: experts that change places under the router)
  *   p = softmax(z)
  *   chosen = FORCE experts, then the largest p not marked SKIP, until top_k
  *            (SKIP: not selectable, probabilities untouched; a banned expert is
@@ -132,7 +133,7 @@ struct dbrx_route_sink {
  *   w = p[chosen] / p-norm;  w *= scale (scale = 0: contribution removed, nothing re-routed)
  * DBRX_E_INVALID, before anything is computed: fewer selectable experts than
  * top_k, more forced than top_k, an expert forced and skipped or banned, a
- * top_k above n_experts, a NaN or +INFINITY. */
+ * top_k above n_experts, a NaN or +INFINITY, a source that is no permutation. */
 enum { DBRX_STEER_FORCE = 1, DBRX_STEER_SKIP = 2, DBRX_STEER_OMIT = 4 };
 struct dbrx_steer {                        /* any array may be NULL            */
     uint32_t struct_size;
@@ -140,6 +141,9 @@ struct dbrx_steer {                        /* any array may be NULL            *
     const float    *bias;                  /* [n_layers][n_experts]            */
     const uint8_t  *mark;                  /* [n_layers][n_experts], DBRX_STEER_* */
     const float    *scale;                 /* [n_layers][n_experts]            */
+    const uint16_t *source;                /* [n_layers][n_experts] a permutation of each
+                                              layer's experts; modules of abi_minor 0 know
+                                              nothing of it */
 };
 
 /* ---- taps: look at the residual stream ---------------------------------- */
@@ -217,7 +221,6 @@ struct dbrx_backend {
 
 /* ---- optional tables, each its own id ------------------------------------
  * Reserved ids:
- * "dbrx.resume/1"  eval from layer L given its input rows, earlier layers' KV kept: cheap ablations
  * "dbrx.batch/1"   several sessions in one pass: scoring, alternatives      */
 
 /* A hidden vector's logits: lm_head(LayerNorm(x) * norm_f).  The logit lens. */
@@ -227,6 +230,39 @@ struct dbrx_head {
     /* [one/session] x: [n][d_model], the residual stream; logits: [n][n_vocab]. */
     dbrx_status (*head)(dbrx_session *, const float *x, uint32_t n, float *logits,
                         struct dbrx_error *);
+};
+
+/* Positions that the session holds, once more from an inner block on: what changes at layer L
+ * leaves everything before L as it was, so an ablation need not recompute it. */
+#define DBRX_RESUME "dbrx.resume/1"
+struct dbrx_resume {
+    uint32_t struct_size;
+    /* [one/session] Runs blocks `layer`.. for the b->n_tokens positions from `pos` on, all of them
+     * below position(), on x [n_tokens][d_model], the rows that enter block `layer` (the tap
+     * RESIDUAL of layer - 1).  Their KV in those blocks is written anew, that of earlier blocks
+     * and of other positions stays, position() does not move.  Of the batch b->token is not
+     * looked at; routes and taps come from `layer` on.  b->steer may differ from eval's: the
+     * caller sees to it that what later positions attend to is what it wants there.
+     * On a return other than DBRX_OK the KV of these positions in these blocks is whatever it
+     * is: resume them again, or truncate to `pos`.  DBRX_E_INVALID changes nothing. */
+    dbrx_status (*resume)(dbrx_session *, uint32_t layer, uint32_t pos, const float *x,
+                          const struct dbrx_batch *b, struct dbrx_error *);
+};
+
+/* What the weights are multiplied with, for importance matrices and statistics. */
+#define DBRX_INPUTS "dbrx.inputs/1"
+enum { DBRX_INPUT_QKV, DBRX_INPUT_WO, DBRX_INPUT_ROUTER,       /* [n][d_model] */
+       DBRX_INPUT_EXPERT,                  /* of w1 and v1: the rows that chose the expert */
+       DBRX_INPUT_W2,                      /* [n][d_ffn] of the same rows, in the same order */
+       DBRX_INPUT_HEAD };                  /* where logits are wanted; layer 0 */
+typedef void dbrx_input_watch(void *ctx, int kind, uint32_t layer, uint32_t expert, uint32_t n,
+                              uint32_t cols, const float *x);
+struct dbrx_inputs {
+    uint32_t struct_size;
+    /* [one/session] From now on, until it is NULL, every eval calls it on its own thread before
+     * it returns, also for rows that an error or a stop takes back.  x is valid during the
+     * call.  An eval may take twice as long. */
+    dbrx_status (*watch)(dbrx_session *, dbrx_input_watch *, void *ctx, struct dbrx_error *);
 };
 
 /* Move a KV cache without recomputing it. */
@@ -251,12 +287,46 @@ struct dbrx_kv {
                                                  const struct dbrx_kv_block *),
                              void *ctx, struct dbrx_error *);
     /* [one/session] On a session whose position() is 0, and stays 0 until
-     * commit.  DBRX_E_FULL beyond max_pos. */
+     * commit.  DBRX_E_FULL beyond max_pos.  (With `extend`, also below.) */
     dbrx_status (*import_kv)(dbrx_session *, const struct dbrx_kv_block *,
                              struct dbrx_error *);
     /* [one/session] Now position() == n_pos; DBRX_E_INVALID beyond max_pos.  The
      * caller vouches that every layer of every position below n_pos was imported. */
     dbrx_status (*commit)(dbrx_session *, uint32_t n_pos, struct dbrx_error *);
+    /* Since ABI 1.1, each may be NULL.
+     * [one/session] As export_kv, but only positions from..position(). */
+    dbrx_status (*export_from)(dbrx_session *, uint32_t from, uint32_t max_n,
+                               dbrx_status (*emit)(void *ctx,
+                                                   const struct dbrx_kv_block *),
+                               void *ctx, struct dbrx_error *);
+    /* [one/session] As commit, on a session that holds something.  A backend that
+     * has it takes import_kv of blocks with pos >= position() at any time; position()
+     * stays until extend makes it n_pos >= position().  An eval or truncate in
+     * between forgets what was imported. */
+    dbrx_status (*extend)(dbrx_session *, uint32_t n_pos, struct dbrx_error *);
+};
+
+/* What is promised about the bits of results (docs/determinism.md).  Every backend, with
+ * or without this table, gives the same bits for the same calls with the same options. */
+#define DBRX_REPRO "dbrx.repro/1"
+enum { DBRX_REPRO_CHUNKS  = 1,             /* however the tokens are cut into eval() calls */
+       DBRX_REPRO_THREADS = 2,             /* whatever its option "threads" says           */
+       DBRX_REPRO_BATCH   = 4 };           /* whatever follows a token in its eval(), and
+                                              whatever other sessions do                   */
+struct dbrx_repro {
+    uint32_t struct_size;
+    /* [any] Which of DBRX_REPRO_* hold for logits, routes, taps and KV of this model, as
+     * it was opened. */
+    uint32_t (*promises)(const dbrx_model *);
+};
+
+/* What an option can be set to, for completion and lists. */
+#define DBRX_CHOICES "dbrx.choices/1"
+struct dbrx_choices {
+    uint32_t struct_size;
+    /* [any] The values that the option of this name takes here, NULL-ended; NULL: a number
+     * or anything else that is not a list, and for a name that is no option. */
+    const char *const *(*values)(const char *option);
 };
 
 #ifdef __cplusplus

@@ -6,7 +6,8 @@ CLEANFILES += %D%/checkpoint$(EXEEXT)
 
 # --- backends
 EXTRA_PROGRAMS += %D%/backends
-%C%_backends_LDADD = libmodel.la libplugins.la -lm
+CLEANFILES += %D%/backends$(EXEEXT)
+%C%_backends_LDADD = librepl.la libmodel.la libplugins.la -lm
 
 # ---- tokenizer: bench/tokenizer builds and drives it
 EXTRA_PROGRAMS += bench/tok-speed
@@ -30,3 +31,33 @@ CLEANFILES     += %D%/sampler$(EXEEXT)
 
 # --- the shell: bench/progress
 EXTRA_DIST += %D%/progress
+
+# --- random weights of a named shape: make bench/mkmodel
+EXTRA_PROGRAMS += %D%/mkmodel
+CLEANFILES     += %D%/mkmodel$(EXEEXT)
+%C%_mkmodel_LDADD = libmodel.la libgraph.la -lm
+
+# --- the CPU backend beside llama.cpp: bench/cpu FILE.gguf... builds and drives it
+EXTRA_PROGRAMS += %D%/cpu-speed
+CLEANFILES += %D%/cpu-speed$(EXEEXT)
+EXTRA_DIST += %D%/cpu
+%C%_cpu_speed_LDADD = libmodel.la libplugins.la -lm
+
+# --- switching: make bench/switch
+EXTRA_PROGRAMS += %D%/switch
+CLEANFILES     += %D%/switch$(EXEEXT)
+%C%_switch_LDADD = librepl.la libmodel.la libplugins.la -lm
+
+# --- recording: make bench/recording
+EXTRA_PROGRAMS += %D%/recording
+CLEANFILES     += %D%/recording$(EXEEXT)
+%C%_recording_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
+%C%_recording_LDADD  = libshell.la -lm
+
+# --- the CPU backend's inner loops alone: make bench/kernels
+if HAVE_X86_64
+EXTRA_PROGRAMS += %D%/kernels
+CLEANFILES += %D%/kernels$(EXEEXT)
+%C%_kernels_CFLAGS = $(AM_CFLAGS) $(OPENBLAS_CFLAGS)
+%C%_kernels_LDADD = libcpu.la libgraph.la -lm
+endif

@@ -27,7 +27,7 @@ extern "C" {
 #endif
 
 #define DBRX_ABI_MAJOR 1
-#define DBRX_ABI_MINOR 0
+#define DBRX_ABI_MINOR 1               /* 1: dbrx_steer.source, dbrx_kv.extend */
 
 #define DBRX_EXPORT __attribute__((visibility("default")))
 

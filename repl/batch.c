@@ -5,6 +5,8 @@
 #define _GNU_SOURCE
 #include "repl/batch.h"
 
+#include "repl/idset.h"
+#include "repl/prompts.h"
 #include "repl/shell.h"
 #include "repl/signals.h"
 #include "repl/words.h"
@@ -17,58 +19,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- a set of ids, as JSON text ---- */
-
-struct ids { char **slot; size_t n, size; };           /* open addressing; size: a power of two */
-
-static char **ids_slot(const struct ids *s, const char *id)
-{
-    size_t h = 14695981039346656037u;
-    for (const char *p = id; *p; p++)
-        h = (h ^ (unsigned char)*p) * 1099511628211u;
-    for (h &= s->size - 1; s->slot[h] && strcmp(s->slot[h], id); h = (h + 1) & (s->size - 1))
-        ;
-    return &s->slot[h];
-}
-
-static int ids_has(const struct ids *s, const char *id)
-{
-    return s->n && *ids_slot(s, id);
-}
-
-/* 0; 1: it was there; -1: no memory */
-static int ids_add(struct ids *s, const char *id)
-{
-    if (2 * (s->n + 1) > s->size) {
-        struct ids more = { NULL, s->n, s->size ? 2 * s->size : 64 };
-        if (!(more.slot = calloc(more.size, sizeof *more.slot)))
-            return -1;
-        for (size_t i = 0; i < s->size; i++)
-            if (s->slot[i])
-                *ids_slot(&more, s->slot[i]) = s->slot[i];
-        free(s->slot);
-        *s = more;
-    }
-    char **slot = ids_slot(s, id);
-    if (*slot)
-        return 1;
-    s->n++;
-    return (*slot = strdup(id)) ? 0 : -1;
-}
-
-static void ids_free(struct ids *s)
-{
-    for (size_t i = 0; i < s->size; i++)
-        free(s->slot[i]);
-    free(s->slot);
-}
-
-/* ---- */
-
 struct batch {
     struct shell *sh;
     int fd;                                /* where results go                            */
-    struct ids done, seen;                 /* ids in the output; in the input so far      */
+    struct idset done, seen;               /* ids in the output; in the input so far      */
     unsigned long line, total, drawn, skipped, failed;
 };
 
@@ -107,7 +61,7 @@ static int resume(struct batch *b, const char *name)
         if (!id)
             failed = render_error(out, "line %lu of %s is no result of a batch; nothing was touched: choose "
                                   "another file with --out", n, name);
-        else if (ids_add(&b->done, id) < 0)
+        else if (idset_add(&b->done, id) < 0)
             failed = render_error(out, "out of memory");
         good += len;
         cJSON_free(id);
@@ -171,47 +125,6 @@ static int apply(struct batch *b, const cJSON *settings)
     return shell_constrain(b->sh, err, sizeof err) ? bad_line(b, "%s", err) : 0;
 }
 
-static int chat_ids(struct batch *b, const cJSON *messages, struct tok_ids *ids)
-{
-    struct shell *sh = b->sh;
-    const char *system = sh->vars.v[VAR_SYSTEM].text, *first = NULL;
-    const cJSON *m;
-    if (!cJSON_IsArray(messages) || !messages->child)
-        return bad_line(b, "\"messages\" is no list of messages");
-    first = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(messages->child, "role"));
-    if (*system && first && strcmp(first, "system") && reply_message(sh, "system", system, strlen(system), ids))
-        return -1;
-    cJSON_ArrayForEach(m, messages) {
-        const char *role = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(m, "role"));
-        const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(m, "content"));
-        if (!role || !text || (strcmp(role, "system") && strcmp(role, "user") && strcmp(role, "assistant")))
-            return bad_line(b, "a message needs \"content\" and a \"role\": system, user or assistant");
-        if (reply_message(sh, role, text, strlen(text), ids))
-            return -1;
-    }
-    return chat_reply(sh->tok, ids) ? bad_line(b, "out of memory") : 0;
-}
-
-static int prompt_ids(struct batch *b, const cJSON *j, struct tok_ids *ids, int *chat)
-{
-    const cJSON *messages = cJSON_GetObjectItemCaseSensitive(j, "messages");
-    const cJSON *prompt = cJSON_GetObjectItemCaseSensitive(j, "prompt");
-    const char *text = cJSON_GetStringValue(prompt);
-    *chat = messages != NULL || b->sh->vars.v[VAR_MODE].num == 1;
-    if (!messages == !prompt || (prompt && (!text || !*text)))
-        return bad_line(b, "it needs \"prompt\", some text, or \"messages\"");
-    if (messages)
-        return chat_ids(b, messages, ids);
-    if (*chat) {
-        const char *system = b->sh->vars.v[VAR_SYSTEM].text;
-        if ((*system && reply_message(b->sh, "system", system, strlen(system), ids)) ||
-            reply_message(b->sh, "user", text, strlen(text), ids))
-            return -1;
-        return chat_reply(b->sh->tok, ids) ? bad_line(b, "out of memory") : 0;
-    }
-    return tok_encode(b->sh->tok, text, strlen(text), TOK_PLAIN, ids) ? bad_line(b, "out of memory") : 0;
-}
-
 /* In one write where the system lets us: a kill leaves whole lines, but perhaps for the last */
 static int put_result(struct batch *b, const char *id, const struct said *said)
 {
@@ -225,6 +138,7 @@ static int put_result(struct batch *b, const char *id, const struct said *said)
     cJSON_AddNumberToObject(j, "seed", (double)t->seed);
     cJSON_AddNumberToObject(j, "prompt_tokens", t->reply - t->begin);
     cJSON_AddNumberToObject(j, "prompt_seconds", s->last.prompt_s);
+    cJSON_AddItemToObject(j, "made_by", makers_json(&t->by));
     cJSON_AddNumberToObject(j, "seconds", s->last.gen_s);
     char *line = cJSON_PrintUnformatted(j);
     size_t len = line ? strlen(line) : 0;
@@ -259,33 +173,27 @@ static int start_anew(struct shell *sh)
 static int run_line(struct batch *b, const char *line, size_t len)
 {
     struct shell *sh = b->sh;
-    char number[32], *id = NULL;
+    char *id = NULL;
     struct vars was;
     struct tok_ids ids = { 0 };
     struct said said = { 0 };
     int chat, stop = 0;
     cJSON *j = cJSON_ParseWithLength(line, len);
-    const cJSON *given = cJSON_GetObjectItemCaseSensitive(j, "id");
-    snprintf(number, sizeof number, "%lu", b->line);
     if (!cJSON_IsObject(j)) {
         bad_line(b, "it is no JSON object");
         goto out;
     }
-    if (memmem(line, len, "\\u0000", 6)) { /* cJSON would end the text there */
-        bad_line(b, "it has a NUL character (\\u0000), which a prompt here cannot have");
-        goto out;
-    }
-    id = given ? id_text(given) : strdup(number);
+    id = prompt_id(sh, j, b->line);
     if (!id) {
-        bad_line(b, "its \"id\" is neither text nor a number");
+        b->failed++;
         goto out;
     }
-    int again = ids_add(&b->seen, id);
+    int again = idset_add(&b->seen, id);
     if (again) {
         bad_line(b, again < 0 ? "out of memory" : "its id %.60s was there before", id);
         goto out;
     }
-    if (ids_has(&b->done, id)) {
+    if (idset_has(&b->done, id)) {
         b->skipped++;
         goto out;
     }
@@ -295,7 +203,7 @@ static int run_line(struct batch *b, const char *line, size_t len)
     }
     unsigned long bad = b->failed;
     int failed = apply(b, cJSON_GetObjectItemCaseSensitive(j, "settings")) || start_anew(sh) ||
-                 prompt_ids(b, j, &ids, &chat) || reply_prompt(sh, &ids, chat) || reply_draw(sh, 1, &said);
+                 prompt_ids(sh, line, len, j, &ids, &chat) || reply_prompt(sh, &ids, chat) || reply_draw(sh, 1, &said);
     if (failed)
         b->failed += b->failed == bad;     /* said so itself */
     else if (said.why != SESS_STOPPED)     /* an interrupted one is drawn again next time */
@@ -306,14 +214,14 @@ static int run_line(struct batch *b, const char *line, size_t len)
 out:
     free(said.text);
     free(ids.id);
-    free(id);
+    cJSON_free(id);
     cJSON_Delete(j);
     return stop;
 }
 
 /* ---- all of them ---- */
 
-static unsigned long count_lines(FILE *f)
+unsigned long batch_lines(FILE *f)
 {
     unsigned long n = 0;
     int c, last = '\n';
@@ -343,7 +251,7 @@ int batch_run(struct shell *sh, const char *in, const char *out)
     int json = sh->out.json;
     sh->out.json = 0;                      /* stdout has results only */
     stop = open_out(&b, out);
-    b.total = stop ? 0 : count_lines(f);
+    b.total = stop ? 0 : batch_lines(f);
     while (!stop && !signals_stop() && (len = getline(&line, &cap, f)) >= 0) {
         snprintf(sh->out.where, sizeof sh->out.where, "%.120s:%lu", in, ++b.line);
         if (len && line[strspn(line, " \t\r\n")])
@@ -362,8 +270,8 @@ int batch_run(struct shell *sh, const char *in, const char *out)
     if (b.fd > STDERR_FILENO && close(b.fd) && !stop)
         stop = render_error(&sh->out, "%s cannot be written: %s", out, strerror(errno));
     sh->out.json = json;
-    ids_free(&b.done);
-    ids_free(&b.seen);
+    idset_free(&b.done);
+    idset_free(&b.seen);
     free(line);
     return stop || b.failed || signals_stop() ? -1 : 0;
 }

@@ -280,7 +280,10 @@ static dbrx_status tell(struct search *b, const struct beam *best, enum sess_fin
             return DBRX_OK;
         }
     }
-    return st == DBRX_OK ? sess_sync(s, err) : st;
+    s->generating = 1;
+    st = st == DBRX_OK ? sess_sync(s, err) : st;
+    s->generating = 0;
+    return st;
 }
 
 dbrx_status beam_generate(struct sess *s, const struct beam_params *p, const struct sess_gen *g,
@@ -303,8 +306,11 @@ dbrx_status beam_generate(struct sess *s, const struct beam_params *p, const str
     int complete = g->constraint && constraint_complete(g->constraint);
     *why = complete ? SESS_EOS : g->max_tokens && b.max_new == g->max_tokens ? SESS_MAX_TOKENS : SESS_CONTEXT_FULL;
     if (st == DBRX_OK && b.max_new && !complete) {
+        int aside = s->aside;
         st = search_init(&b, err);
+        s->aside = 1;                      /* beams are no conversation, what comes of them is */
         st = st == DBRX_OK ? run(&b, err) : st;
+        s->aside = aside;
     }
     const struct beam *best = NULL;        /* of equals the later one, as transformers has it */
     for (uint32_t i = 0; i < b.n_done && st >= 0; i++)

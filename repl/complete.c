@@ -24,6 +24,7 @@ static const char *(*candidate)(size_t i); /* what is offered now; NULL past the
 static const struct command *command;      /* whose argument it is */
 static char first[64];                     /* its first word                     */
 static int setting_at;                     /* of the value, or -1                */
+static const char *typed;                  /* of the word so far                 */
 
 static const char *command_word(size_t i)
 {
@@ -79,6 +80,27 @@ static const char *option(size_t i)
     return NULL;
 }
 
+/* "isa=avx2": the values of the option that is being typed */
+static const char *option_value(size_t i)
+{
+    static char word[128];
+    const struct module *m;
+    size_t n = strcspn(typed, "=");
+    for (size_t at = 0; (m = disp_module(shell->disp, at)); at++) {
+        const struct dbrx_choices *c = m->info ? m->info->get(DBRX_CHOICES) : NULL;
+        if (!c || strcmp(m->info->name, first))
+            continue;
+        snprintf(word, sizeof word, "%.*s", (int)n, typed);
+        const char *const *v = c->values(word);
+        for (; v && *v; v++)
+            if (!i--) {
+                snprintf(word, sizeof word, "%.*s=%s", (int)n, typed, *v);
+                return word;
+            }
+    }
+    return NULL;
+}
+
 static const char *backend(size_t i)
 {
     const struct module *m;
@@ -91,9 +113,38 @@ static const char *backend(size_t i)
 static const char *flag(size_t i)
 {
     for (const struct arg *a = command->arg; a->type != ARG_END; a++)
-        if (a->type == ARG_FLAG && !i--)
-            return a->name;
+        if (arg_is_option(a) && !i--) {
+            static char word[64];
+            snprintf(word, sizeof word, "%.*s", (int)strcspn(a->name, " "), a->name);
+            return word;
+        }
     return NULL;
+}
+
+/* The next number of a set: what is typed of it up to there, and every number there is.  Behind
+ * an expert @ may follow, and layers behind that. */
+static char typed_set[64];
+static uint32_t set_size;
+static const char *member(size_t i)
+{
+    static char word[80];
+    if (i >= set_size)
+        return NULL;
+    snprintf(word, sizeof word, "%s%zu", typed_set, i);
+    return word;
+}
+
+static void complete_set(const char *text, enum arg_type type)
+{
+    const struct dbrx_config *c = &shell->ckpt->desc.config;
+    size_t n = strlen(text);
+    while (n && !strchr(",.@", text[n - 1]))
+        n--;
+    snprintf(typed_set, sizeof typed_set, "%.*s", (int)n, text);
+    set_size = type == ARG_TOKENS ? shell->sess->n
+             : type == ARG_LAYERS || memchr(text, '@', n) ? c->n_layers : c->n_experts;
+    if (n >= sizeof typed_set)
+        set_size = 0;
 }
 
 static const char *branch(size_t i)
@@ -101,10 +152,28 @@ static const char *branch(size_t i)
     return i < shell->tree->n ? shell->tree->branch[i]->name : NULL;
 }
 
+/* One of the words that the command's first ARG_FORMAT is named after */
 static const char *format(size_t i)
 {
-    static const char *const all[] = { "md", "json", "txt", NULL };
-    return all[i];
+    static char word[32];
+    const struct arg *a = command->arg;
+    while (a->type != ARG_FORMAT)
+        a++;
+    const char *p = a->name;
+    for (; i && *p; i--) {
+        p += strcspn(p, "|");
+        p += *p == '|';
+    }
+    snprintf(word, sizeof word, "%.*s", (int)strcspn(p, "|"), p);
+    return *word ? word : NULL;
+}
+
+static const char *word(size_t i)
+{
+    const char *const *words = command_words(command);
+    for (; words && *words && i; i--)
+        words++;
+    return words ? *words : NULL;
 }
 
 static const char *nothing(size_t i)
@@ -125,36 +194,42 @@ static char *generate(const char *text, int state)
     return NULL;
 }
 
-/* The command of this line, its first word, and the index of the argument that begins at
- * `start` */
-static const struct command *locate(const char *line, int start, int *index)
+/* The command of this line, its first word, and the argument that begins at `start`: the
+ * index-th that has a place, or, when *option is not NULL, that option's value */
+static const struct command *locate(const char *line, int start, int *index, const struct arg **option)
 {
     char *copy = strndup(line, (size_t)start), *save = NULL;
     *index = 0;
+    *option = NULL;
     first[0] = '\0';
     char *word = copy ? strtok_r(copy, " \t", &save) : NULL;
     const struct command *c = word ? command_find(word + 1, 1) : NULL;
     for (int n = 0; c && (word = strtok_r(NULL, " \t", &save)); n++) {
         if (!n)
             snprintf(first, sizeof first, "%s", word);
-        *index += strncmp(word, "--", 2) != 0;
+        *index += !*option && strncmp(word, "--", 2) != 0;
+        *option = NULL;
+        for (const struct arg *a = c->arg; a->type != ARG_END; a++)
+            if (arg_is_option(a) && a->type != ARG_FLAG && strcspn(a->name, " ") == strlen(word) &&
+                !strncmp(a->name, word, strlen(word)))
+                *option = a;
     }
     free(copy);
     return c;
 }
 
-/* The type of the index-th argument that is no flag; the last one may repeat */
+/* The type of the index-th argument that is no option; the last one may repeat */
 static enum arg_type type_at(const struct command *c, int index)
 {
     enum arg_type type = ARG_END;
     for (const struct arg *a = c->arg; a->type != ARG_END; a++) {
-        if (a->type == ARG_FLAG)
+        if (arg_is_option(a))
             continue;
         type = a->type;
-        if (!index-- || type == ARG_OPTIONS)
+        if (!index-- || type == ARG_OPTIONS || type == ARG_WORDS || type == ARG_FILE_WORDS)
             return type;
     }
-    return type == ARG_VALUE || type == ARG_TEXT ? type : ARG_END;
+    return type == ARG_VALUE || type == ARG_TEXT || type == ARG_EXPERTS ? type : ARG_END;
 }
 
 static char **complete(const char *text, int start, int end)
@@ -168,19 +243,28 @@ static char **complete(const char *text, int start, int end)
         candidate = command_word;
         return rl_completion_matches(text, generate);
     }
-    command = locate(rl_line_buffer, start, &index);
+    const struct arg *option_at;
+    command = locate(rl_line_buffer, start, &index, &option_at);
     if (!command)
         return NULL;
-    enum arg_type type = type_at(command, index);
-    int typed = command->arg[0].type == ARG_VALUE;     /* "/mode chat": the command is the setting */
-    setting_at = var_find(typed ? command->name : first, 1);
-    if (type == ARG_VALUE && index == !typed && setting_at >= 0 && var_defs[setting_at].type == VAR_FILE)
+    enum arg_type type = option_at ? option_at->type : type_at(command, index);
+    int own = command->arg[0].type == ARG_VALUE;       /* "/mode chat": the command is the setting */
+    typed = text;
+    setting_at = var_find(own ? command->name : first, 1);
+    if (type == ARG_VALUE && index == !own && setting_at >= 0 && var_defs[setting_at].type == VAR_FILE)
         type = ARG_FILE;
-    candidate = !strncmp(text, "--", 2) ? flag : type == ARG_COMMAND ? anything
+    candidate = type == ARG_WORDS || (type == ARG_FILE_WORDS && !strncmp(text, "--", 2)) ? word
+              : !strncmp(text, "--", 2) ? flag : type == ARG_COMMAND ? anything
               : type == ARG_VAR ? setting : type == ARG_BACKEND ? backend
               : type == ARG_BRANCH ? branch : type == ARG_FORMAT ? format
-              : type == ARG_VALUE && index == !typed ? value : type == ARG_OPTIONS ? option : nothing;
-    if (type == ARG_DIR || type == ARG_FILE)
+              : type == ARG_VALUE && index == !own ? value
+              : type == ARG_OPTIONS ? strchr(text, '=') ? option_value : option : nothing;
+    if (candidate == nothing && (type == ARG_TOKENS || type == ARG_LAYERS || type == ARG_EXPERTS)) {
+        complete_set(text, type);
+        rl_completion_append_character = '\0';         /* it may go on */
+        candidate = member;
+    }
+    if (type == ARG_DIR || type == ARG_FILE || (type == ARG_FILE_WORDS && candidate != word))
         return rl_completion_matches(text, rl_filename_completion_function);
     if (candidate == option)
         rl_completion_append_character = '\0';         /* the value follows */

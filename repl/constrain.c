@@ -2,6 +2,7 @@
  * replies.  Settings change in many ways (/set, a batch's line, a loaded session, a turn
  * that is replayed), so what is in force is compared with them before something is drawn. */
 #define _GNU_SOURCE
+#include "repl/handover.h"
 #include "repl/shell.h"
 
 #include "repl/grammar/grammar.h"
@@ -67,8 +68,10 @@ int shell_constrain(struct shell *sh, char *err, size_t size)
     const char *grammar = sh->vars.v[VAR_GRAMMAR].text, *schema = sh->vars.v[VAR_SCHEMA].text;
     int var = *grammar ? VAR_GRAMMAR : VAR_SCHEMA;
     const char *path = *grammar ? grammar : schema;
-    if (shell_read_lists(sh, err, size))
+    struct handover plan;
+    if (shell_read_lists(sh, err, size) || shell_plan(sh, &plan, err, size))
         return -1;
+    handover_free(&plan);
     if (*grammar && *schema) {
         snprintf(err, size, "grammar and schema exclude each other; set one of them to \"\"");
         return -1;

@@ -6,7 +6,8 @@
 #define DBRX_REPL_DISPATCH_H
 
 #include "backends/backend.h"
-#include "plugins/loader.h"
+#include "repl/engine.h"
+#include "repl/spans.h"
 
 struct disp;
 
@@ -24,17 +25,48 @@ int disp_probe(const struct disp *, size_t i, struct dbrx_probe *p);
 const struct dbrx_option *disp_options(const struct disp *, size_t i);
 
 /* Makes `name` (NULL: the highest score) with the options opt ("k=v", NULL-ended, may
- * be NULL) the current backend, holding token[n], the n = disp_position() tokens that
- * the old one holds.  Transactional: the new one opens,
- * takes the KV cache over or, with `replay` or when one side cannot, recomputes it;
+ * be NULL) the current backend.  token[n] is the timeline; what the old one holds of it, its
+ * disp_position() tokens, the new one holds afterwards.  Transactional: the new one opens,
+ * takes the KV cache over or, with DISP_REPLAY or when one side cannot, recomputes it;
  * only then does the old one close.  On failure, DBRX_STOPPED included, the old one is
- * untouched and err says why. */
-dbrx_status disp_use(struct disp *, const char *name, const char *const *opt, int replay,
+ * untouched and err says why.  (Should the old one itself be lost while it gives its KV, the
+ * tokens are recomputed.)
+ *
+ * DISP_KEEP: the old one stays open, with its KV.  A later disp_use of it whose options are
+ * among those it has goes back to it: what it holds of the timeline stays, the rest is copied
+ * behind it or recomputed. */
+enum { DISP_REPLAY = 1, DISP_KEEP = 2, DISP_MAX_KEPT = 8 };
+dbrx_status disp_use(struct disp *, const char *name, const char *const *opt, int how,
                      const int32_t *token, uint32_t n, struct dbrx_error *err);
 
+/* The i-th kept backend as disp_label has it, and how many positions it holds; NULL past the end. */
+const char *disp_kept(const struct disp *, uint32_t i, uint32_t *n);
+uint32_t    disp_drop(struct disp *, const char *name);        /* closes those kept; how many */
+/* What steers every evaluation from now on, recomputing for a switch included; NULL: nothing.
+ * Not owned, may change under us; what was computed before stays as it is. */
+void disp_steer(struct disp *, const struct dbrx_steer *);
+const struct dbrx_steer *disp_steered(const struct disp *);    /* that, for what goes on beside */
+/* Engines beside the current one, over the same checkpoint; close them with engine_close.
+ * disp_open: backend `name` (NULL: the highest score) with options of its own.
+ * disp_scratch: a second session on the current backend's model, which costs a KV cache of
+ * max_pos positions and no weights; to be closed before the next disp_use.
+ * On failure *e is zero and the current one untouched. */
+dbrx_status disp_open(struct disp *, const char *name, const char *const *opt, uint32_t max_pos,
+                      struct engine *e, struct dbrx_error *);
+dbrx_status disp_scratch(struct disp *, uint32_t max_pos, struct engine *e, struct dbrx_error *);
+
 const char *disp_name(const struct disp *);            /* "cpu-blas", or NULL before the first */
-/* Where the current KV came from: "computed", "copied from ref", "recomputed", "loaded". */
+const char *disp_label(const struct disp *);           /* ... with its options: "cpu-blas isa=plain" */
+/* Where the current KV came from: positions that were "copied from ref", "recomputed" by a
+ * switch or "loaded"; what no span covers was computed on the way.  kv_origin is the last
+ * one's word, or "computed". */
+const struct spans *disp_kv_spans(const struct disp *);
 const char *disp_kv_origin(const struct disp *);
+uint32_t    disp_moved(const struct disp *);           /* positions that the last switch copied or recomputed */
+/* Bytes: of the weights, which CPU backends read where they are mapped, and of one session's
+ * KV as float32. */
+void        disp_needs(const struct disp *, uint64_t *weights, uint64_t *kv);
+uint32_t    disp_promises(const struct disp *);        /* DBRX_REPRO_* of the current one */
 
 /* The current session, contracts of backend.h.  After DBRX_E_LOST the backend is gone:
  * disp_name is NULL until the next disp_use. */

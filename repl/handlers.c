@@ -4,6 +4,7 @@
 #include "repl/handlers.h"
 
 #include "repl/commands.h"
+#include "repl/handover.h"
 #include "repl/shell.h"
 #include "repl/words.h"
 
@@ -33,118 +34,6 @@ int handle_new(struct shell *sh, const struct args *a)
                      "before", now, was);
     else
         render_event(&sh->out, "status", NULL, "new conversation");
-    return 0;
-}
-
-/* ---- /backend ---- */
-
-static const char *module_name(const struct module *m)
-{
-    return m->info ? m->info->name : strrchr(m->path, '/') + 1;
-}
-
-static char *show_backend(const struct render *r, const cJSON *row)
-{
-    (void)r;
-    const cJSON *opt = cJSON_GetObjectItemCaseSensitive(row, "options"), *o;
-    const char *reason = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(row, "reason"));
-    const char *device = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(row, "device"));
-    const char *kv = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(row, "kv"));
-    char *text = NULL;
-    if (reason)
-        return asprintf(&text, "cannot run: %s", reason) < 0 ? NULL : text;
-    if (asprintf(&text, "%s%s%s", device ? device : "", kv ? "\nkv: " : "", kv ? kv : "") < 0)
-        return NULL;
-    cJSON_ArrayForEach(o, opt) {
-        char *more;
-        const char *help = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(o, "help"));
-        const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(o, "name"));
-        if (asprintf(&more, "%s\n%s=%s", text, name ? name : "", help ? help : "") < 0)
-            break;
-        free(text);
-        text = more;
-    }
-    return text;
-}
-
-static char *show_current(const struct render *r, const cJSON *row)
-{
-    (void)r;
-    return strdup(cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(row, "current")) ? "*" : "");
-}
-
-static void backend_row(struct shell *sh, size_t i, const struct module *m, cJSON *list)
-{
-    struct dbrx_probe p = { 0 };
-    if (m->info && !disp_probe(sh->disp, i, &p))
-        return;                            /* a module of another kind */
-    const char *name = module_name(m), *now = disp_name(sh->disp);
-    int current = m->info && now && !strcmp(now, name);
-    cJSON *row = cJSON_CreateObject();
-    cJSON_AddItemToArray(list, row);
-    cJSON_AddBoolToObject(row, "current", current);
-    field_string(row, "name", name);
-    cJSON_AddNumberToObject(row, "score", p.score);
-    if (p.score > 0)
-        field_string(row, "device", p.device);
-    else
-        field_string(row, "reason", m->info ? p.reason : m->why);
-    if (current)
-        field_string(row, "kv", disp_kv_origin(sh->disp));
-    if (m->info) {
-        field_string(row, "version", m->info->version);
-        field_string(row, "summary", m->info->summary);
-    }
-    field_string(row, "path", m->path);
-    cJSON *opt = cJSON_AddArrayToObject(row, "options");
-    for (const struct dbrx_option *o = disp_options(sh->disp, i); o && o->name; o++) {
-        cJSON *one = cJSON_CreateObject();
-        cJSON_AddItemToArray(opt, one);
-        field_string(one, "name", o->name);
-        field_string(one, "default", o->fallback ? o->fallback : "");
-        field_string(one, "help", o->help ? o->help : "");
-    }
-}
-
-static void list_backends(struct shell *sh)
-{
-    static const struct column col[] = {
-        { NULL, "", 0, 0, show_current }, { "name", "backend", 0, 0, NULL },
-        { "score", "score", 1, 0, NULL }, { NULL, "runs on; options", 0, 0, show_backend }, { 0 } };
-    static const struct rows rows = { "rows", "backends", "rows", col, 0 };
-    const struct module *m;
-    cJSON *list = cJSON_CreateArray();
-    for (size_t i = 0; (m = disp_module(sh->disp, i)); i++)
-        backend_row(sh, i, m, list);
-    render_rows(&sh->out, &rows, NULL, NULL, list);
-}
-
-static void say_backend(struct shell *sh)
-{
-    cJSON *f = cJSON_CreateObject();
-    field_string(f, "name", disp_name(sh->disp));
-    field_string(f, "kv", disp_kv_origin(sh->disp));
-    cJSON_AddNumberToObject(f, "position", disp_position(sh->disp));
-    render_event(&sh->out, "backend", f, "now on %s; kv: %s (%u tokens)", disp_name(sh->disp),
-                 disp_kv_origin(sh->disp), disp_position(sh->disp));
-}
-
-int handle_backend(struct shell *sh, const struct args *a)
-{
-    const char *name = a->text[0];
-    int replay = a->text[1] != NULL;
-    if (!name && !replay) {
-        list_backends(sh);
-        return 0;
-    }
-    if (shell_use(sh, name ? name : disp_name(sh->disp), a->list, replay))
-        return -1;
-    for (int i = 0; a->list[i]; i++) {     /* what was asked for here is the setting from now on */
-        char err[256];
-        if (!strncmp(a->list[i], "threads=", 8))
-            vars_set(&sh->vars, VAR_THREADS, a->list[i] + 8, FROM_SESSION, err, sizeof err);
-    }
-    say_backend(sh);
     return 0;
 }
 
@@ -228,7 +117,7 @@ static int apply_threads(struct shell *sh)
     }
     if (shell_use(sh, now, NULL, 0))
         return -1;
-    say_backend(sh);
+    backend_said(sh);
     return 0;
 }
 
@@ -244,7 +133,13 @@ static int set_value(struct shell *sh, int var, const char *text)
     if (!was)
         return render_error(&sh->out, "out of memory");
     int failed = vars_set(&sh->vars, var, text, sh->in_rc ? FROM_RC_FILE : FROM_SESSION, err, sizeof err);
-    int refused = !failed && var_defs[var].type == VAR_LIST && shell_read_lists(sh, err, sizeof err);
+    int refused = !failed && ((var_defs[var].type == VAR_LIST && shell_read_lists(sh, err, sizeof err)) ||
+                              (var == VAR_LABELS && shell_set_labels(sh, err, sizeof err)));
+    if (!failed && var == VAR_HANDOVER) {
+        struct handover plan = { 0 };
+        refused = shell_plan(sh, &plan, err, sizeof err);
+        handover_free(&plan);
+    }
     if (failed || refused)
         render_error(&sh->out, "%s", err);
     int constrains = var == VAR_GRAMMAR || var == VAR_SCHEMA;

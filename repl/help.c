@@ -70,7 +70,7 @@ const char *help_topic(size_t i)
 
 static void command_row(const struct command *c, cJSON *list)
 {
-    char usage[160];
+    char usage[USAGE_LEN];
     cJSON *row = cJSON_CreateObject();
     cJSON_AddItemToArray(list, row);
     command_usage(c, 1, usage, sizeof usage);
@@ -82,38 +82,40 @@ static void command_row(const struct command *c, cJSON *list)
     field_string(row, "example", c->example);
 }
 
-/* As wide in every group, so that the groups line up */
-static char *show_usage(const struct render *r, const cJSON *row)
+static unsigned widest_usage(void)
 {
     unsigned widest = 0;
-    char usage[160], *text = NULL;
-    (void)r;
+    char usage[USAGE_LEN];
     for (size_t i = 0; command_at(i); i++) {
         command_usage(command_at(i), 0, usage, sizeof usage);
         widest = strlen(usage) > widest ? (unsigned)strlen(usage) : widest;
     }
+    return widest;
+}
+
+/* As wide in every group, so that the groups line up */
+static char *show_usage(const struct render *r, const cJSON *row)
+{
+    unsigned widest = widest_usage();
+    char usage[USAGE_LEN], *text = NULL;
+    (void)r;
     command_usage(command_find(cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(row, "name")), 0),
                   0, usage, sizeof usage);
     return asprintf(&text, "  %-*s", (int)widest, usage) < 0 ? NULL : text;
 }
 
-/* The commands of a group (NULL: all), a group at a time; how many lines */
-static size_t list_commands(struct render *r, const char *group, int dry)
+/* The commands of a group (NULL: all), a group at a time */
+static void list_commands(struct render *r, const char *group)
 {
     static const struct column col[] = { { NULL, "", 0, 0, show_usage }, { "brief", "", 0, 0, NULL }, { 0 } };
     static const struct rows rows = { "rows", "commands", "rows", col, 1 };
-    size_t lines = 0;
     cJSON *list = cJSON_CreateArray();
     for (size_t i = 0; command_at(i); i++) {
         const struct command *c = command_at(i), *next = command_at(i + 1);
         if (group && strcmp(group, c->group))
             continue;
-        lines++;
         command_row(c, list);
-        if (next && !strcmp(next->group, c->group))
-            continue;
-        lines++;
-        if (!r->json && !dry) {
+        if (!r->json && !(next && !strcmp(next->group, c->group))) {
             render_rows(r, &rows, c->group, NULL, list);
             list = cJSON_CreateArray();
         }
@@ -122,6 +124,18 @@ static size_t list_commands(struct render *r, const char *group, int dry)
         render_rows(r, &rows, NULL, NULL, list);
     else
         cJSON_Delete(list);
+}
+
+/* How many lines all of them take, those that wrap by their words counted amply */
+static size_t list_lines(const struct render *r)
+{
+    unsigned left = 2 + widest_usage() + 2, word = 12, width = render_width(r);
+    width = width > left + 2 * word ? width - left - word : word;
+    size_t lines = 0;
+    for (size_t i = 0; command_at(i); i++)
+        lines += 1 + (strlen(command_at(i)->brief) > width + word ? strlen(command_at(i)->brief) / width : 0);
+    for (size_t i = 0; group_at(i); i++)
+        lines++;
     return lines;
 }
 
@@ -156,12 +170,11 @@ void help_commands(struct render *r)
 {
     enum { AROUND = 4 };                   /* the sentences below, and the next prompt */
     if (r->json) {
-        list_commands(r, NULL, 0);
+        list_commands(r, NULL);
         return;
     }
-    int fits = !r->out_tty || list_commands(r, NULL, 1) + AROUND <= render_height(r);
-    if (fits)
-        list_commands(r, NULL, 0);
+    if (!r->out_tty || list_lines(r) + AROUND <= render_height(r))
+        list_commands(r, NULL);
     else
         list_names(r);
     render_paragraph(r, 0, "Every other line is a prompt (// begins one with a slash).  "
@@ -172,7 +185,7 @@ void help_commands(struct render *r)
 void help_markdown(void)
 {
     const char *group = "";
-    char usage[160];
+    char usage[USAGE_LEN];
     for (size_t i = 0; command_at(i); i++) {
         const struct command *c = command_at(i);
         if (strcmp(group, c->group))
@@ -192,7 +205,7 @@ static void explain_command(struct render *r, const struct command *c)
         render_rows(r, &rows, NULL, NULL, list);
         return;
     }
-    char usage[160];
+    char usage[USAGE_LEN];
     command_usage(c, 1, usage, sizeof usage);
     render_paragraph(r, 0, usage);
     render_paragraph(r, 2, c->brief);
@@ -222,7 +235,7 @@ static int explain_topic(struct render *r, const char *name)
     }
     for (size_t g = 0; group_at(g); g++)
         if (!strcmp(group_at(g), name))
-            list_commands(r, name, 0);
+            list_commands(r, name);
     return 0;
 }
 
@@ -284,6 +297,8 @@ int handle_help(struct shell *sh, const struct args *a)
     }
     if (c)
         explain_command(r, c);
+    if (c && !strcmp(c->name, name))       /* a group may have the name of one of its commands */
+        explain_topic(r, name);
     if (var >= 0)                          /* a setting may have a command of its name */
         return set_named(sh, var_defs[var].name, 0, NULL);
     if (c || (*name && !search(r, name)))

@@ -5,7 +5,7 @@
 
 #include "backends/model/checkpoint.h"
 #include "repl/paths.h"
-#include "tokenizer/tokenizer.h"
+#include "repl/text.h"
 
 #include <cjson/cJSON.h>
 #include <inttypes.h>
@@ -64,7 +64,7 @@ static void ascii_copy(char *out, size_t room, const char *text, size_t len)
 
 static void words_look(const struct ckpt *c, struct words *w)
 {
-    struct tok *t = tok_open(c->dir, w->why, sizeof w->why);
+    struct tok *t = text_open(c, w->why, sizeof w->why);
     if (!t)
         return;
     w->n = tok_n_vocab(t);

@@ -83,6 +83,22 @@ static const uint64_t max_seed = 9007199254740991;
 
 /* ---- branches ---- */
 
+/* Which backends made the turn's tokens; what is wrong, or NULL */
+static const char *read_makers(const cJSON *list, struct turn *t)
+{
+    const cJSON *one;
+    cJSON_ArrayForEach(one, list) {
+        const char *name = cJSON_GetStringValue(get(one, "backend"));
+        uint32_t from, end, after = t->by.n ? t->by.list[t->by.n - 1].end : t->reply;
+        if (number32(one, "from", t->end, &from) || number32(one, "end", t->end, &end) || !name ||
+            from < after || end <= from)
+            return "who made it";
+        if (spans_add(&t->by, from, end, name))
+            return "out of memory";
+    }
+    return NULL;
+}
+
 /* One turn of b, behind those it has; what is wrong, or NULL */
 static const char *read_turn(const cJSON *j, struct branch *b)
 {
@@ -115,8 +131,9 @@ static const char *read_turn(const cJSON *j, struct branch *b)
         if (!(t.settings = cJSON_PrintUnformatted(settings)))
             return "out of memory";
     }
+    const char *wrong = read_makers(get(j, "by"), &t);
     b->turn[b->n_turns++] = t;
-    return NULL;
+    return wrong;
 }
 
 static int read_branch(struct reading *r, const cJSON *j, uint64_t *left)
@@ -350,7 +367,8 @@ int save_read(const char *path, const struct dbrx_model_desc *desc, uint32_t max
     } else if ((fd = -1), (j = read_json(&r, (uint64_t)st.st_size, &tokens))) {
         s->model = text(j, "model");
         s->backend = text(j, "backend");
-        failed = !s->model || !s->backend ? bad(&r, "out of memory")
+        s->steering = text(j, "steering");
+        failed = !s->model || !s->backend || !s->steering ? bad(&r, "out of memory")
                : check_fingerprint(&r, j, desc->fingerprint, tokens_only) || read_branches(&r, j, tokens) ||
                  read_tokens(&r) || read_settings(&r, j, here) || read_kv_head(&r, j) ? -1 : 0;
         if (!failed && s->branch[s->now]->n > max_pos)
@@ -374,6 +392,7 @@ void saved_free(struct saved *s)
     free(s->branch);
     free(s->model);
     free(s->backend);
+    free(s->steering);
     free(s->covered);
     free(s->block);
     vars_free(&s->vars);

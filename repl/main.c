@@ -4,13 +4,14 @@
 
 #include "repl/batch.h"
 #include "repl/help.h"
+#include "repl/instruments.h"
 #include "repl/shell.h"
 #include "repl/signals.h"
 #include "repl/line.h"
 #include "repl/options.h"
+#include "repl/paths.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <locale.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -46,69 +47,56 @@ static int set_option(struct vars *vars, const char *assignment)
     return vars_set(vars, var, assignment + n + 1, FROM_COMMAND_LINE, err, sizeof err) ? usage("%s", err) : 0;
 }
 
+/* Their commands stand in lists that need no checkpoint */
+static void with_instruments(const struct shell_options *o)
+{
+    static struct modules modules;
+    struct dbrx_error err;
+    char *path = path_modules(o->module_path);
+    if (path && modules_scan(&modules, path, &err) == DBRX_OK)
+        instruments_find(&modules);        /* for as long as the process lives */
+    free(path);
+}
+
+struct parsed { struct shell *sh; struct shell_options *o; int *json, *rc; struct job *jobs; int *n_jobs; };
+
+/* 0, an exit code, or -1: done */
+static int take_option(void *ctx, int letter, const char *arg)
+{
+    struct parsed *p = ctx;
+    char text[300];
+    switch (letter) {
+    case 'm': p->o->model = arg; return 0;
+    case 'b': p->o->backend = arg; return 0;
+    case 's': return set_option(&p->sh->vars, arg);
+    case 'c': case 'f': case 'p': case OPT_PROMPTS:
+        p->jobs[(*p->n_jobs)++] = (struct job){ letter, arg };
+        return 0;
+    case OPT_OUT: p->o->out = arg; return 0;
+    case OPT_JSON: *p->json = 1; return 0;
+    case OPT_NO_RC: *p->rc = 0; return 0;
+    case OPT_THREADS: case OPT_SEED:
+        snprintf(text, sizeof text, "%s=%.200s", letter == OPT_SEED ? "seed" : "threads", arg);
+        return set_option(&p->sh->vars, text);
+    case OPT_CTX: return option_count("ctx", arg, 1, UINT32_MAX, &p->o->ctx);
+    case OPT_MODULE_PATH: p->o->module_path = arg; return 0;
+    case OPT_HELP: print_help(); return -1;
+    case OPT_HELP_COMMANDS: with_instruments(p->o); help_markdown(); return -1;
+    case OPT_HELP_MAN: with_instruments(p->o); print_man(); return -1;
+    case OPT_HELP_COMPLETION:
+        return print_completion(arg) ? usage("completions are made for bash and zsh, not \"%.40s\"", arg) : -1;
+    default: printf("dbrx " PACKAGE_VERSION "\n"); return -1;
+    }
+}
+
 /* 0, an exit code, or -1: done */
 static int parse(int argc, char **argv, struct shell *sh, struct shell_options *o, int *json, int *rc,
                  struct job *jobs, int *n_jobs)
 {
-    enum { MAX = 64 };
-    struct option longs[MAX + 1] = { 0 };
-    char shorts[2 * MAX + 2] = ":", *s = shorts + 1, text[300];
-    for (int i = 0; i < MAX && option_rows[i].name; i++) {
-        const struct option_row *row = &option_rows[i];
-        longs[i] = (struct option){ row->name, row->arg ? required_argument : no_argument, NULL, row->letter };
-        if (row->letter < 256) {
-            *s++ = (char)row->letter;
-            *s++ = ':';
-        }
-    }
-    int c, bad;
-    char *end;
-    opterr = 0;
-    while ((c = getopt_long(argc, argv, shorts, longs, NULL)) != -1) {
-        bad = 0;
-        switch (c) {
-        case 'm': o->model = optarg; break;
-        case 'b': o->backend = optarg; break;
-        case 's': bad = set_option(&sh->vars, optarg); break;
-        case 'c': case 'f': case 'p':
-            jobs[(*n_jobs)++] = (struct job){ c, optarg };
-            break;
-        case OPT_PROMPTS:
-            jobs[(*n_jobs)++] = (struct job){ c, optarg };
-            break;
-        case OPT_OUT: o->out = optarg; break;
-        case OPT_JSON: *json = 1; break;
-        case OPT_NO_RC: *rc = 0; break;
-        case OPT_THREADS: case OPT_SEED:
-            snprintf(text, sizeof text, "%s=%.200s", c == OPT_SEED ? "seed" : "threads", optarg);
-            bad = set_option(&sh->vars, text);
-            break;
-        case OPT_CTX: {
-            errno = 0;
-            unsigned long n = strtoul(optarg, &end, 10);
-            if (optarg[0] < '0' || optarg[0] > '9' || *end || errno || !n || n > UINT32_MAX)
-                return usage("--ctx wants a number of tokens above 0, not \"%.80s\"", optarg);
-            o->ctx = (uint32_t)n;
-            break;
-        }
-        case OPT_MODULE_PATH: o->module_path = optarg; break;
-        case OPT_HELP: print_help(); return -1;
-        case OPT_HELP_COMMANDS: help_markdown(); return -1;
-        case OPT_HELP_MAN: print_man(); return -1;
-        case OPT_HELP_COMPLETION:
-            return print_completion(optarg) ? usage("completions are made for bash and zsh, not \"%.40s\"", optarg) : -1;
-        case OPT_VERSION: printf("dbrx " PACKAGE_VERSION "\n"); return -1;
-        case ':': return usage("%s needs an argument", argv[optind - 1]);
-        default:
-            if (optopt && optopt < 256) {
-                snprintf(text, sizeof text, "-%c", optopt);
-                return usage("there is no option %s", text);
-            }
-            return usage("there is no option %s (or it is ambiguous, or takes no argument)", argv[optind - 1]);
-        }
-        if (bad)
-            return bad;
-    }
+    struct parsed p = { sh, o, json, rc, jobs, n_jobs };
+    int code = options_parse(NULL, option_rows, argc, argv, take_option, &p);
+    if (code)
+        return code;
     if (optind < argc)
         return usage("\"%.80s\" is no option; a prompt is given with -p FILE or -c TEXT", argv[optind]);
     for (int i = 0; i < *n_jobs; i++)

@@ -60,25 +60,34 @@ static void example(const char *text)
     fputs("\\fR\n", stdout);
 }
 
+static void man_option(const struct option_row *o)
+{
+    char tag[64], letter[8] = "";
+    if (!o->help)
+        return;
+    if (o->letter < 256)
+        snprintf(letter, sizeof letter, "-%c, ", o->letter);
+    snprintf(tag, sizeof tag, "%s--%s", letter, o->name);
+    item(tag, o->arg ? o->arg : "");
+    line(o->help);
+}
+
 static void man_options(void)
 {
     puts(".SH OPTIONS");
-    for (const struct option_row *o = option_rows; o->name; o++) {
-        char tag[64], letter[8] = "";
-        if (!o->help)
-            continue;
-        if (o->letter < 256)
-            snprintf(letter, sizeof letter, "-%c, ", o->letter);
-        snprintf(tag, sizeof tag, "%s--%s", letter, o->name);
-        item(tag, o->arg ? o->arg : "");
-        line(o->help);
-    }
+    for (const struct option_row *o = option_rows; o->name; o++)
+        man_option(o);
     puts(".SH TOOLS");
     for (const struct tool_row *t = tool_rows; t->name; t++) {
         char tag[64];
         snprintf(tag, sizeof tag, "dbrx %s", t->name);
         item(tag, t->usage);
         line(t->help);
+        for (const struct option_row *o = t->options; o && o->name; o++) {
+            printf(".RS\n");
+            man_option(o);
+            printf(".RE\n");
+        }
     }
 }
 
@@ -88,7 +97,7 @@ static void man_commands(void)
     const char *group = "";
     puts(".SH COMMANDS\nWhat is typed, or in a script, and begins with a slash.");
     for (size_t i = 0; (c = command_at(i)); i++) {
-        char usage[160];
+        char usage[USAGE_LEN];
         if (strcmp(group, c->group))
             printf(".SS %c%s\n", c->group[0] - 'a' + 'A', c->group + 1);
         group = c->group;
@@ -143,7 +152,7 @@ void print_man(void)
     }
     man_commands();
     man_settings();
-    puts(".SH EXIT STATUS\n0 ok, 1 internal error or lost output, 2 usage, 3 a command failed in a script,\n"
+    puts(".SH EXIT STATUS\n0 ok, 1 internal error or lost output, 2 usage, 3 a command failed in a script, or a check\nof compare,\n"
          "4 checkpoint, 5 no usable backend; 130, 143, 141 when ended by SIGINT, SIGTERM, SIGPIPE.\n"
          ".SH ENVIRONMENT");
     static const char *const env[][2] = {
@@ -229,6 +238,14 @@ static void print_bash(void)
     for (const struct tool_row *t = tool_rows; t->name; t++)
         printf("%s ", t->name);
     puts("\"\n    case ${COMP_WORDS[1]} in");
+    for (const struct tool_row *t = tool_rows; t->name; t++) {
+        if (!t->options)
+            continue;
+        printf("    %s) [[ $cur == -* ]] && { COMPREPLY=($(compgen -W \"", t->name);
+        for (const struct option_row *o = t->options; o->name; o++)
+            printf("--%s ", o->name);
+        puts("\" -- \"$cur\")); return; } ;;&");
+    }
     fputs("    ", stdout);
     for (const struct tool_row *t = tool_rows; t->name; t++)
         printf("%s%s", t == tool_rows ? "" : "|", t->name);
@@ -245,6 +262,29 @@ static void zsh_text(const char *text)
         else if (strchr("[]:\\", *text))
             putchar('\\');
         putchar(*text);
+    }
+}
+
+/* As arguments of _arguments, a line each */
+static void zsh_options(const struct option_row *o)
+{
+    for (; o->name; o++) {
+        if (!o->help)
+            continue;
+        fputs("        '*'", stdout);
+        if (o->letter < 256)
+            printf("{-%c,--%s}'[", o->letter, o->name);
+        else
+            printf("'--%s[", o->name);
+        zsh_text(o->help);
+        putchar(']');
+        if (o->arg) {
+            putchar(':');
+            zsh_text(o->arg);
+            printf(":%s", is_file(o->arg) ? "_files" : is_dir(o->arg) ? "_files -/" :
+                   is_name(o->arg) ? "_dbrx_backends" : is_set(o->arg) ? "_dbrx_settings" : " ");
+        }
+        puts("' \\");
     }
 }
 
@@ -266,28 +306,18 @@ static void print_zsh(void)
         printf(" %s", var_defs[i].name);
     puts("\n    fi\n}\n_dbrx_backends()\n{\n    compadd -- '" PKGLIBDIR "'/*.so(N:t:r)\n}\n_dbrx()\n{");
     puts("    if (( CURRENT > 2 )); then\n        case $words[2] in");
+    for (const struct tool_row *t = tool_rows; t->name; t++) {
+        if (!t->options)
+            continue;
+        printf("        %s) shift words; (( CURRENT-- )); _arguments \\\n", t->name);
+        zsh_options(t->options);
+        puts("        '*:file:_files'; return ;;");
+    }
     fputs("        ", stdout);
     for (const struct tool_row *t = tool_rows; t->name; t++)
         printf("%s%s", t == tool_rows ? "" : "|", t->name);
     puts(") _files; return ;;\n        esac\n    fi\n    _arguments \\");
-    for (const struct option_row *o = option_rows; o->name; o++) {
-        if (!o->help)
-            continue;
-        fputs("        '*'", stdout);
-        if (o->letter < 256)
-            printf("{-%c,--%s}'[", o->letter, o->name);
-        else
-            printf("'--%s[", o->name);
-        zsh_text(o->help);
-        putchar(']');
-        if (o->arg) {
-            putchar(':');
-            zsh_text(o->arg);
-            printf(":%s", is_file(o->arg) ? "_files" : is_dir(o->arg) ? "_files -/" :
-                   is_name(o->arg) ? "_dbrx_backends" : is_set(o->arg) ? "_dbrx_settings" : " ");
-        }
-        puts("' \\");
-    }
+    zsh_options(option_rows);
     fputs("        '1:tool:((", stdout);
     for (const struct tool_row *t = tool_rows; t->name; t++) {
         printf("%s%s\\:\"", t == tool_rows ? "" : " ", t->name);

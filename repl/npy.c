@@ -33,18 +33,34 @@ static int write_at(struct npy *f, const void *data, size_t len, uint64_t at)
     return f->error ? -1 : 0;
 }
 
+size_t npy_header(char *head, const char *dtype, unsigned rank, const uint64_t *dim)
+{
+    char shape[96] = "";
+    size_t n = 0;
+    for (unsigned i = 0; i < rank; i++)
+        n += (size_t)snprintf(shape + n, sizeof shape - n, "%s%llu", i ? ", " : "",
+                              (unsigned long long)dim[i]);
+    /* magic, version 1.0, length of the dict; padded so that the data is aligned to 64 */
+    memcpy(head, "\x93NUMPY\1\0", 8);
+    n = 10 + (size_t)snprintf(head + 10, NPY_MAX_HEADER - 10,
+                              "{'descr': '%s', 'fortran_order': False, 'shape': (%s%s), }", dtype, shape,
+                              rank == 1 ? "," : "");
+    size_t size = (n + 1 + 63) / 64 * 64;
+    memset(head + n, ' ', size - n);
+    head[size - 1] = '\n';
+    head[8] = (char)((size - 10) & 0xff);
+    head[9] = (char)((size - 10) >> 8);
+    return size;
+}
+
 int npy_create(struct npy *f, const char *dir, const char *name, const char *dtype,
                unsigned rank, const uint64_t *dim)
 {
-    char head[192], shape[96] = "";
-    size_t n = 0;
+    char head[NPY_MAX_HEADER];
     uint64_t elements = 1;
     *f = (struct npy){ .fd = -1 };
-    for (unsigned i = 0; i < rank; i++) {
-        n += (size_t)snprintf(shape + n, sizeof shape - n, "%s%llu", i ? ", " : "",
-                              (unsigned long long)dim[i]);
+    for (unsigned i = 0; i < rank; i++)
         elements *= dim[i];
-    }
     if (asprintf(&f->path, "%s/%s.npy", dir, name) < 0) {
         f->path = NULL;
         return failed(f);
@@ -60,16 +76,7 @@ int npy_create(struct npy *f, const char *dir, const char *name, const char *dty
         f->temp = NULL;
         return -1;
     }
-    /* magic, version 1.0, length of the dict; padded so that the data is aligned to 64 */
-    memcpy(head, "\x93NUMPY\1\0", 8);
-    int len = snprintf(head + 10, sizeof head - 10,
-                       "{'descr': '%s', 'fortran_order': False, 'shape': (%s%s), }", dtype, shape,
-                       rank == 1 ? "," : "");
-    f->header = (10 + (size_t)len + 1 + 63) / 64 * 64;
-    memset(head + 10 + len, ' ', f->header - 10 - (size_t)len);
-    head[f->header - 1] = '\n';
-    head[8] = (char)((f->header - 10) & 0xff);
-    head[9] = (char)((f->header - 10) >> 8);
+    f->header = npy_header(head, dtype, rank, dim);
     if (ftruncate(f->fd, (off_t)(f->header + 4 * elements)))
         return failed(f);
     return write_at(f, head, f->header, 0);

@@ -6,13 +6,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { NPY_MAX_RANK = 3 };
+enum { NPY_MAX_RANK = 3, NPY_MAX_HEADER = 192 };
 struct npy {                               /* zero-initialise */
     int    fd;
     char  *path, *temp;                    /* temp NULL: not open */
     size_t header;                         /* bytes before element 0 */
     int    error;                          /* errno of the first failure, kept */
 };
+
+/* What stands before the elements, at head[NPY_MAX_HEADER]; its length. */
+size_t npy_header(char *head, const char *dtype, unsigned rank, const uint64_t *dim);
 
 /* dir/name.npy of dtype "<f4" or "<i4" and shape dim[rank].  0, or -1 and npy.error. */
 int  npy_create(struct npy *, const char *dir, const char *name, const char *dtype,

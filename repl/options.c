@@ -2,13 +2,20 @@
 #include "repl/options.h"
 
 #include "repl/inspect.h"
+#include "repl/shell.h"
 #include "repl/tokenize.h"
+#include "repl/tools.h"
+#include "repl/weights.h"
 
+#include <errno.h>
+#include <getopt.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 const struct option_row option_rows[] = {
-    { "model", 'm', "DIR", "checkpoint directory (default: the bundled nano)" },
+    { "model", 'm', "DIR", "checkpoint directory or GGUF (default: bundled nano)" },
     { "backend", 'b', "NAME", "backend to start with (default: the best here)" },
     { "set", 's', "VAR=VALUE", "change a setting, as /set does; repeatable" },
     { "command", 'c', "LINE", "run a line (command or prompt), end; repeatable" },
@@ -31,19 +38,101 @@ const struct option_row option_rows[] = {
 };
 
 const struct tool_row tool_rows[] = {
-    { "inspect", "[--json] [DIR]", "what is in a checkpoint", tool_inspect },
-    { "tokenize", "[-m DIR | --vocab FILE] [--special] FILE|-", "text to token ids, one a line", tool_tokenize },
-    { "detokenize", "[-m DIR | --vocab FILE] FILE|-", "token ids to text", tool_detokenize },
-    { NULL, NULL, NULL, NULL },
+    { "inspect", "[--json] [DIR]", "what is in a checkpoint", tool_inspect, NULL },
+    { "tokenize", "[-m DIR | --vocab FILE] [--special] FILE|-", "text to token ids, one a line", tool_tokenize, NULL },
+    { "detokenize", "[-m DIR | --vocab FILE] FILE|-", "token ids to text", tool_detokenize, NULL },
+    { "compare", "[OPTION...] BACKEND[:K=V,...] BACKEND[:K=V,...]", "what two backends compute differently",
+      tool_compare, compare_options },
+    { "bench", "[OPTION...] [BACKEND[:K=V,...]...]", "how fast backends are, against the machine's limits",
+      tool_bench, bench_options },
+    { "specialists", "--prompts TOPICS.jsonl [OPTION...]", "experts that prefer a topic, checked on every backend",
+      tool_specialists, specialists_options },
+    { "quantize", "[OPTION...] --type T IN OUT.gguf", "a checkpoint with smaller weights", tool_quantize, quantize_options },
+    { "imatrix", "[OPTION...] --prompts FILE --out FILE", "which inputs matter, for quantize", tool_imatrix, imatrix_options },
+    { "perplexity", "[OPTION...] FILE|-", "how well the model predicts a text", tool_perplexity, perplexity_options },
+    { "convert", "[--type T] IN OUT.gguf|DIR", "from one layout of checkpoints to the other", tool_convert, convert_options },
+    { "trace", "[OPTION...] --prompts FILE --out DIR", "the routing of many texts, a file a text",
+      tool_trace, trace_options },
+    { NULL, NULL, NULL, NULL, NULL },
 };
 
-void print_help(void)
+/* ---- reading them ---- */
+
+static int usage(const char *tool, const char *fmt, const char *what)
 {
-    printf("Usage: dbrx [OPTION...]       talk to, look inside, experiment on DBRX models\n       dbrx ");
-    for (int i = 0; tool_rows[i].name; i++)
-        printf("%s%s", i ? "|" : "", tool_rows[i].name);
-    printf(" ...   --help says more\n\n");
-    for (const struct option_row *o = option_rows; o->name; o++) {
+    fprintf(stderr, "dbrx: ");
+    fprintf(stderr, fmt, what);
+    fprintf(stderr, "\ndbrx %s%s--help lists the options\n", tool ? tool : "", tool ? " " : "");
+    return EXIT_USAGE;
+}
+
+int options_parse(const char *tool, const struct option_row *rows, int argc, char **argv,
+                  int (*take)(void *ctx, int letter, const char *arg), void *ctx)
+{
+    enum { MAX = 64 };
+    struct option longs[MAX + 1] = { 0 };
+    char shorts[2 * MAX + 2] = ":", *s = shorts + 1, text[8];
+    for (int i = 0; i < MAX && rows[i].name; i++) {
+        longs[i] = (struct option){ rows[i].name, rows[i].arg ? required_argument : no_argument, NULL,
+                                    rows[i].letter };
+        if (rows[i].letter < 256) {
+            *s++ = (char)rows[i].letter;
+            if (rows[i].arg)
+                *s++ = ':';
+        }
+    }
+    int c, bad = 0;
+    opterr = 0;
+    while (!bad && (c = getopt_long(argc, argv, shorts, longs, NULL)) != -1) {
+        if (c == ':')
+            return usage(tool, "%s needs an argument", argv[optind - 1]);
+        if (c == '?' && optopt && optopt < 256) {
+            snprintf(text, sizeof text, "-%c", optopt);
+            return usage(tool, "there is no option %s", text);
+        }
+        if (c == '?')
+            return usage(tool, "there is no option %s (or it is ambiguous, or takes no argument)", argv[optind - 1]);
+        bad = take(ctx, c, optarg);
+    }
+    return bad;
+}
+
+int option_count(const char *name, const char *arg, uint32_t min, uint32_t max, uint32_t *out)
+{
+    char *end;
+    errno = 0;
+    unsigned long n = strtoul(arg, &end, 10);
+    if (arg[0] >= '0' && arg[0] <= '9' && !*end && !errno && n >= min && n <= max) {
+        *out = (uint32_t)n;
+        return 0;
+    }
+    fprintf(stderr, "dbrx: --%s wants a whole number from %u", name, min);
+    if (max < UINT32_MAX)
+        fprintf(stderr, " to %u", max);
+    fprintf(stderr, ", not \"%.80s\"\n", arg);
+    return EXIT_USAGE;
+}
+
+int option_real(const char *name, const char *arg, double min, double max, double *out)
+{
+    char *end;
+    double x = strtod(arg, &end);
+    if (*arg && !*end && x >= min && x <= max) {
+        *out = x;
+        return 0;
+    }
+    fprintf(stderr, "dbrx: --%s wants a number of %g or more", name, min);
+    if (max < 1e300)
+        fprintf(stderr, ", at most %g", max);
+    fprintf(stderr, ", not \"%.80s\"\n", arg);
+    return EXIT_USAGE;
+}
+
+/* ---- --help ---- */
+
+static void print_options(const struct option_row *o)
+{
+    for (; o->name; o++) {
         char form[64];
         if (!o->help)
             continue;
@@ -52,8 +141,29 @@ void print_help(void)
                  o->arg ? " " : "", o->arg ? o->arg : "");
         printf("  %-24s %s\n", form, o->help);
     }
+}
+
+void tool_help(const struct tool_row *t)
+{
+    printf("Usage: dbrx %s %s\n       %s\n\n", t->name, t->usage, t->help);
+    print_options(t->options);
+}
+
+void print_help(void)
+{
+    enum { WIDTH = 80, INDENT = 12 };
+    printf("Usage: dbrx [OPTION...]       talk to, look inside, experiment on DBRX models\n");
+    int at = printf("       dbrx ");
+    for (int i = 0; tool_rows[i].name; i++) {
+        if (at + 1 + (int)strlen(tool_rows[i].name) + 1 > WIDTH)
+            at = printf("|\n%*s", INDENT, "") - 2;
+        else if (i)
+            at += printf("|");
+        at += printf("%s", tool_rows[i].name);
+    }
+    printf(" ...\n");
+    print_options(option_rows);
     printf("\nWithout -c, -f, -p and --prompts lines come from the terminal or stdin; those\n"
            "that begin with / are commands.  dbrx -c /help lists them, man dbrx explains.\n"
-           "Exit codes: 0 ok, 1 internal, 2 usage, 3 a command failed, 4 checkpoint,\n"
-           "5 no usable backend, 130/143/141 ended by SIGINT/SIGTERM/SIGPIPE.\n");
+           "Exit codes: 0 ok, 1 internal, 2 usage, 3 command, 4 checkpoint, 5 no backend\n");
 }

@@ -25,11 +25,14 @@ static double now(void)
 void render_init(struct render *r, int json)
 {
     const char *term = getenv("TERM"), *no_color = getenv("NO_COLOR");
+    const char *depth = getenv("COLORTERM");
     int dumb = !term || !*term || !strcmp(term, "dumb");
     *r = (struct render){ .json = json, .out_tty = isatty(STDOUT_FILENO),
                           .err_tty = isatty(STDERR_FILENO) && !dumb,
                           .utf8 = !strcmp(nl_langinfo(CODESET), "UTF-8") };
     r->colour = r->err_tty && !(no_color && *no_color);
+    r->true_colour = (depth && (!strcmp(depth, "truecolor") || !strcmp(depth, "24bit"))) ||
+                     (term && strstr(term, "-direct"));
     pthread_mutex_init(&r->lock, NULL);
 }
 
@@ -55,10 +58,15 @@ unsigned render_height(const struct render *r)
     return r->out_tty && !ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) && w.ws_row >= 5 ? w.ws_row : 24;
 }
 
+enum heat_colours render_colours(const struct render *r)
+{
+    return !r->colour || !r->out_tty || r->json ? HEAT_NONE : r->true_colour ? HEAT_TRUE : HEAT_256;
+}
+
 /* ---- characters ---- */
 
 /* Columns that text[len] takes; valid UTF-8 */
-static unsigned columns(const char *text, size_t len)
+unsigned text_columns(const char *text, size_t len)
 {
     unsigned n = 0;
     mbstate_t st = { 0 };
@@ -105,7 +113,7 @@ static void wrap(FILE *f, const char *text, unsigned at, unsigned indent, unsign
     unsigned col = at;
     while (*text) {
         size_t gap = strspn(text, " "), n = strcspn(text + gap, " \n");
-        unsigned w = columns(text + gap, n);
+        unsigned w = text_columns(text + gap, n);
         if (col > indent && col + gap + w > width) {
             fprintf(f, "\n%*s", (int)indent, "");
             col = indent;
@@ -249,6 +257,8 @@ void render_busy(struct render *r, int on)
     r->since = r->last = now();
     snprintf(r->what, sizeof r->what, "working");
     r->done = r->total = 0;
+    r->whole = NULL;
+    r->part_of[0] = '\0';
     if (r->busy && !r->watched)
         start_watch(r);
     if (r->busy)
@@ -256,11 +266,20 @@ void render_busy(struct render *r, int on)
     pthread_mutex_unlock(&r->lock);
 }
 
+void render_busy_with(struct render *r, const char *whole)
+{
+    render_busy(r, 1);
+    r->whole = whole;
+}
+
 void render_progress(struct render *r, const char *what, uint64_t done, uint64_t total)
 {
     double t = now();
     pthread_mutex_lock(&r->lock);
-    snprintf(r->what, sizeof r->what, "%s", what);
+    int whole = r->whole && !strcmp(what, r->whole);
+    if (whole && total)
+        snprintf(r->part_of, sizeof r->part_of, "%.20s: %3.0f%%, ", what, 100 * (double)done / (double)total);
+    snprintf(r->what, sizeof r->what, "%s%.40s", whole ? "" : r->part_of, what);
     r->done = done;
     r->total = total;
     if (r->busy && t - r->since > PROGRESS_AFTER && (!r->shown || t - r->last > PROGRESS_EVERY))
@@ -425,7 +444,7 @@ enum { N_SHADES = sizeof shades / sizeof *shades };
 
 int render_shade(struct render *r, double p)
 {
-    int can = r->colour && r->out_tty && !r->json, i = 0;
+    int can = render_colours(r) != HEAT_NONE, i = 0;
     while (i < N_SHADES && p >= shades[i].below)
         i++;
     r->shade = can && p >= 0 && i < N_SHADES ? shades[i].colour : 0;
@@ -493,6 +512,13 @@ void render_heading(struct render *r, const char *fmt, ...)
     free(text);
 }
 
+void render_picture(struct render *r, const char *lines)
+{
+    clear_line(r);
+    fputs(lines, stdout);
+    fflush(stdout);
+}
+
 /* How many bytes of text fit into `width` columns, cut between words where there are some;
  * *next is where the following line begins */
 static size_t fitting(const char *text, unsigned width, size_t *next)
@@ -502,7 +528,7 @@ static size_t fitting(const char *text, unsigned width, size_t *next)
         size_t one = 1;
         while (i + one < line && ((unsigned char)text[i + one] & 0xc0) == 0x80)
             one++;
-        if (columns(text, i + one) > width && i)
+        if (text_columns(text, i + one) > width && i)
             break;
         if (text[i] == ' ')
             best = i;
@@ -535,7 +561,7 @@ void render_columns(struct render *r, size_t n, const char (*title)[64], const c
             at[i] += line < 0 ? 0 : next;
             left |= clean[i][at[i]] != '\0';
             if (i + 1 < n)
-                printf("%*s", (int)(width + GAP - columns(from, len)), "");
+                printf("%*s", (int)(width + GAP - text_columns(from, len)), "");
         }
         putchar('\n');
     }
@@ -565,6 +591,25 @@ static char *cell(const struct render *r, const struct column *c, const cJSON *r
     return strdup(cJSON_IsString(v) ? v->valuestring : cJSON_IsTrue(v) ? "yes" : "");
 }
 
+/* Columns of text in which colours are set */
+static unsigned picture_columns(const char *text)
+{
+    unsigned n = 0;
+    while (*text) {
+        size_t plain = strcspn(text, "\033");
+        n += text_columns(text, plain);
+        text += plain;
+        text += strcspn(text, "m");
+        text += *text == 'm';
+    }
+    return n;
+}
+
+static unsigned cell_columns(const struct column *c, const char *text)
+{
+    return !text ? 0 : c->right == COLUMN_PICTURE ? picture_columns(text) : text_columns(text, strlen(text));
+}
+
 static void print_rows(struct render *r, const struct rows *t, const cJSON *list)
 {
     size_t n_col = 0, n_row = (size_t)cJSON_GetArraySize(list), i = 0;
@@ -575,12 +620,12 @@ static void print_rows(struct render *r, const struct rows *t, const cJSON *list
     if (!text || !width || !n_col)
         goto out;
     for (size_t c = 0; c < n_col; c++)
-        width[c] = t->no_heading ? 0 : columns(t->col[c].title, strlen(t->col[c].title));
+        width[c] = t->no_heading ? 0 : text_columns(t->col[c].title, strlen(t->col[c].title));
     const cJSON *row;
     cJSON_ArrayForEach(row, list) {
         for (size_t c = 0; c < n_col; c++, i++) {
             text[i] = cell(r, &t->col[c], row);
-            unsigned w = text[i] ? columns(text[i], strlen(text[i])) : 0;
+            unsigned w = cell_columns(&t->col[c], text[i]);
             if (w > width[c])
                 width[c] = w;
         }
@@ -596,10 +641,14 @@ static void print_rows(struct render *r, const struct rows *t, const cJSON *list
                 putchar('\n');
                 break;
             }
-            int pad = (int)(width[c] - columns(s, strlen(s)));
-            printf("%*s", t->col[c].right ? pad : 0, "");
-            put(stdout, s, strlen(s));
-            printf("%*s", (t->col[c].right ? 0 : pad) + 2, "");
+            int picture = line && t->col[c].right == COLUMN_PICTURE, right = t->col[c].right == 1;
+            int pad = (int)(width[c] - (picture ? picture_columns(s) : text_columns(s, strlen(s))));
+            printf("%*s", right ? pad : 0, "");
+            if (picture)
+                fputs(s, stdout);
+            else
+                put(stdout, s, strlen(s));
+            printf("%*s", (right ? 0 : pad) + 2, "");
             at += width[c] + 2;
         }
     }

@@ -7,12 +7,15 @@
 #ifndef DBRX_REPL_RENDER_H
 #define DBRX_REPL_RENDER_H
 
+#include "repl/heat.h"
+
 #include <cjson/cJSON.h>
 #include <pthread.h>
 #include <stdint.h>
 
 struct render {
     int json, out_tty, err_tty, colour, utf8;
+    int true_colour;                       /* 24 bits of it                             */
     int shade;                             /* of 256 colours, for reply text; 0: plain  */
     int mid_line;                          /* reply text that has not ended its line    */
     char where[160];                       /* "script:3", put before errors; or ""      */
@@ -23,19 +26,25 @@ struct render {
     pthread_cond_t begun;                  /* busy; for who watches the clock meanwhile  */
     int busy, shown, watched;              /* progress wanted; its line is on the screen */
     double since, last;
-    char what[51];                         /* reported last                              */
+    char what[72];                         /* reported last                              */
     uint64_t done, total;
+    const char *whole;                     /* the name of all that goes on; other progress is a part */
+    char part_of[32];                      /* "comparing:  12%, ", put before a part's   */
 };
 
 void render_init(struct render *, int json);
 void render_redirected(struct render *);   /* stdout is another file now */
+/* Columns that text[len] takes: valid UTF-8, no controls. */
+unsigned text_columns(const char *text, size_t len);
 unsigned render_width(const struct render *);
 unsigned render_height(const struct render *);
+enum heat_colours render_colours(const struct render *);       /* that stdout can show */
 
 /* ---- rows ---- */
+enum { COLUMN_PICTURE = 2 };               /* text made with heat.h: printed as it is   */
 struct column {
     const char *field, *title;             /* of the row object; heading                */
-    int right, decimals;                   /* numbers: digits after the point           */
+    int right, decimals;                   /* 1: to the right, or COLUMN_PICTURE; digits after the point */
     /* Instead of the field as it is: malloc'd text. */
     char *(*show)(const struct render *, const cJSON *row);
 };
@@ -84,6 +93,8 @@ void render_paragraph(struct render *, unsigned indent, const char *text);
 /* A line on stdout that announces what follows. */
 __attribute__((format(printf, 2, 3)))
 void render_heading(struct render *, const char *fmt, ...);
+/* Lines made with heat.h, on stdout as they are: what comes from outside was cleaned before. */
+void render_picture(struct render *, const char *lines);
 /* n texts side by side, each under its title. */
 void render_columns(struct render *, size_t n, const char (*title)[64], const char *const *text);
 
@@ -91,6 +102,8 @@ void render_columns(struct render *, size_t n, const char (*title)[64], const ch
 /* A bar for something long that goes on between them; total 0: not known; done 0: gone. */
 void render_bar(struct render *, unsigned long done, unsigned long total, unsigned long failed);
 void render_busy(struct render *, int on);
+/* As on; progress of the name `whole` is shown before that of anything else, which is a part of it. */
+void render_busy_with(struct render *, const char *whole);
 void render_progress(struct render *, const char *what, uint64_t done, uint64_t total);   /* [any] */
 
 /* Anything lost on the way to stdout?  Flushes. */

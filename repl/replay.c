@@ -23,6 +23,18 @@ static int set_as(struct vars *vars, const struct turn *t, char *err, size_t siz
     return bad;
 }
 
+/* The steering of a turn in place of the one here; -1: it cannot be */
+static int steer_as(struct sess *s, struct steer *then, const struct turn *t, char *err, size_t size)
+{
+    cJSON *all = cJSON_Parse(t->settings ? t->settings : "{}");
+    const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(all, "steering"));
+    int bad = steer_read(then, text ? text : "", err, size) < 0;
+    cJSON_Delete(all);
+    if (!bad)
+        sess_steer(s, steer_block(then), steer_id(then));
+    return bad;
+}
+
 /* The first token in which id[n] and the session's differ from position `at` on, or n */
 static uint32_t first_difference(const struct sess *s, const int32_t *id, uint32_t at, uint32_t n)
 {
@@ -33,8 +45,8 @@ static uint32_t first_difference(const struct sess *s, const int32_t *id, uint32
 }
 
 /* Draws one turn again; a row of what came of it, 0 or -1 */
-static int replay_turn(struct shell *sh, const struct turn *t, uint32_t k, const int32_t *all, cJSON *list,
-                       int *differ)
+static int replay_turn(struct shell *sh, struct steer *then, const struct turn *t, uint32_t k,
+                       const int32_t *all, cJSON *list, int *differ)
 {
     struct sess *s = sh->sess;
     struct dbrx_error err = { 0 };
@@ -50,7 +62,7 @@ static int replay_turn(struct shell *sh, const struct turn *t, uint32_t k, const
     cJSON_AddNumberToObject(row, "seed", (double)t->seed);
     if (t->moved || !n || t->finish == SESS_NO_REPLY) {
         result = t->moved ? "skipped: drawn in a context that has been cut off since" : "skipped: no reply";
-    } else if (set_as(&sh->vars, t, why, sizeof why) || shell_constrain(sh, why, sizeof why)) {
+    } else if (set_as(&sh->vars, t, why, sizeof why) || steer_as(s, then, t, why, sizeof why) || shell_constrain(sh, why, sizeof why)) {
         result = why;
         *differ = 1;
     } else {
@@ -103,7 +115,9 @@ int handle_replay(struct shell *sh, const struct args *a)
     if (!disp_name(sh->disp))
         return render_error(&sh->out, "no backend is open; /backend NAME opens one");
     int32_t *all = malloc((n + (size_t)1) * sizeof *all);
-    if (!all || vars_copy(&was, &sh->vars)) {
+    struct steer *then = steer_new(&sh->ckpt->desc.config);
+    if (!all || !then || vars_copy(&was, &sh->vars)) {
+        steer_free(then);
         free(all);
         return render_error(&sh->out, "out of memory");
     }
@@ -111,13 +125,17 @@ int handle_replay(struct shell *sh, const struct args *a)
     uint64_t state = sampler_state(s->sampler);
     cJSON *list = cJSON_CreateArray();
     render_busy(&sh->out, 1);
+    s->aside = 1;                          /* nobody counts a comparison */
     for (uint32_t k = 0; k < b->n_turns && !failed; k++) {
         render_progress(&sh->out, "replaying", k, b->n_turns);
-        failed = replay_turn(sh, &b->turn[k], k, all, list, &differ);
+        failed = replay_turn(sh, then, &b->turn[k], k, all, list, &differ);
     }
     render_busy(&sh->out, 0);
+    s->aside = 0;
     vars_free(&sh->vars);
     sh->vars = was;
+    shell_steer(sh);
+    steer_free(then);
     sampler_seed(s->sampler, state);
     dbrx_status st = sess_replace(s, all, n, &err);    /* shorter than it was: cannot fail */
     free(all);

@@ -3,7 +3,9 @@
 #include "repl/shell.h"
 
 #include "repl/beam.h"
+#include "repl/handover.h"
 #include "repl/handlers.h"
+#include "repl/instruments.h"
 #include "repl/signals.h"
 #include "repl/stops.h"
 
@@ -66,6 +68,8 @@ static int on_token(void *ctx, int32_t id, uint32_t pos)
 {
     struct reply *r = ctx;
     struct shell *sh = r->sh;
+    if (disp_label(sh->disp))              /* out of memory: not known */
+        spans_add(&tree_last(sh->tree)->by, pos, pos + 1, disp_label(sh->disp));
     size_t len = 0, safe = 0, from = r->len, seen = r->n_raw;
     const char *bytes = sh->tok && !reply_is_eos(sh, id) ? tok_bytes(sh->tok, id, &len) : NULL;
     char *to = bytes ? room(&r->raw, r->n_raw, &r->cap_raw, len) : NULL;
@@ -88,6 +92,7 @@ static int on_token(void *ctx, int32_t id, uint32_t pos)
         cJSON_AddNumberToObject(f, "pos", pos);
         cJSON_AddNumberToObject(f, "id", id);
         field_text(f, "text", r->text ? r->text + from : "", r->len - from);
+        field_string(f, "backend", disp_name(sh->disp) ? disp_name(sh->disp) : "none");
         if (p >= 0)
             field_real(f, "prob", p);
         render_object(&sh->out, "token", f);
@@ -100,6 +105,22 @@ static double rate(uint64_t n, double s)
     return s > 0 ? (double)n / s : 0;
 }
 
+cJSON *makers_json(const struct spans *by)
+{
+    cJSON *list = cJSON_CreateArray();
+    for (uint32_t i = 0; i < by->n; i++) {
+        const struct span *p = &by->list[i];
+        size_t n = strcspn(p->name, " ");
+        cJSON *one = cJSON_CreateObject();
+        cJSON_AddItemToArray(list, one);
+        field_text(one, "backend", p->name, n);
+        field_string(one, "options", p->name[n] ? p->name + n + 1 : "");
+        cJSON_AddNumberToObject(one, "pos", p->from);
+        cJSON_AddNumberToObject(one, "tokens", p->end - p->from);
+    }
+    return list;
+}
+
 static void after_reply(struct shell *sh, const struct reply *r, enum sess_finish why)
 {
     static const char *const notes[SESS_N_FINISH] = { [SESS_MAX_TOKENS] = " | cut at max_tokens",
@@ -108,7 +129,8 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
     const struct sess_stats *st = &sh->sess->last;
     uint32_t from = tree_last(sh->tree)->reply;
     const char *by = sh->constraint ? var_defs[sh->constraint_var].name : NULL;
-    char prompt[80] = "";
+    char prompt[80] = "", *on = steer_text(sh->steer);
+    int long_on = on && strlen(on) > 40;   /* /steer has all of it */
     if (st->prompt_tokens)                 /* Enter alone has none */
         snprintf(prompt, sizeof prompt, " | prompt %llu, %.0f tok/s",
                  (unsigned long long)st->prompt_tokens, rate(st->prompt_tokens, st->prompt_s));
@@ -117,12 +139,22 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
                      "mid-reply and the rest was read again; /branch lists what was kept of them", r->dropped);
     const char *origin = disp_kv_origin(sh->disp);
     int moved = disp_name(sh->disp) && strcmp(origin, "computed");
+    const struct spans *by_whom = &tree_last(sh->tree)->by;
+    const char *maker = by_whom->n ? by_whom->list[by_whom->n - 1].name : disp_label(sh->disp);
+    char makers[400];
+    if (by_whom->n > 1)
+        spans_text(by_whom, 0, UINT32_MAX, makers, sizeof makers);
+    else
+        label_brief(maker ? maker : "no backend", makers, sizeof makers);
+    if (by_whom->n > 1 && !sh->out.json && !(sh->vars.v[VAR_TIMING].num == TIMING_ON && sh->out.err_tty))
+        render_event(&sh->out, "status", NULL, "tokens by backend: %s", makers);
     if (sh->vars.v[VAR_TIMING].num == TIMING_ON)
-        render_aside(&sh->out, "[%llu tokens, %.0f tok/s%s | %s%s%s | context %u/%u%s%s%s]",
+        render_aside(&sh->out, "[%llu tokens, %.0f tok/s%s | %s%s%s | context %u/%u%s%s%s%.40s%s%s]",
                      (unsigned long long)st->gen_tokens, rate(st->gen_tokens, st->gen_s), prompt,
-                     disp_name(sh->disp) ? disp_name(sh->disp) : "no backend", moved ? ", kv " : "",
+                     makers, moved ? ", kv " : "",
                      moved ? origin : "", sh->sess->n, disp_max_pos(sh->disp),
-                     by ? " | by " : "", by ? by : "", notes[why] ? notes[why] : "");
+                     by ? " | by " : "", by ? by : "", on && *on ? " | steered: " : "", on ? on : "",
+                     long_on ? "..." : "", notes[why] ? notes[why] : "");
     else if (notes[why])
         render_aside(&sh->out, "[%s]", notes[why] + strlen(" | "));    /* that is no statistic */
     const struct var *v = sh->vars.v;
@@ -130,8 +162,10 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
     if (!sh->seed_shown && v[VAR_SEED].num < 0 && random)
         render_aside(&sh->out, "[drawn with seed %llu]", (unsigned long long)sh->tree->seed);
     sh->seed_shown = 1;
-    if (!sh->out.json)
+    if (!sh->out.json) {
+        free(on);
         return;
+    }
     cJSON *f = cJSON_CreateObject(), *ids = cJSON_AddArrayToObject(f, "tokens");
     field_text(f, "text", r->text ? r->text : "", r->len);
     for (uint32_t i = from; i < sh->sess->n; i++)
@@ -140,12 +174,16 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
     cJSON_AddNumberToObject(f, "pos", from);
     if (by)
         cJSON_AddStringToObject(f, "constraint", by);
+    if (on && *on)
+        cJSON_AddStringToObject(f, "steering", on);
+    free(on);
     cJSON_AddStringToObject(f, "branch", sh->tree->now->name);
     cJSON_AddNumberToObject(f, "seed", (double)sh->tree->seed);
     cJSON_AddNumberToObject(f, "prompt_tokens", (double)st->prompt_tokens);
     field_real(f, "prompt_seconds", st->prompt_s);
     field_real(f, "seconds", st->gen_s);
-    field_string(f, "backend", disp_name(sh->disp) ? disp_name(sh->disp) : "none");
+    field_text(f, "backend", maker ? maker : "none", maker ? strcspn(maker, " ") : strlen("none"));
+    cJSON_AddItemToObject(f, "made_by", makers_json(by_whom));
     field_string(f, "kv", disp_kv_origin(sh->disp));
     render_object(&sh->out, "reply", f);
 }
@@ -338,6 +376,10 @@ char *reply_settings(const struct shell *sh)
     for (int i = 0; i < N_VARS; i++)
         if (i != VAR_SEED && i != VAR_THREADS && i != VAR_SYSTEM)
             field_string(all, var_defs[i].name, sh->vars.v[i].text);
+    char *on = steer_text(sh->steer);
+    if (on && *on)
+        cJSON_AddStringToObject(all, "steering", on);
+    free(on);
     char *text = cJSON_PrintUnformatted(all);
     cJSON_Delete(all);
     return text;
@@ -381,38 +423,65 @@ int reply_draw(struct shell *sh, int quiet, struct said *said)
     struct sess_stats sum = s->last;
     struct dbrx_error err = { 0 };
     struct shift gone;
+    struct handover plan;
     char ignored[256];
     int shift = sh->vars.v[VAR_OVERFLOW].num == 1;
-    dbrx_status st;
-    enum sess_finish why;
+    dbrx_status st = DBRX_OK;
+    enum sess_finish why = SESS_MAX_TOKENS;
     stops_parse(&r.stops, sh->vars.v[VAR_STOP].text, ignored, sizeof ignored);
+    if (shell_plan(sh, &plan, ignored, sizeof ignored))
+        return render_error(&sh->out, "%s", ignored);
     if (shift && !g.max_tokens)            /* "as far as the context reaches" has to end somewhere */
         g.max_tokens = disp_max_pos(sh->disp);
+    uint32_t made = 0, step = 0, left = g.max_tokens;
+    int limited = left != 0, refused = 0;
     g.on_token = on_token;
     g.ctx = &r;
     if (!quiet)
         explain_show(sh);
     shell_constrain_turn(sh, sh->tree->now->n_turns - 1);
+    if (!quiet)
+        instruments_live_begin(sh->instruments);
     for (;;) {
+        const struct handover_step *next = step < plan.n ? &plan.step[step] : NULL;
+        if (next && made >= next->at) {
+            if (shell_use(sh, next->backend, next->opt, (next->replay ? DISP_REPLAY : 0) | (next->keep ? DISP_KEEP : 0))) {
+                why = signals_stop() ? SESS_STOPPED : SESS_FAILED;
+                refused = 1;
+                break;
+            }
+            if (sh->out.json && !quiet)
+                backend_said(sh);
+            step++;
+            continue;
+        }
+        uint32_t until = next ? next->at - made : 0;
+        g.max_tokens = until && (!left || until < left) ? until : left;
         g.reply = tree_last(sh->tree)->reply;
         st = reply_generate(sh, &g, &why, &err);
         sum.gen_tokens += s->last.gen_tokens;
         sum.gen_s += s->last.gen_s;
+        made += (uint32_t)s->last.gen_tokens;
+        if (left)
+            left -= (uint32_t)s->last.gen_tokens;
         tree_last(sh->tree)->end = s->n;
+        if (why == SESS_MAX_TOKENS && next && made == next->at && (left || !limited))
+            continue;
         if (why != SESS_CONTEXT_FULL || !shift || (st = make_room(sh, 1, 1, &gone, &err)) != DBRX_OK)
             break;
         r.shifts++;
         r.dropped += gone.tokens;
-        if (g.max_tokens)
-            g.max_tokens -= (uint32_t)s->last.gen_tokens;
     }
+    handover_free(&plan);
     s->last = sum;
     if (why == SESS_STOP_STRING)
         trim(&r, tree_last(sh->tree)->reply);
     show(&r, why == SESS_STOP_STRING ? r.shown : r.n_raw, 1);
     tree_last(sh->tree)->end = s->n;
     tree_last(sh->tree)->finish = why;
+    spans_cut(&tree_last(sh->tree)->by, s->n);
     if (!quiet) {
+        instruments_live_end(sh->instruments);
         render_reply_end(&sh->out);
         after_reply(sh, &r, why);
     }
@@ -423,7 +492,7 @@ int reply_draw(struct shell *sh, int quiet, struct said *said)
     free(r.raw);
     if (tree_last(sh->tree)->begin == s->n && s->n)
         tree_settle(sh->tree, NULL);       /* nothing was said at all */
-    return st < 0 ? shell_failed(sh, st, &err) : 0;
+    return refused ? -1 : st < 0 ? shell_failed(sh, st, &err) : 0;
 }
 
 int reply_to(struct shell *sh, const char *text, size_t len)

@@ -1,17 +1,36 @@
-/* repl/route.c -- /route: the experts of one token, layer by layer. */
+/* repl/route.c -- /route: which experts tokens went to, as a heat map, a list, or the text in
+ * the colours of its experts.  Knows what is to be shown; map.c, heat.c and the renderer know
+ * how it looks. */
 #define _GNU_SOURCE
 #include "repl/handlers.h"
 
+#include "repl/atomic.h"
 #include "repl/commands.h"
+#include "repl/labels.h"
+#include "repl/map.h"
+#include "repl/routefile.h"
 #include "repl/shell.h"
+#include "repl/words.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { BAR = 5 };                          /* columns that a weight of 1 takes */
+enum { TOKENS, LAYER, PROB, LOGITS, LOAD, LIST, AS_TEXT, SVG };         /* arguments, in the table's order */
+
+struct view {
+    struct shell *sh;
+    struct routing r;
+    uint8_t *tok, *layer;                  /* [r.n], [n_layers]: those meant              */
+    uint32_t n_tok, n_layer, the_layer;    /* how many; the last one                      */
+    int what;                              /* PROB, LOGITS, LOAD, or LAYER: weights       */
+};
+
+/* ---- one token as a list ---- */
 
 /* A bar of `weight`, in eighths of a column, padded to BAR columns */
+enum { BAR = 4 };                          /* columns that a weight of 1 takes */
 static void put_bar(FILE *f, double weight)
 {
     static const char *const part[] = { "", "▏", "▎", "▍", "▌", "▋", "▊", "▉" };
@@ -29,7 +48,7 @@ static char *show_experts(const struct render *r, const cJSON *row)
     const cJSON *e = cJSON_GetObjectItemCaseSensitive(row, "expert");
     const cJSON *w = cJSON_GetObjectItemCaseSensitive(row, "weight");
     int k = cJSON_GetArraySize(e);
-    int bars = r->out_tty && r->utf8 && 6 + (unsigned)k * (BAR + 11) <= render_width(r);
+    int bars = r->out_tty && r->utf8 && 19 + (unsigned)k * (BAR + 11) <= render_width(r);
     char *text = NULL;
     size_t size;
     FILE *f = open_memstream(&text, &size);
@@ -47,23 +66,6 @@ static char *show_experts(const struct render *r, const cJSON *row)
     return fclose(f) ? free(text), NULL : text;
 }
 
-static cJSON *layer_row(const struct shell *sh, uint32_t pos, uint32_t layer)
-{
-    const uint16_t *expert;
-    const float *weight;
-    uint32_t k = trace_get(sh->sess->trace, pos, layer, &expert, &weight);
-    char name[16];
-    cJSON *row = cJSON_CreateObject();
-    snprintf(name, sizeof name, "L%u", layer);
-    cJSON_AddNumberToObject(row, "layer", layer);
-    cJSON *e = cJSON_AddArrayToObject(row, "expert"), *w = cJSON_AddArrayToObject(row, "weight");
-    for (uint32_t i = 0; i < k; i++) {
-        cJSON_AddItemToArray(e, cJSON_CreateNumber(expert[i]));
-        cJSON_AddItemToArray(w, json_real((double)weight[i]));
-    }
-    return row;
-}
-
 static char *show_layer(const struct render *r, const cJSON *row)
 {
     (void)r;
@@ -72,33 +74,408 @@ static char *show_layer(const struct render *r, const cJSON *row)
     return asprintf(&text, "L%d", l ? l->valueint : 0) < 0 ? NULL : text;
 }
 
-int handle_route(struct shell *sh, const struct args *a)
+/* JSON has this for every view */
+static void list_token(struct view *v, uint32_t i)
 {
-    static const struct column col[] = { { NULL, "", 0, 0, show_layer }, { NULL, "", 0, 0, show_experts }, { 0 } };
-    static const struct rows rows = { "route", NULL, "layers", col, 1 };
-    long n = sh->sess->n, pos = a->text[0] ? a->num[0] : -1;
-    if (!n)
-        return render_error(&sh->out, "there is no token yet: type a prompt, or /feed some ids");
-    if (pos < -n || pos >= n)
-        return render_error(&sh->out, "token %ld is not there: the conversation has tokens 0 to %ld "
-                            "(or -1 to -%ld, from the end)", pos, n - 1, n);
-    pos = pos < 0 ? n + pos : pos;
-    if (sess_routed(sh->sess) <= (unsigned long)pos && catch_up(sh, "the route is not known yet"))
-        return -1;
-    if (sess_routed(sh->sess) <= (unsigned long)pos)
-        return render_error(&sh->out, "the routing of token %ld was not recorded: memory ran out", pos);
+    static const struct column col[] = { { NULL, "", 0, 0, show_layer }, { "margin", "margin", 1, 3, NULL },
+        { "entropy", "bits", 1, 2, NULL }, { NULL, "experts", 0, 0, show_experts }, { 0 } };
+    static const struct rows rows = { "route", NULL, "layers", col, 0 };
+    struct shell *sh = v->sh;
+    uint32_t pos = v->r.from + i;
     int32_t id = sh->sess->token[pos];
-    cJSON *head = cJSON_CreateObject(), *list = cJSON_CreateArray();
+    int with = v->what == PROB ? ROUTE_PROB : v->what == LOGITS ? ROUTE_LOGIT : 0;
+    cJSON *head = route_token_json(sh, &v->r, i, id), *list = cJSON_CreateArray();
     char *text = token_text(sh, id), *title = NULL;
-    cJSON_AddNumberToObject(head, "pos", (double)pos);
-    cJSON_AddNumberToObject(head, "id", id);
-    field_string(head, "text", text ? text : "");
-    for (uint32_t l = 0; l < sh->ckpt->desc.config.n_layers; l++)
-        cJSON_AddItemToArray(list, layer_row(sh, (uint32_t)pos, l));
-    if (asprintf(&title, "token %ld of %ld: \"%s\" (id %d)", pos, n, text ? text : "", id) < 0)
+    for (uint32_t l = 0; l < v->r.n_layers; l++)
+        if (v->layer[l])
+            cJSON_AddItemToArray(list, route_layer_json(&v->r, l, i, with));
+    if (asprintf(&title, "token %u of %u: \"%s\" (id %d)", pos, sh->sess->n, text ? text : "", id) < 0)
         title = NULL;
     render_rows(&sh->out, &rows, title, head, list);
     free(title);
     free(text);
+}
+
+/* ---- maps ---- */
+
+static double value(const struct view *v, uint32_t layer, uint32_t i, uint32_t expert)
+{
+    const struct routing *r = &v->r;
+    const uint16_t *chosen;
+    const float *weight;
+    size_t at = ((size_t)layer * r->n + i) * r->n_experts + expert;
+    if (v->what == PROB || v->what == LOGITS)
+        return v->what == PROB ? (double)r->prob[at] : (double)r->logit[at];
+    uint32_t k = routing_chosen(r, layer, i, &chosen, &weight);
+    for (uint32_t j = 0; j < k; j++)
+        if (chosen[j] == expert)
+            return v->what == LOAD ? 1 : (double)weight[j];
+    return NAN;
+}
+
+/* The mean over the tokens; what none of them chose is nothing, the others count as 0 */
+static double mean_value(const struct view *v, uint32_t layer, uint32_t expert)
+{
+    double sum = 0;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < v->r.n; i++) {
+        double x = v->tok[i] ? value(v, layer, i, expert) : NAN;
+        sum += isnan(x) ? 0 : x;
+        n += !isnan(x);
+    }
+    return n ? sum / v->n_tok : NAN;
+}
+
+static double mean_measure(const struct view *v, uint32_t layer,
+                           double measure(const struct routing *, uint32_t, uint32_t))
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < v->r.n; i++)
+        sum += v->tok[i] ? measure(&v->r, layer, i) : 0;
+    return sum / v->n_tok;
+}
+
+static char *name_of(const char *letter, uint32_t i)
+{
+    char *text = NULL;
+    return asprintf(&text, "%s%u", letter, i) < 0 ? NULL : text;
+}
+
+/* "e7", and at a single layer the topic that it is a specialist of there; fit to print */
+static char *expert_name(const struct view *v, uint32_t e, int one_layer)
+{
+    const char *label = one_layer ? labels_get(v->sh->labels, v->the_layer, e) : NULL;
+    char *clean = label ? text_quoted(label, strlen(label)) : NULL, *text = NULL;
+    if (asprintf(&text, "e%u%s%s", e, clean ? " " : "", clean ? clean : "") < 0)
+        text = NULL;
+    free(clean);
+    return text;
+}
+
+static char *token_name(const struct view *v, uint32_t i)
+{
+    uint32_t pos = v->r.from + i;
+    char *text = token_text(v->sh, v->sh->sess->token[pos]), *name = NULL;
+    if (!text || asprintf(&name, "%*u \"%s\"", snprintf(NULL, 0, "%u", v->r.from + v->r.n - 1), pos, text) < 0)
+        name = NULL;
+    free(text);
+    return name;
+}
+
+/* Experts by layers, of one token or the mean of several */
+static int map_layers(const struct view *v, struct map *m)
+{
+    const struct routing *r = &v->r;
+    int bad = map_new(m, r->n_experts, v->n_layer, 0);
+    if (bad)
+        return -1;
+    for (uint32_t e = 0; e < r->n_experts; e++)
+        bad |= !(m->row[e] = expert_name(v, e, v->n_layer == 1));
+    for (uint32_t l = 0, c = 0; l < r->n_layers; l++) {
+        if (!v->layer[l])
+            continue;
+        bad |= !(m->col[c] = name_of("", l));
+        for (uint32_t e = 0; e < r->n_experts; e++)
+            m->v[(size_t)e * m->cols + c] = mean_value(v, l, e);
+        m->side[0].v[c] = mean_measure(v, l, routing_margin);
+        m->side[1].v[c++] = mean_measure(v, l, routing_entropy);
+    }
+    return bad;
+}
+
+/* Tokens by experts, at one layer */
+static int map_tokens(const struct view *v, struct map *m)
+{
+    const struct routing *r = &v->r;
+    int bad = map_new(m, v->n_tok, r->n_experts, 1);
+    if (bad)
+        return -1;
+    for (uint32_t e = 0; e < r->n_experts; e++)
+        bad |= !(m->col[e] = name_of("", e));
+    for (uint32_t i = 0, row = 0; i < r->n; i++) {
+        if (!v->tok[i])
+            continue;
+        bad |= !(m->row[row] = token_name(v, i));
+        for (uint32_t e = 0; e < r->n_experts; e++)
+            m->v[(size_t)row * m->cols + e] = value(v, v->the_layer, i, e);
+        m->side[0].v[row] = routing_margin(r, v->the_layer, i);
+        m->side[1].v[row++] = routing_entropy(r, v->the_layer, i);
+    }
+    return bad;
+}
+
+static char *map_title(const struct view *v, const char *what)
+{
+    const struct sess *s = v->sh->sess;
+    char *tokens = NULL, *text = NULL, *title = NULL, layer[32] = "";
+    int done;
+    if (v->n_layer == 1)
+        snprintf(layer, sizeof layer, " at layer %u", v->the_layer);
+    if (v->n_tok == 1) {
+        text = token_text(v->sh, s->token[v->r.from]);
+        done = asprintf(&title, "token %u of %u: \"%s\" (id %d), %s of its experts%s", v->r.from, s->n,
+                        text ? text : "", s->token[v->r.from], what, layer);
+    } else {
+        tokens = set_list_text(v->tok, v->r.n);
+        done = v->n_tok == v->r.n
+            ? asprintf(&title, "tokens %u to %u of %u: %s%s%s", v->r.from, v->r.from + v->r.n - 1, s->n,
+                       v->n_layer == 1 ? "" : "mean ", what, layer)
+            : asprintf(&title, "%u tokens from %u to %u: %s%s%s", v->n_tok, v->r.from, v->r.from + v->r.n - 1,
+                       v->n_layer == 1 ? "" : "mean ", what, layer);
+    }
+    free(tokens);
+    free(text);
+    return done < 0 ? NULL : title;
+}
+
+static int make_map(const struct view *v, struct map *m)
+{
+    int by_token = v->n_tok > 1 && v->n_layer == 1;
+    if ((by_token ? map_tokens : map_layers)(v, m))
+        return -1;
+    m->corner = by_token ? "expert" : "layer";
+    m->what = v->what == PROB ? "probability" : v->what == LOGITS ? "logit" : v->what == LOAD ? "load" : "weight";
+    if (v->what != LAYER || (v->n_tok > 1 && !by_token))
+        map_fit(m, v->what != LOGITS);
+    m->title = map_title(v, m->what);
+    if (v->r.prob) {
+        struct map side = { .v = m->side[0].v, .rows = 1, .cols = by_token ? m->rows : m->cols };
+        map_fit(&side, 1);
+        m->side[0] = (struct map_side){ "margin", side.v, side.lo, side.hi };
+        m->side[1] = (struct map_side){ "entropy", m->side[1].v, 0, log2(v->r.n_experts) };
+    }
+    return m->title ? 0 : -1;
+}
+
+static int show_map(struct view *v)
+{
+    struct shell *sh = v->sh;
+    struct map m = { 0 };
+    char *text = NULL;
+    size_t size;
+    FILE *f = open_memstream(&text, &size);
+    int bad = !f || make_map(v, &m);
+    if (!bad)
+        map_text(f, &m, render_colours(&sh->out), render_width(&sh->out));
+    if (f)
+        bad |= fclose(f) != 0;
+    if (!bad) {
+        render_paragraph(&sh->out, 0, m.title);
+        render_picture(&sh->out, text);
+    }
+    map_free(&m);
+    free(text);
+    return bad ? render_error(&sh->out, "out of memory") : 0;
+}
+
+static int save_map(struct view *v, const char *path)
+{
+    struct shell *sh = v->sh;
+    struct map m = { 0 };
+    struct atomic f;
+    if (make_map(v, &m)) {
+        map_free(&m);
+        return render_error(&sh->out, "out of memory");
+    }
+    int why = atomic_open(&f, path);
+    if (!why) {
+        map_svg(f.f, &m);
+        why = atomic_commit(&f);
+    }
+    map_free(&m);
+    if (why)
+        return render_error(&sh->out, "%s cannot be written: %s; what was there stays", path, strerror(why));
+    cJSON *fields = cJSON_CreateObject();
+    field_string(fields, "file", path);
+    render_event(&sh->out, "status", fields, "wrote the map to %s", path);
+    return 0;
+}
+
+/* ---- the text in the colours of its experts ---- */
+
+/* The line of letters below a line of text, where there are no colours */
+static void end_line(FILE *f, char *marks, unsigned *col)
+{
+    size_t n = strlen(marks);
+    while (n && marks[n - 1] == ' ')
+        n--;
+    fprintf(f, "\n%.*s%s", (int)n, marks, n ? "\n" : "");
+    *marks = '\0';
+    *col = 0;
+}
+
+static void put_tokens(FILE *f, const struct view *v, enum heat_colours colours, unsigned width, uint32_t *count)
+{
+    char *marks = calloc(1, width + 1);
+    unsigned col = 0;
+    for (uint32_t i = 0; i < v->r.n && marks; i++) {
+        const uint16_t *expert;
+        const float *weight;
+        if (!v->tok[i])
+            continue;
+        char *text = token_text(v->sh, v->sh->sess->token[v->r.from + i]);
+        int known = text && routing_chosen(&v->r, v->the_layer, i, &expert, &weight) > 0;
+        unsigned w = text ? text_columns(text, strlen(text)) : 0;
+        if (col && col + w > width)
+            end_line(f, marks, &col);
+        if (known) {
+            count[expert[0]]++;
+            heat_kind(f, colours, expert[0], text);
+        } else {
+            fputs(text ? text : "", f);
+        }
+        if (!colours && col < width) {
+            memset(marks + strlen(marks), ' ', col - strlen(marks));
+            marks[col] = known ? heat_letter(expert[0]) : '?';
+            marks[col + 1] = '\0';
+        }
+        col += w;
+        if (text && strstr(text, "\\n"))
+            end_line(f, marks, &col);
+        free(text);
+    }
+    if (marks && col)
+        end_line(f, marks, &col);
+    free(marks);
+}
+
+static void put_key(FILE *f, const struct view *v, enum heat_colours colours, unsigned width, const uint32_t *count)
+{
+    unsigned col = 0;
+    for (uint32_t e = 0; e < v->r.n_experts; e++) {
+        char *name = count[e] ? expert_name(v, e, 1) : NULL, *text = NULL, letter[8] = "", number[16];
+        if (!colours)
+            snprintf(letter, sizeof letter, "%c = ", heat_letter(e));
+        int none = !name || asprintf(&text, "%s%s", letter, name) < 0;
+        free(name);
+        if (none)
+            continue;
+        unsigned w = text_columns(text, strlen(text)) + (unsigned)snprintf(number, sizeof number, " %u", count[e]);
+        if (col && col + w + 2 > width) {
+            putc('\n', f);
+            col = 0;
+        }
+        fputs(col ? "  " : "", f);
+        heat_kind(f, colours, e, text);
+        fputs(number, f);
+        free(text);
+        col += w + 2;
+    }
+    putc('\n', f);
+}
+
+static int show_tokens(struct view *v)
+{
+    struct shell *sh = v->sh;
+    enum heat_colours colours = render_colours(&sh->out);
+    unsigned width = render_width(&sh->out);
+    uint32_t *count = calloc(v->r.n_experts, sizeof *count);
+    char *text = NULL, title[160];
+    size_t size;
+    FILE *f = open_memstream(&text, &size);
+    int bad = !f || !count;
+    if (!bad) {
+        put_tokens(f, v, colours, width, count);
+        put_key(f, v, colours, width, count);
+    }
+    if (f)
+        bad |= fclose(f) != 0;
+    if (!bad) {
+        snprintf(title, sizeof title, "%u token%s by the heaviest expert at layer %u%s", v->n_tok,
+                 v->n_tok == 1 ? "" : "s", v->the_layer,
+                 colours ? "" : " (letters below), and how many");
+        render_paragraph(&sh->out, 0, title);
+        render_picture(&sh->out, text);
+    }
+    free(count);
+    free(text);
+    return bad ? render_error(&sh->out, "out of memory") : 0;
+}
+
+/* ---- the command ---- */
+
+int shell_routing(struct shell *sh, uint32_t from, uint32_t to, int probs, struct routing *r)
+{
+    const struct dbrx_config *c = &sh->ckpt->desc.config;
+    struct dbrx_error err = { 0 };
+    if (!disp_name(sh->disp))
+        return render_error(&sh->out, "no backend is open; /backend NAME opens one");
+    render_busy(&sh->out, 1);
+    dbrx_status st = routing_read(sh->sess, c, from, to, r, &err);
+    render_busy(&sh->out, 0);
+    if (st == DBRX_STOPPED)
+        return render_error(&sh->out, "interrupted; the conversation is as it was");
+    if (st == DBRX_E_NOMEM && !probs && sess_routed(sh->sess) >= to &&
+        (st = routing_recall(sh->sess, c, from, to, r, &err)) == DBRX_OK)
+        render_event(&sh->out, "status", NULL, "margin and entropy are not shown: the probabilities do not fit into memory");
+    if (st != DBRX_OK)
+        return shell_failed(sh, st, &err);
+    if (r->differ)
+        render_event(&sh->out, "status", NULL, "computed again, %u of %llu choices came out otherwise (shown are those that "
+                     "were used; margin, entropy and probabilities are new)", r->differ,
+                     (unsigned long long)r->n * r->n_layers);
+    return 0;
+}
+
+static int show(struct view *v, const struct args *a)
+{
+    if (a->text[SVG])
+        return save_map(v, a->text[SVG]);
+    if (v->sh->out.json || a->text[LIST]) {
+        for (uint32_t i = 0; i < v->r.n; i++)
+            if (v->tok[i])
+                list_token(v, i);
+        return 0;
+    }
+    return a->text[AS_TEXT] ? show_tokens(v) : show_map(v);
+}
+
+int handle_route(struct shell *sh, const struct args *a)
+{
+    struct view v = { .sh = sh, .what = a->text[PROB] ? PROB : a->text[LOGITS] ? LOGITS : a->text[LOAD] ? LOAD : LAYER };
+    const struct set *tokens = &a->set[TOKENS], *layers = &a->set[LAYER];
+    uint32_t n = sh->sess->n, n_layers = sh->ckpt->desc.config.n_layers;
+    if (!n)
+        return render_error(&sh->out, "there is no token yet: type a prompt, or /feed some ids");
+    if (!!a->text[PROB] + !!a->text[LOGITS] + !!a->text[LOAD] > 1)
+        return render_error(&sh->out, "/route shows one of --prob, --logits and --load at a time");
+    uint32_t from = tokens->in ? tokens->first : a->text[AS_TEXT] ? 0 : n - 1;
+    uint32_t to = tokens->in ? tokens->last + 1 : n;
+    v.tok = malloc(to - from);
+    v.layer = malloc(n_layers);
+    int failed = !v.tok || !v.layer ? render_error(&sh->out, "out of memory") : shell_routing(sh, from, to, v.what == PROB || v.what == LOGITS, &v.r);
+    for (uint32_t i = 0; i < to - from && !failed; i++)
+        v.n_tok += v.tok[i] = tokens->in ? tokens->in[from + i] : 1;
+    for (uint32_t l = 0; l < n_layers && !failed; l++)
+        if ((v.layer[l] = layers->in ? layers->in[l] : 1)) {
+            v.n_layer++;
+            v.the_layer = l;
+        }
+    failed = failed || show(&v, a);
+    routing_free(&v.r);
+    free(v.layer);
+    free(v.tok);
+    return failed ? -1 : 0;
+}
+
+int export_route(struct shell *sh, const char *path, const struct set *tokens)
+{
+    struct routing r;
+    enum route_format format = route_format(path);
+    uint32_t n = sh->sess->n, from = tokens->in ? tokens->first : 0, to = tokens->in ? tokens->last + 1 : n;
+    if (format == ROUTE_NO_FORMAT)
+        return render_error(&sh->out, "the name says what is written: FILE.jsonl, FILE.csv or FILE.npz, not \"%.60s\"", path);
+    if (!n)
+        return render_error(&sh->out, "the conversation is empty");
+    if (shell_routing(sh, from, to, 1, &r))
+        return -1;
+    int why = route_write(path, format, sh, &r, sh->sess->token + from, tokens->in ? tokens->in + from : NULL);
+    routing_free(&r);
+    if (why)
+        return render_error(&sh->out, "%s cannot be written: %s; what was there stays", path, strerror(why));
+    cJSON *fields = cJSON_CreateObject();
+    field_string(fields, "file", path);
+    render_event(&sh->out, "status", fields, "wrote the routing of %u token%s to %s", tokens->in ? tokens->count : n,
+                 (tokens->in ? tokens->count : n) == 1 ? "" : "s", path);
     return 0;
 }

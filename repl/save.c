@@ -35,6 +35,14 @@ static cJSON *turn_json(const struct turn *t)
     add_state(j, t->state);
     cJSON_AddBoolToObject(j, "chat", t->chat);
     cJSON_AddBoolToObject(j, "moved", t->moved);
+    cJSON *by = t->by.n ? cJSON_AddArrayToObject(j, "by") : NULL;
+    for (uint32_t i = 0; i < t->by.n; i++) {
+        cJSON *one = cJSON_CreateObject();
+        cJSON_AddItemToArray(by, one);
+        cJSON_AddNumberToObject(one, "from", t->by.list[i].from);
+        cJSON_AddNumberToObject(one, "end", t->by.list[i].end);
+        cJSON_AddStringToObject(one, "backend", t->by.list[i].name);
+    }
     if (t->settings)
         cJSON_AddRawToObject(j, "settings", t->settings);
     return j;
@@ -75,6 +83,8 @@ static char *describe(const struct save_source *s)
     for (int i = 0; i < N_VARS; i++)
         if (is_saved(i) && s->vars->v[i].origin != FROM_DEFAULT)
             cJSON_AddStringToObject(settings, var_defs[i].name, s->vars->v[i].text);
+    if (s->steering && *s->steering)
+        cJSON_AddStringToObject(j, "steering", s->steering);
     cJSON *list = cJSON_AddArrayToObject(j, "branches");
     for (uint32_t i = 0; i < t->n; i++) {
         cJSON_AddItemToArray(list, branch_json(t, t->branch[i]));

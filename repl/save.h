@@ -16,6 +16,7 @@ struct save_source {
     const struct dbrx_model_desc *desc;
     const char *model, *backend;           /* for people */
     int kv;                                /* the backend holds the whole timeline: its KV too */
+    const char *steering;                  /* as steer_text() has it, or NULL */
 };
 
 /* 0, or -1 and one sentence in err; then an older file is as it was. */
@@ -23,7 +24,7 @@ int save_write(const char *path, const struct save_source *, char *err, size_t s
 
 struct saved {
     FILE *f;                               /* at the KV blocks */
-    char *model, *backend;
+    char *model, *backend, *steering;
     struct branch **branch;                /* [n], tokens and turns checked */
     uint32_t n, now;
     struct vars vars;                      /* those here, changed by those of the file */

@@ -3,6 +3,7 @@
 
 #include "plugins/fail.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -21,6 +22,43 @@ const char *sess_finish_name(enum sess_finish f)
     return name[f];
 }
 
+/* Routes to the trace, their probabilities beside it */
+static void emit_prob(void *ctx, const struct dbrx_route *r)
+{
+    struct sess *s = ctx;
+    const struct dbrx_route_sink *trace = trace_sink(s->trace);
+    size_t E = s->n_experts;
+    trace->emit(trace->ctx, r);
+    if (!r->prob || r->n_experts != E || r->layer >= s->n_layers || r->pos < s->prob_at ||
+        r->pos - s->prob_at + (uint64_t)r->n_tokens > s->cap_prob)
+        return;
+    for (uint32_t i = 0; i < r->n_tokens; i++)
+        memcpy(s->prob + ((size_t)(r->pos - s->prob_at + i) * s->n_layers + r->layer) * E, r->prob + i * E,
+               E * sizeof *s->prob);
+}
+
+/* Where the routes of n tokens from position pos on go */
+static const struct dbrx_route_sink *sink_for(struct sess *s, uint32_t pos, uint32_t n)
+{
+    size_t row = (size_t)s->n_layers * s->n_experts;
+    s->n_prob = 0;
+    if (!s->want_prob || s->aside)
+        return trace_sink(s->trace);
+    if (n > s->cap_prob) {
+        float *prob = realloc(s->prob, n * row * sizeof *prob);
+        if (!prob)
+            return trace_sink(s->trace);
+        s->prob = prob;
+        s->cap_prob = n;
+    }
+    for (size_t i = 0; i < n * row; i++)   /* what a backend leaves out is not known */
+        s->prob[i] = NAN;
+    s->prob_at = pos;
+    s->tee = (struct dbrx_route_sink){ .struct_size = sizeof s->tee, .want = DBRX_ROUTE_PROB, .ctx = s,
+                                       .emit = emit_prob };
+    return &s->tee;
+}
+
 struct sess *sess_new(struct disp *disp, const struct dbrx_config *c, const uint8_t *banned)
 {
     struct sess *s = calloc(1, sizeof *s);
@@ -28,6 +66,9 @@ struct sess *sess_new(struct disp *disp, const struct dbrx_config *c, const uint
         return NULL;
     s->disp = disp;
     s->n_vocab = c->n_vocab;
+    s->n_layers = c->n_layers;
+    s->n_experts = c->n_experts;
+    s->low = UINT32_MAX;
     s->trace = trace_new(c);
     s->sampler = sampler_new(c->n_vocab, banned);
     s->logits = malloc(c->n_vocab * sizeof *s->logits);
@@ -47,6 +88,7 @@ void sess_free(struct sess *s)
     free(s->token);
     free(s->held);
     free(s->logits);
+    free(s->prob);
     free(s);
 }
 
@@ -98,7 +140,12 @@ dbrx_status sess_replace(struct sess *s, const int32_t *id, size_t n, struct dbr
     dbrx_status st = reserve(s, id, n, 0, err);
     if (st != DBRX_OK)
         return st;
-    int same = n == s->n && (!n || !memcmp(s->token, id, n * sizeof *id));
+    uint32_t common = 0, most = n < s->n ? (uint32_t)n : s->n;
+    while (common < most && s->token[common] == id[common])
+        common++;
+    int same = n == s->n && common == n;
+    if (common < s->n && common < s->low)
+        s->low = common;
     if (n)
         memmove(s->token, id, n * sizeof *id);
     s->n = (uint32_t)n;
@@ -110,12 +157,22 @@ void sess_truncate(struct sess *s, uint32_t n_keep)
 {
     if (n_keep >= s->n)
         return;
+    s->low = n_keep < s->low ? n_keep : s->low;
     s->n = n_keep;                         /* backend and trace follow at the next sync */
     s->has_logits = 0;
 }
 
+void sess_steer(struct sess *s, const struct dbrx_steer *steer, uint64_t id)
+{
+    disp_steer(s->disp, steer);
+    s->has_logits = s->has_logits && id == s->steer_id;
+    s->steer_id = id;
+}
+
 uint32_t sess_in_step(const struct sess *s)
 {
+    if (s->held_id != s->steer_id)
+        return 0;
     uint32_t i = 0, n = s->n_held < s->n ? s->n_held : s->n, pos = disp_position(s->disp);
     n = pos < n ? pos : n;                 /* a lost backend holds nothing */
     if (!n || !memcmp(s->held, s->token, n * sizeof *s->held))
@@ -137,6 +194,7 @@ static dbrx_status rewind_to(struct sess *s, uint32_t n_keep, struct dbrx_error 
     uint32_t same = sess_in_step(s);
     n_keep = n_keep < same ? n_keep : same;
     s->n_held = n_keep;
+    s->held_id = n_keep ? s->held_id : s->steer_id;
     trace_truncate(s->trace, n_keep);
     return disp_position(s->disp) > n_keep ? disp_truncate(s->disp, n_keep, err) : DBRX_OK;
 }
@@ -150,10 +208,19 @@ static void took(struct sess *s)
     s->n_held = pos;
 }
 
+static dbrx_status synced(struct sess *s, dbrx_status st)
+{
+    if (st == DBRX_OK && s->synced && !s->aside) {
+        s->synced(s->synced_ctx);
+        s->low = UINT32_MAX;
+    }
+    return st;
+}
+
 dbrx_status sess_sync(struct sess *s, struct dbrx_error *err)
 {
     if (s->has_logits || !s->n)
-        return rewind_to(s, s->n, err);
+        return synced(s, rewind_to(s, s->n, err));
     /* the last token is evaluated once more if only its logits are missing */
     dbrx_status st = rewind_to(s, s->n - 1, err);
     if (st != DBRX_OK)
@@ -162,11 +229,12 @@ dbrx_status sess_sync(struct sess *s, struct dbrx_error *err)
     struct dbrx_batch b = {
         .struct_size = sizeof b, .n_tokens = s->n - pos, .token = s->token + pos,
         .want_logits = DBRX_LOGITS_LAST, .logits = s->logits, .logits_len = s->n_vocab,
-        .route = trace_sink(s->trace),
+        .route = sink_for(s, pos, s->n - pos),
     };
     double t0 = now();
     st = disp_eval(s->disp, &b, err);
     took(s);
+    s->n_prob = st == DBRX_OK && b.route == &s->tee ? b.n_tokens : 0;
     uint32_t done = s->n_held > pos ? s->n_held - pos : 0;
     trace_truncate(s->trace, s->n_held);
     s->has_logits = st == DBRX_OK;
@@ -174,7 +242,7 @@ dbrx_status sess_sync(struct sess *s, struct dbrx_error *err)
     s->last.prompt_s = now() - t0;
     s->total.prompt_tokens += done;
     s->total.prompt_s += s->last.prompt_s;
-    return st;
+    return synced(s, st);
 }
 
 dbrx_status sess_logits_at(struct sess *s, uint32_t n, float *logits, struct dbrx_error *err)
@@ -247,6 +315,7 @@ dbrx_status sess_generate(struct sess *s, const struct sess_gen *g, enum sess_fi
     struct sess_stats prompt = s->last, total = s->total;
     uint32_t made = 0, reply = g->reply ? g->reply : s->n;
     double t0 = now();
+    s->generating = 1;
     while (st == DBRX_OK) {
         if (g->constraint && constraint_complete(g->constraint)) {
             *why = SESS_EOS;
@@ -275,6 +344,7 @@ dbrx_status sess_generate(struct sess *s, const struct sess_gen *g, enum sess_fi
             break;
         }
     }
+    s->generating = 0;
     if (st == DBRX_STOPPED)
         *why = SESS_STOPPED;
     s->last = prompt;                      /* decode steps count as generation, not as prompt */
@@ -286,13 +356,15 @@ dbrx_status sess_generate(struct sess *s, const struct sess_gen *g, enum sess_fi
     return st < 0 ? st : DBRX_OK;
 }
 
-dbrx_status sess_use(struct sess *s, const char *backend, const char *const *opt, int replay,
+dbrx_status sess_use(struct sess *s, const char *backend, const char *const *opt, int how,
                      struct dbrx_error *err)
 {
     dbrx_status st = rewind_to(s, s->n, err);
     /* what the old one has not computed yet is left to the next sync, which traces it */
     if (st == DBRX_OK)
-        st = disp_use(s->disp, backend, opt, replay, s->token, disp_position(s->disp), err);
+        st = disp_use(s->disp, backend, opt, how, s->token, s->n, err);
+    if (st == DBRX_OK)
+        s->has_logits = 0;                 /* the next token is the new one's own word */
     took(s);
     return st;
 }
@@ -309,6 +381,7 @@ dbrx_status sess_import(struct sess *s, uint32_t n,
     if (n)
         memcpy(s->held, s->token, n * sizeof *s->held);
     s->n_held = n;
+    s->held_id = s->steer_id;
     s->has_logits = 0;
     trace_truncate(s->trace, 0);
     return DBRX_OK;

@@ -21,8 +21,21 @@ struct sess {
     uint32_t n, cap;
     int32_t *held;                         /* [n_held], what the backend was given: may be other */
     uint32_t n_held;                       /* words than the timeline's until the next sync      */
+    uint64_t steer_id, held_id;            /* the steering now, and that of what the backend was given */
     float   *logits;                       /* [n_vocab] of the last token, when has_logits */
     int      has_logits;
+
+    /* For who looks on.  After every sync that went through, unless `aside` (a search, a
+     * replay: what it computes is not the conversation): the timeline is evaluated. */
+    void (*synced)(void *ctx);
+    void *synced_ctx;
+    uint32_t low;                          /* the timeline was as short as this since         */
+    int aside, generating;                 /* generating: the tokens just synced are the model's own */
+    int want_prob;                         /* all router probabilities of what a sync evaluates: */
+    float *prob;                           /* [n_prob][n_layers][n_experts], from position prob_at */
+    uint32_t prob_at, n_prob, cap_prob;
+    uint32_t n_layers, n_experts;
+    struct dbrx_route_sink tee;
 
     /* what the last syncs and generations took, for the status line */
     struct sess_stats {
@@ -62,7 +75,11 @@ void sess_truncate(struct sess *, uint32_t n_keep);
  * nothing.  Costs nothing yet: the next sync recomputes what differs from what the backend
  * holds, so that going back to words not yet overwritten is free. */
 dbrx_status sess_replace(struct sess *, const int32_t *id, size_t n, struct dbrx_error *);
-/* How many leading tokens of the timeline the backend holds already. */
+/* Steers all that is evaluated from now on (see disp_steer); id tells one steering from another.
+ * What the model computes is a function of tokens and steering: under another one the next sync
+ * computes the timeline again, from its beginning. */
+void sess_steer(struct sess *, const struct dbrx_steer *, uint64_t id);
+/* How many leading tokens of the timeline the backend holds already, under this steering. */
 uint32_t sess_in_step(const struct sess *);
 /* ... and how many of those the trace knows; beyond, it may speak of other words. */
 uint32_t sess_routed(const struct sess *);
@@ -83,8 +100,9 @@ dbrx_status sess_generate(struct sess *, const struct sess_gen *, enum sess_fini
 /* The error for what sampler_draw returned below 0. */
 dbrx_status sess_no_candidate(int32_t why, struct dbrx_error *);
 
-/* Another backend for this timeline; see disp_use. */
-dbrx_status sess_use(struct sess *, const char *backend, const char *const *opt, int replay,
+/* Another backend for this timeline; see disp_use.  Its next sync evaluates the last token, so
+ * that what is drawn next comes from the new one's logits. */
+dbrx_status sess_use(struct sess *, const char *backend, const char *const *opt, int how,
                      struct dbrx_error *);
 
 /* The KV cache of the first n tokens from elsewhere; see disp_import. */

@@ -5,10 +5,15 @@
 
 #include "repl/shell.h"
 
+#include "plugins/fail.h"
 #include "repl/commands.h"
+#include "repl/handover.h"
+#include "repl/instruments.h"
+#include "repl/labels.h"
 #include "repl/line.h"
 #include "repl/paths.h"
 #include "repl/signals.h"
+#include "repl/text.h"
 #include "repl/words.h"
 
 #include <stdlib.h>
@@ -68,16 +73,17 @@ static uint8_t *banned_ids(const struct shell *sh)
 /* No tokenizer is no error: ids still work */
 static void open_text(struct shell *sh)
 {
-    const char *dir = sh->ckpt->dir;
     char err[256];
-    sh->tok = tok_open(dir, sh->tok_why, sizeof sh->tok_why);
+    sh->tok = text_open(sh->ckpt, sh->tok_why, sizeof sh->tok_why);
     for (uint32_t i = 0; i < sh->ckpt->n_eos; i++)
         add_eos(sh, sh->ckpt->eos[i]);
     if (sh->tok) {
         add_eos(sh, tok_special(sh->tok, "<|im_end|>"));
         add_eos(sh, tok_special(sh->tok, "<|endoftext|>"));
     }
-    if (chat_open(dir, &sh->chat, err, sizeof err))
+    if (sh->ckpt->gguf)
+        chat_read(sh->ckpt->chat_template, &sh->chat);
+    else if (chat_open(sh->ckpt->dir, &sh->chat, err, sizeof err))
         render_event(&sh->out, "status", NULL, "%s; chat mode works without the checkpoint's defaults", err);
     if (sh->chat.has_template)
         vars_default(&sh->vars, VAR_MODE, "chat");
@@ -141,20 +147,32 @@ static int open_backend(struct shell *sh, const struct shell_options *o)
     uint8_t *banned = banned_ids(sh);
     sh->disp = disp_new(&sh->ckpt->desc, &sh->modules, &sh->host, ctx);
     sh->sess = sh->disp && banned ? sess_new(sh->disp, c, banned) : NULL;
+    sh->steer = steer_new(c);
     free(banned);
-    if (!sh->sess) {
+    if (!sh->sess || !sh->steer) {
         render_error(&sh->out, "out of memory");
         return EXIT_INTERNAL;
     }
     char why[256] = "";
     sh->out.quiet = why;                   /* the sentence belongs in front of the list */
     sh->out.quiet_size = sizeof why;
-    int failed = shell_use(sh, o->backend, NULL, 0);
+    int failed = shell_use(sh, o->backend, o->backend_opt, 0);
+    char best[256];
+    snprintf(best, sizeof best, "%s", why);
+    const struct module *m;                /* the best may not know this file's types */
+    for (size_t i = 0; failed && !o->backend && !signals_stop() && (m = disp_module(sh->disp, i)); i++) {
+        struct dbrx_probe p;
+        if (m->info && disp_probe(sh->disp, i, &p) && p.score > 0)
+            failed = shell_use(sh, m->info->name, NULL, 0);
+    }
     sh->out.quiet = NULL;
     if (failed && signals_stop()) {
         render_error(&sh->out, "interrupted while the model was opened");
         return EXIT_NO_BACKEND;
     }
+    if (!failed && *best)
+        render_event(&sh->out, "status", NULL, "%s: on %s instead", best, disp_name(sh->disp));
+    memcpy(why, best, sizeof why);
     return failed ? no_backend(sh, why) : 0;
 }
 
@@ -184,12 +202,18 @@ int shell_open(struct shell *sh, const struct shell_options *o)
         render_error(&sh->out, "%s", why);
         code = EXIT_USAGE;
     }
-    if (!code && !(sh->tree = tree_new(sh->sess))) {
+    if (!code && shell_set_labels(sh, why, sizeof why)) {
+        render_error(&sh->out, "%s", why);
+        code = EXIT_USAGE;
+    }
+    if (!code && (!(sh->instruments = instruments_find(&sh->modules)) || !(sh->tree = tree_new(sh->sess)))) {
         render_error(&sh->out, "out of memory");
         code = EXIT_INTERNAL;
     }
-    if (!code)
+    if (!code) {
         shell_reseed(sh);
+        instruments_open(sh->instruments, sh);
+    }
     return code;
 }
 
@@ -200,8 +224,11 @@ void shell_close(struct shell *sh)
     id_list_free(&sh->logit_bias);
     id_list_free(&sh->suppress_tokens);
     trie_free(sh->trie);
+    instruments_free(sh->instruments);
+    labels_free(sh->labels);
     tree_free(sh->tree);
     sess_free(sh->sess);
+    steer_free(sh->steer);
     disp_free(sh->disp);
     modules_free(&sh->modules);
     chat_close(&sh->chat);
@@ -214,6 +241,24 @@ void shell_close(struct shell *sh)
 }
 
 /* ---- what several handlers need ---- */
+
+int shell_set_labels(struct shell *sh, char *err, size_t size)
+{
+    const char *name = sh->vars.v[VAR_LABELS].text;
+    struct labels *l = NULL;
+    if (*name) {
+        char *path = path_typed(name);
+        int failed = path ? labels_read(path, &sh->ckpt->desc.config, &l, err, size) : -1;
+        if (!path)
+            snprintf(err, size, "out of memory");
+        free(path);
+        if (failed)
+            return -1;
+    }
+    labels_free(sh->labels);
+    sh->labels = l;
+    return 0;
+}
 
 int shell_failed(struct shell *sh, dbrx_status st, const struct dbrx_error *err)
 {
@@ -264,6 +309,35 @@ int shell_knows_threads(const struct shell *sh, const char *name)
     return 0;
 }
 
+static int is_backend(const struct shell *sh, const char *name)
+{
+    const struct module *m;
+    for (size_t i = 0; (m = disp_module(sh->disp, i)); i++)
+        if (m->info && !strcmp(m->info->name, name) && disp_options(sh->disp, i))
+            return 1;
+    return 0;
+}
+
+int shell_plan(const struct shell *sh, struct handover *plan, char *err, size_t size)
+{
+    if (handover_parse(plan, sh->vars.v[VAR_HANDOVER].text, err, size))
+        return -1;
+    for (uint32_t i = 0; i < plan->n; i++)
+        if (!is_backend(sh, plan->step[i].backend)) {
+            snprintf(err, size, "handover: there is no backend \"%.60s\"; /backend lists those found",
+                     plan->step[i].backend);
+            handover_free(plan);
+            return -1;
+        }
+    if (plan->n && sh->vars.v[VAR_NUM_BEAMS].num > 1) {
+        snprintf(err, size, "num_beams and handover exclude each other: beams are drawn all at once; "
+                 "/set num_beams 1, or /set handover \"\"");
+        handover_free(plan);
+        return -1;
+    }
+    return 0;
+}
+
 /* Which one an unnamed backend is, so that it can be given its options */
 static const char *best_backend(const struct shell *sh)
 {
@@ -280,32 +354,44 @@ static const char *best_backend(const struct shell *sh)
     return best;
 }
 
-int shell_use(struct shell *sh, const char *name, const char *const *opt, int replay)
+dbrx_status shell_backend_options(const struct shell *sh, const char *name, const char *const *opt,
+                                  struct backend_options *o, struct dbrx_error *err)
 {
-    enum { MAX = 16 };
-    const char *all[MAX + 2] = { 0 }, *was = disp_name(sh->disp);
-    char threads[64];
     size_t n = 0;
     int typed = 0;
-    for (; opt && opt[n] && n < MAX; n++) {
-        all[n] = opt[n];
+    *o = (struct backend_options){ 0 };
+    for (; opt && opt[n] && n < MAX_BACKEND_OPTIONS; n++) {
+        o->all[n] = opt[n];
         typed |= !strncmp(opt[n], "threads=", 8);
     }
     if (opt && opt[n])
-        return render_error(&sh->out, "too many options for one backend; it takes at most %d", MAX);
-    name = name ? name : best_backend(sh);
+        return fail(err, DBRX_E_INVALID, "too many options for one backend; it takes at most %d",
+                    MAX_BACKEND_OPTIONS);
     const struct var *v = &sh->vars.v[VAR_THREADS];
     if (name && v->num > 0 && !typed && shell_knows_threads(sh, name)) {
-        snprintf(threads, sizeof threads, "threads=%s", v->text);
-        all[n++] = threads;
+        snprintf(o->threads, sizeof o->threads, "threads=%s", v->text);
+        o->all[n] = o->threads;
     }
+    return DBRX_OK;
+}
+
+int shell_use(struct shell *sh, const char *name, const char *const *opt, int how)
+{
+    const char *was = disp_name(sh->disp);
+    struct backend_options o;
+    name = name ? name : best_backend(sh);
     struct dbrx_error err = { 0 };
     render_busy(&sh->out, 1);
-    dbrx_status st = sess_use(sh->sess, name, all, replay, &err);
+    dbrx_status st = shell_backend_options(sh, name, opt, &o, &err);
+    if (st == DBRX_OK)
+        st = sess_use(sh->sess, name, o.all, how, &err);
     render_busy(&sh->out, 0);
     if (st != DBRX_OK) {
         if (st == DBRX_STOPPED)
             return render_error(&sh->out, "interrupted; still on %s", was ? was : "no backend");
+        if (was && !disp_name(sh->disp))
+            return render_error(&sh->out, "%s; %s was lost as well, the conversation is not: /backend NAME "
+                                "goes on", err.text, was);
         return render_error(&sh->out, "%s%s%s", err.text, was ? "; still on " : "", was ? was : "");
     }
     return 0;
@@ -386,7 +472,8 @@ void shell_interactive(struct shell *sh, int rc)
     while (!sh->quit) {
         char *line = NULL;
         int ready = 0;
-        enum line_result what = line_read(in.open ? "  ... " : "dbrx> ", &line);
+        enum line_result what = line_read(in.open ? "  ... " : steer_block(sh->steer) ? "dbrx*> " : "dbrx> ",
+                                           &line);
         if (what == LINE_KILLED || (what == LINE_END && !in.open))
             break;
         if (what == LINE_CLEARED) {

@@ -9,6 +9,7 @@
 #include "repl/idlist.h"
 #include "repl/input.h"
 #include "repl/render.h"
+#include "repl/steer.h"
 #include "repl/timeline.h"
 #include "repl/vars.h"
 #include "tokenizer/chat.h"
@@ -19,6 +20,7 @@ enum { EXIT_OK, EXIT_INTERNAL, EXIT_USAGE, EXIT_COMMAND, EXIT_CHECKPOINT, EXIT_N
 
 struct shell_options {
     const char *model, *backend, *module_path;     /* NULL: the default ones            */
+    const char *const *backend_opt;        /* its "k=v", NULL-ended, or NULL            */
     const char *out;                       /* of a batch, or NULL: stdout               */
     uint32_t ctx;                          /* 0: the checkpoint's, at most DEFAULT_CTX  */
 };
@@ -46,11 +48,14 @@ struct shell {
     struct dbrx_host host;
     struct disp *disp;
     struct sess *sess;
+    struct steer *steer;                   /* of the model's choice of experts          */
     struct trie *trie;                     /* of tok, when it was needed                */
     struct constraint *constraint;         /* on replies, or NULL                       */
     char *constraint_from;                 /* the file it was read from                 */
     int constraint_var;                    /* VAR_GRAMMAR or VAR_SCHEMA                 */
 
+    struct instruments *instruments;
+    struct labels *labels;                 /* names of experts, or NULL                 */
     struct tree *tree;                     /* the conversation's branches and turns     */
     struct id_list logit_bias, suppress_tokens;    /* the settings of these names, read */
     int seed_shown;
@@ -96,9 +101,24 @@ int shell_new(struct shell *);
 void shell_reseed(struct shell *);
 uint64_t shell_random(void);               /* 32 bits, for a seed */
 int shell_knows_threads(const struct shell *, const char *backend);
+/* The options that `backend` is to be opened with: opt, and threads from its variable when the
+ * backend knows it and opt does not say.  DBRX_E_INVALID: too many. */
+enum { MAX_BACKEND_OPTIONS = 16 };
+struct backend_options { const char *all[MAX_BACKEND_OPTIONS + 2]; char threads[64]; };    /* all: NULL-ended */
+dbrx_status shell_backend_options(const struct shell *, const char *backend, const char *const *opt,
+                                  struct backend_options *, struct dbrx_error *);
 /* Another backend for this conversation.  opt: NULL-ended "k=v"; threads is added from its
- * variable when the backend knows the option.  0, or -1: nothing changed, and said so. */
-int shell_use(struct shell *, const char *name, const char *const *opt, int replay);
+ * variable when the backend knows the option; how: DISP_*.  0, or -1: nothing changed, and said so. */
+int shell_use(struct shell *, const char *name, const char *const *opt, int how);
+/* The setting handover, read; 0, or -1 with a sentence in err: there is no such backend, or beams
+ * are searched for. */
+struct handover;
+int shell_plan(const struct shell *, struct handover *, char *err, size_t size);
+/* steering.c: the session follows what sh->steer is now. */
+void shell_steer(struct shell *);
+/* Reads the file that the setting `labels` names.  0, or -1 with a sentence in err, and they are
+ * what they were. */
+int shell_set_labels(struct shell *, char *err, size_t size);
 /* A dbrx_status other than OK, as an error; -1. */
 int shell_failed(struct shell *, dbrx_status, const struct dbrx_error *);
 
@@ -133,6 +153,8 @@ int reply_draw(struct shell *, int quiet, struct said *);
 int reply_prompt(struct shell *, const struct tok_ids *, int chat);
 /* The ids that a message adds after what is there; NULL text: only closes an open reply. */
 int reply_message(struct shell *, const char *role, const char *text, size_t len, struct tok_ids *);
+/* Which backends made a turn's tokens, as an array for JSON. */
+cJSON *makers_json(const struct spans *);
 /* The settings that draw, for sess_generate: as they are now. */
 struct sess_gen reply_gen(const struct shell *);
 /* sess_generate, or beam search when num_beams asks for it. */

@@ -11,7 +11,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t presses, terminated, resized, resumed, have_modes;
+static volatile sig_atomic_t presses, terminated, resized, resumed, have_modes, scrolling;
 static struct termios modes;
 static int is_interactive;
 
@@ -27,6 +27,9 @@ static void on_signal(int sig)
         signal(SIGINT, SIG_DFL);
         if (have_modes)
             tcsetattr(STDIN_FILENO, TCSANOW, &modes);
+        static const char whole[] = "\0337\033[r\0338";
+        if (scrolling && write(STDOUT_FILENO, whole, sizeof whole - 1) < 0)
+            return;
     }
 }
 
@@ -37,6 +40,11 @@ void signals_terminal(const struct termios *t)
         modes = *t;
         have_modes = 1;
     }
+}
+
+void signals_scrolling(int on)
+{
+    scrolling = on;
 }
 
 static void catch_signal(int sig, int flags)

@@ -19,6 +19,10 @@ _Noreturn void signals_die(int sig);       /* by that signal, so that the parent
 struct termios;
 void signals_terminal(const struct termios *);
 
+/* stdout's terminal scrolls in a part of the screen (panel.h); all of it is given back when
+ * Ctrl-C is about to kill. */
+void signals_scrolling(int on);
+
 /* Waits until fd can be read (WAIT_INPUT) or a signal came.  WAIT_RESUME: the process was
  * stopped (Ctrl-Z) and goes on; the terminal may be as somebody else left it. */
 enum wait_result { WAIT_INPUT, WAIT_INTERRUPT, WAIT_TERMINATE, WAIT_RESIZE, WAIT_RESUME };

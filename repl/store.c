@@ -5,6 +5,7 @@
 #include "repl/save.h"
 #include "repl/shell.h"
 
+#include <stdlib.h>
 #include <sys/stat.h>
 
 int handle_save(struct shell *sh, const struct args *a)
@@ -18,11 +19,15 @@ int handle_save(struct shell *sh, const struct args *a)
                             disp_name(sh->disp) ? disp_name(sh->disp) : "no backend is open, so nobody");
     if (kv && sh->sess->n && catch_up(sh, "nothing was saved"))
         return -1;
+    char *steering = steer_text(sh->steer);
+    if (!steering)
+        return render_error(&sh->out, "out of memory");
     struct save_source from = { sh->tree, &sh->vars, &sh->ckpt->desc, sh->name, disp_name(sh->disp),
-                                kv && sh->sess->n };
+                                kv && sh->sess->n, steering };
     render_busy(&sh->out, 1);
     int failed = save_write(path, &from, err, sizeof err);
     render_busy(&sh->out, 0);
+    free(steering);
     if (failed)
         return render_error(&sh->out, "%s", err);
     double bytes = stat(path, &st) ? 0 : (double)st.st_size;
@@ -46,11 +51,23 @@ int handle_load(struct shell *sh, const struct args *a)
                   text, sizeof text))
         return render_error(&sh->out, "%s", text);
     uint32_t n = s.n;
+    char why[400];
+    int steered = steer_read(sh->steer, s.steering, why, sizeof why);
+    if (steered < 0 && !s.same) {          /* that of another model need not fit this one */
+        steered = steer_off(sh->steer);
+        render_event(&sh->out, "status", NULL, "the file's steering does not fit this model, and is off: %s", why);
+    } else if (steered < 0) {
+        saved_free(&s);
+        return render_error(&sh->out, "%s was not loaded: %s", a->text[0], why);
+    }
     dbrx_status st = tree_adopt(sh->tree, s.branch, n, s.now, &err);
     if (st != DBRX_OK) {
+        if (steered > 0)
+            steer_undo(sh->steer);
         saved_free(&s);
         return render_error(&sh->out, "%s was not loaded: %s", a->text[0], err.text);
     }
+    shell_steer(sh);
     s.n = 0;                               /* the tree's now */
     struct vars was = sh->vars;
     sh->vars = s.vars;
@@ -73,10 +90,13 @@ int handle_load(struct shell *sh, const struct args *a)
     cJSON_AddNumberToObject(f, "branches", n);
     cJSON_AddNumberToObject(f, "tokens", sh->sess->n);
     cJSON_AddStringToObject(f, "kv", kv);
+    if (*s.steering)
+        field_string(f, "steering", s.steering);
     field_string(f, "model", s.model);
     field_string(f, "backend", s.backend);
-    render_event(&sh->out, "status", f, "loaded %u branch%s, now on \"%s\": %u tokens; kv: %s%s", n,
+    render_event(&sh->out, "status", f, "loaded %u branch%s, now on \"%s\": %u tokens; kv: %s%s%s", n,
                  n == 1 ? "" : "es", sh->tree->now->name, sh->sess->n, kv,
+                 steer_block(sh->steer) ? "; steered: /steer lists how" : "",
                  s.same ? "" : "; made with another checkpoint");
     saved_free(&s);
     return 0;

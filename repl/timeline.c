@@ -16,8 +16,11 @@ static dbrx_status no_memory(struct dbrx_error *err)
 
 static void cut_turns(struct branch *b, uint32_t n)
 {
-    while (b->n_turns > n)
-        free(b->turn[--b->n_turns].settings);
+    while (b->n_turns > n) {
+        struct turn *t = &b->turn[--b->n_turns];
+        free(t->settings);
+        spans_free(&t->by);
+    }
 }
 
 static void forget_undone(struct branch *b)
@@ -63,11 +66,13 @@ static int copy_turns(struct branch *b, const struct turn *from, uint32_t at, ui
     for (uint32_t i = at; i < n; i++) {
         struct turn *t = &b->turn[b->n_turns];
         *t = from[i];
-        if (from[i].settings && !(t->settings = strdup(from[i].settings))) {
+        t->settings = from[i].settings ? strdup(from[i].settings) : NULL;
+        int bad = spans_copy(&t->by, &from[i].by) || (from[i].settings && !t->settings);
+        b->n_turns++;
+        if (bad) {
             cut_turns(b, before);
             return -1;
         }
-        b->n_turns++;
     }
     return 0;
 }
@@ -343,6 +348,7 @@ dbrx_status tree_settle(struct tree *t, struct dbrx_error *err)
     if (last && last->end > n) {
         last->end = n;
         last->reply = last->reply < n ? last->reply : n;
+        spans_cut(&last->by, n);
         forget_undone(b);
     }
     if (last ? last->end == n : !n)
@@ -433,8 +439,10 @@ dbrx_status tree_shift(struct tree *t, uint32_t need, uint32_t keep, int32_t end
     memmove(s->token + keep, s->token + to, (n - to) * sizeof *s->token);
     sess_truncate(s, n - drop);
     s->has_logits = 0;
-    for (uint32_t i = 0; i < k; i++)
+    for (uint32_t i = 0; i < k; i++) {
         free(b->turn[i].settings);
+        spans_free(&b->turn[i].by);
+    }
     b->n_turns -= k;
     memmove(b->turn, b->turn + k, b->n_turns * sizeof *b->turn);
     for (uint32_t i = 0; i < b->n_turns; i++) {
@@ -443,6 +451,7 @@ dbrx_status tree_shift(struct tree *t, uint32_t need, uint32_t keep, int32_t end
         u->begin = i ? u->begin - drop : 0;
         u->reply = u->reply > to ? u->reply - drop : keep;
         u->end -= drop;
+        spans_drop(&u->by, keep, drop);
     }
     *out = (struct shift){ k, drop, old->name };
     return b->n_turns ? DBRX_OK : tree_settle(t, err);

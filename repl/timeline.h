@@ -12,6 +12,7 @@
 #define DBRX_REPL_TIMELINE_H
 
 #include "repl/session.h"
+#include "repl/spans.h"
 
 enum { TREE_MAX = 64, TREE_NAME = 40 };
 
@@ -21,6 +22,8 @@ struct turn {
     enum sess_finish finish;               /* SESS_NO_REPLY: nothing was asked of the model  */
     uint64_t seed, state;                  /* the seed in use; random numbers at its begin   */
     char    *settings;                     /* "name=value\n"..., those that drew the reply; owned */
+    struct spans by;                       /* the backends that made the reply's tokens, by
+                                              position: "cpu-blas isa=plain"; owned           */
     uint8_t  chat;                         /* the prompt was framed as a message             */
     uint8_t  moved;                        /* a context it was drawn in has been cut off since */
 };

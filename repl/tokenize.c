@@ -1,10 +1,10 @@
 /* repl/tokenize.c -- text to one id a line, and back, byte for byte.
  *
- * Knows the tokenizer's public face only: no model, no session, no terminal. */
+ * Knows the tokenizer and where it may be found: no session, no terminal. */
 #include "repl/tokenize.h"
 
 #include "repl/paths.h"
-#include "tokenizer/tokenizer.h"
+#include "repl/text.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -86,7 +86,7 @@ static struct tok *open_tokenizer(const struct options *o)
         fputs("dbrx: no bundled model found: give -m DIR or --vocab FILE\n", stderr);
         return NULL;
     }
-    struct tok *t = tok_open(path, err, sizeof err);
+    struct tok *t = text_open_path(path, err, sizeof err);
     if (!t)
         fprintf(stderr, "dbrx: %s\n", err);
     free(bundled);

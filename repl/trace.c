@@ -105,3 +105,12 @@ uint32_t trace_get(const struct trace *t, uint32_t pos, uint32_t layer,
         k++;
     return k;
 }
+
+int trace_token(const struct trace *t, uint32_t pos, const uint16_t **expert, const float **weight)
+{
+    if (pos >= trace_len(t))
+        return 0;
+    *expert = t->expert + (size_t)pos * t->n_layers * t->k;
+    *weight = t->weight + (size_t)pos * t->n_layers * t->k;
+    return 1;
+}

@@ -24,5 +24,8 @@ void trace_truncate(struct trace *, uint32_t n_keep);
  * (Steered to more experts than the model's top_k, the heaviest top_k are kept.) */
 uint32_t trace_get(const struct trace *, uint32_t pos, uint32_t layer,
                    const uint16_t **expert, const float **weight);
+/* ... at all layers: expert[n_layers][top_k], weight[n_layers][top_k], UINT16_MAX in slots not
+ * used.  0: not known at every layer. */
+int trace_token(const struct trace *, uint32_t pos, const uint16_t **expert, const float **weight);
 
 #endif

@@ -96,6 +96,45 @@ static int has_text(struct shell *sh)
     return 0;
 }
 
+/* What was drawn under which steering: [{pos, tokens, steering}], turn by turn */
+static cJSON *steered_turns(const struct shell *sh)
+{
+    const struct branch *b = sh->tree->now;
+    cJSON *list = cJSON_CreateArray();
+    for (uint32_t i = 0; i < b->n_turns; i++) {
+        const struct turn *t = &b->turn[i];
+        cJSON *settings = cJSON_Parse(t->settings ? t->settings : "{}");
+        const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(settings, "steering"));
+        if (text) {
+            cJSON *row = cJSON_CreateObject();
+            cJSON_AddItemToArray(list, row);
+            cJSON_AddNumberToObject(row, "pos", t->reply);
+            cJSON_AddNumberToObject(row, "tokens", t->end - t->reply);
+            field_string(row, "steering", text);
+        }
+        cJSON_Delete(settings);
+    }
+    return list;
+}
+
+/* ... in a sentence, one a line; free() it, NULL: no memory */
+static char *steered_text(const struct shell *sh, const char *before)
+{
+    cJSON *list = steered_turns(sh), *row;
+    char *text = NULL;
+    size_t size;
+    FILE *f = open_memstream(&text, &size);
+    cJSON_ArrayForEach(row, list) {
+        int pos = cJSON_GetObjectItemCaseSensitive(row, "pos")->valueint;
+        int n = cJSON_GetObjectItemCaseSensitive(row, "tokens")->valueint;
+        const char *on = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(row, "steering"));
+        if (f && n)
+            fprintf(f, "%stokens %d to %d were drawn with steering: %s\n", before, pos, pos + n - 1, on ? on : "");
+    }
+    cJSON_Delete(list);
+    return f && !fclose(f) ? text : NULL;
+}
+
 /* ---- /transcript ---- */
 
 static cJSON *message_rows(const struct message *m, size_t n)
@@ -116,7 +155,7 @@ static int transcript_tokens(struct shell *sh)
 {
     static const struct column col[] = {
         { "turn", "turn", 1, 0, NULL }, { "part", "part", 0, 0, NULL }, { "pos", "pos", 1, 0, NULL },
-        { "id", "id", 1, 0, NULL }, { "quoted", "text", 0, 0, NULL }, { 0 } };
+        { "id", "id", 1, 0, NULL }, { "backend", "by", 0, 0, NULL }, { "quoted", "text", 0, 0, NULL }, { 0 } };
     static const struct rows rows = { "rows", "transcript_tokens", "rows", col, 0 };
     const struct branch *b = sh->tree->now;
     cJSON *list = cJSON_CreateArray();
@@ -126,8 +165,11 @@ static int transcript_tokens(struct shell *sh)
         while (k + 1 < b->n_turns && i >= b->turn[k].end)
             k++;
         char *text = token_text(sh, sh->sess->token[i]), *quoted = NULL;
+        const char *by = k < b->n_turns ? spans_at(&b->turn[k].by, i) : NULL;
         cJSON *row = cJSON_CreateObject();
         cJSON_AddItemToArray(list, row);
+        if (by)
+            field_string(row, "backend", by);
         cJSON_AddNumberToObject(row, "turn", k + 1);
         cJSON_AddStringToObject(row, "part", k < b->n_turns && i < b->turn[k].reply ? "prompt" : "reply");
         cJSON_AddNumberToObject(row, "pos", i);
@@ -150,14 +192,23 @@ int handle_transcript(struct shell *sh, const struct args *a)
         return transcript_tokens(sh);
     if (has_text(sh) || messages(sh, &m, &n))
         return -1;
-    if (sh->out.json)
-        render_rows(&sh->out, &rows, NULL, NULL, message_rows(m, n));
+    if (sh->out.json) {
+        cJSON *head = cJSON_CreateObject();
+        cJSON_AddItemToObject(head, "steered", steered_turns(sh));
+        render_rows(&sh->out, &rows, NULL, head, message_rows(m, n));
+    }
     for (size_t i = 0; i < n && !sh->out.json; i++) {
         if (*m[i].role)
             render_heading(&sh->out, "%s%s:", i ? "\n" : "", m[i].role);
         render_reply(&sh->out, m[i].text, strlen(m[i].text));
         render_reply_end(&sh->out);
     }
+    char *steered = sh->out.json ? NULL : steered_text(sh, "");
+    if (steered && *steered) {
+        steered[strlen(steered) - 1] = '\0';
+        render_event(&sh->out, "status", NULL, "%s", steered);
+    }
+    free(steered);
     free_messages(m, n);
     return 0;
 }
@@ -212,6 +263,7 @@ static void put(struct atomic *f, const char *text)
 
 static void export_text(struct atomic *f, const struct shell *sh, const struct message *m, size_t n, int md)
 {
+    char *steered = steered_text(sh, "\n> ");
     if (md) {
         put(f, "# ");
         put(f, sh->name);
@@ -226,6 +278,9 @@ static void export_text(struct atomic *f, const struct shell *sh, const struct m
         put(f, m[i].text);
         put(f, md && i + 1 < n ? "\n\n" : "\n");
     }
+    if (md && steered)                     /* plain text is the conversation, and nothing else */
+        put(f, steered);
+    free(steered);
 }
 
 static void export_json(struct atomic *f, struct shell *sh, const struct message *m, size_t n)
@@ -247,6 +302,7 @@ static void export_json(struct atomic *f, struct shell *sh, const struct message
                                                                  (int)(t->end - t->reply)));
         cJSON_AddStringToObject(one, "finish_reason", sess_finish_name(t->finish));
         cJSON_AddNumberToObject(one, "seed", (double)t->seed);
+        cJSON_AddItemToObject(one, "made_by", makers_json(&t->by));
         if (t->settings)
             cJSON_AddRawToObject(one, "settings", t->settings);
     }
@@ -264,12 +320,16 @@ static void export_json(struct atomic *f, struct shell *sh, const struct message
 int handle_export(struct shell *sh, const struct args *a)
 {
     const char *format = a->text[0], *path = a->text[1];
+    if (!strcmp(format, "route"))
+        return export_route(sh, path, &a->set[2]);
+    if (a->text[2])
+        return render_error(&sh->out, "/export %s writes the whole conversation; only route takes tokens", format);
     int json = !strcmp(format, "json"), md = !strcmp(format, "md");
     struct message *m;
     struct atomic f;
     size_t n;
     if (!json && !md && strcmp(format, "txt"))
-        return render_error(&sh->out, "/export writes md, json or txt, not \"%.40s\"", format);
+        return render_error(&sh->out, "/export writes md, json, txt or route, not \"%.40s\"", format);
     if (has_text(sh) || messages(sh, &m, &n))
         return -1;
     int why = atomic_open(&f, path);

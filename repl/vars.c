@@ -1,6 +1,7 @@
 /* repl/vars.c -- see vars.h. */
 #include "repl/vars.h"
 
+#include "repl/handover.h"
 #include "repl/stops.h"
 #include "repl/words.h"
 
@@ -70,6 +71,10 @@ const struct var_def var_defs[N_VARS] = {
         "length at which a reply is cut; 0 is as far as the context reaches", NULL },
     [VAR_THREADS] = { "threads", VAR_COUNT, 1, 1024, "auto", "auto", "threads",
         "CPU threads of the backend; auto leaves it to the backend (the physical cores)", NULL },
+    [VAR_HANDOVER] = { "handover", VAR_TEXT, 0, 0, NULL, "", "",
+        "backends that a reply changes to while it is drawn: 64=ref, 128=cpu-blas threads=1 goes on with "
+        "ref after 64 tokens and with cpu-blas after 128; --replay and --keep as in /backend.  Every reply "
+        "counts afresh and begins with the backend there is; 0=NAME sets that, too", NULL },
     [VAR_MODE] = { "mode", VAR_CHOICE, 0, 0, NULL, "base", "",
         "base continues your text as it stands; chat wraps it as a message and lets the "
         "model answer.  The default is chat when the checkpoint has a chat template", modes },
@@ -93,6 +98,9 @@ const struct var_def var_defs[N_VARS] = {
     [VAR_SPECIALS] = { "specials", VAR_CHOICE, 0, 0, NULL, "plain", "",
         "what <|im_end|> and the like mean in a prompt: plain is text like any other, so that "
         "nothing pasted can end a message; parse makes control tokens of them", specials },
+    [VAR_LABELS] = { "labels", VAR_FILE, 0, 0, NULL, "", "",
+        "file that dbrx specialists wrote: experts are named by the topic that they are specialists of; "
+        "empty is none", NULL },
     [VAR_SHOW] = { "show", VAR_CHOICE, 0, 0, NULL, "plain", "",
         "probs colours a reply by how likely the model thought each token, from red (under "
         "1 in 100) to plain (over 2 in 3)", shows },
@@ -179,6 +187,11 @@ int vars_set(struct vars *vars, int var, const char *text, enum var_origin from,
         struct stops stops;
         if (stops_parse(&stops, text, err, size))
             return -1;
+    } else if (var == VAR_HANDOVER) {
+        struct handover plan;
+        if (handover_parse(&plan, text, err, size))
+            return -1;
+        handover_free(&plan);
     }
     if (bad) {
         char range[128];

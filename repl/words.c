@@ -53,7 +53,7 @@ const char *word_nearest(const char *word, word_name *name)
     unsigned least = len < 4 ? 2 : 3;      /* at least this different is not alike */
     for (size_t i = 0; name(i); i++) {
         unsigned d = len > 1 && !strncmp(name(i), word, len) ? 1 : distance(word, name(i));
-        if (d < least) {
+        if (d < least && d < strlen(name(i))) {        /* some of its letters are there */
             least = d;
             best = name(i);
         }

@@ -16,6 +16,10 @@ EXTRA_DIST += %D%/tap.h
 include tests/unit/local.mk
 include tests/golden/local.mk
 include tests/conformance/local.mk
+include tests/shim/local.mk
 include tests/cli/local.mk
 include tests/sampling/local.mk
+include tests/route/local.mk
+include tests/steer/local.mk
+include tests/instruments/local.mk
 include tests/fuzz/local.mk

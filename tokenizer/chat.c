@@ -108,14 +108,24 @@ int chat_open(const char *dir, struct chat *c, char *err, size_t errlen)
     int setting = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(config, "use_default_system_prompt"));
     if (template) {
         c->has_template = 1;
+        c->template = strdup(template);
         c->default_system = find_default_system(template, setting);
     }
     cJSON_Delete(config);
     return 0;
 }
 
+void chat_read(const char *template, struct chat *c)
+{
+    memset(c, 0, sizeof *c);
+    c->has_template = template != NULL;
+    c->template = template ? strdup(template) : NULL;
+    c->default_system = template ? find_default_system(template, 0) : NULL;
+}
+
 void chat_close(struct chat *c)
 {
+    free(c->template);
     free(c->default_system);
     memset(c, 0, sizeof *c);
 }

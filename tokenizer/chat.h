@@ -11,11 +11,14 @@
 /* What a checkpoint says of its chat form. */
 struct chat {
     int   has_template;                    /* tokenizer_config.json holds a chat template */
+    char *template;                        /* ... this, or NULL; owned */
     char *default_system;                  /* text injected when none is given, or NULL; owned */
 };
 /* Reads tokenizer_config.json in dir; a missing file is no error (all zero).
  * 0, or -1 and one sentence in err. */
 int  chat_open(const char *dir, struct chat *, char *err, size_t errlen);
+/* The same from a template that a GGUF file holds; NULL: none. */
+void chat_read(const char *template, struct chat *);
 void chat_close(struct chat *);
 
 /* Appends the ids of one message: "<|im_start|>role\ntext<|im_end|>"; preceded by

@@ -105,6 +105,15 @@ struct tok *tok_open(const char *path, char *err, size_t errlen)
     return NULL;
 }
 
+struct tok *tok_open_list(const struct tok_list *list, char *err, size_t errlen)
+{
+    struct tok *t = calloc(1, sizeof *t);
+    if (t ? tok_read_list(t, list, err, errlen) == 0 : tok_error(err, errlen, "out of memory") == 0)
+        return t;
+    tok_close(t);
+    return NULL;
+}
+
 void tok_close(struct tok *t)
 {
     if (!t)

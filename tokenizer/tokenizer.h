@@ -16,6 +16,18 @@ struct tok;
  * naming gpt-4 / a .tiktoken rank file beside it), a tokenizer.json or a *.tiktoken file.
  * NULL and one sentence in err[errlen] on failure. */
 struct tok *tok_open(const char *path, char *err, size_t errlen);
+/* The same from a vocabulary that somebody else holds: tokens by id and merges in order, as
+ * bytes that are needed until the return only. */
+enum { TOK_LIST_TEXT,                      /* spelled in GPT-2's byte alphabet */
+       TOK_LIST_SPECIAL,                   /* as it is: "<|im_end|>" */
+       TOK_LIST_NONE };                    /* an id without text */
+struct tok_list {
+    void  *ctx;
+    size_t n_tokens, n_merges;
+    const char *(*token)(void *ctx, size_t id, size_t *len, int *kind);
+    const char *(*merge)(void *ctx, size_t i, size_t *len);    /* "left right" */
+};
+struct tok *tok_open_list(const struct tok_list *, char *err, size_t errlen);
 void tok_close(struct tok *);              /* NULL is fine */
 
 int32_t tok_n_vocab(const struct tok *);   /* highest id with text + 1 */
@@ -35,6 +47,13 @@ int tok_encode(const struct tok *, const char *text, size_t len, int mode, struc
 const char *tok_bytes(const struct tok *, int32_t id, size_t *len);
 int     tok_is_special(const struct tok *, int32_t id);
 int32_t tok_special(const struct tok *, const char *name);   /* id of "<|im_end|>", or -1 */
+
+/* The token as vocabularies write it: in GPT-2's byte alphabet, a special one as it is.  Writes
+ * to out, which has room for twice its bytes; returns how many, 0 for an id without text. */
+size_t tok_spell(const struct tok *, int32_t id, char *out);
+/* The merges in order of rank, *n of them; a rank file's are worked out.  free() it; NULL: no memory. */
+struct tok_merge { int32_t left, right; int used; };
+struct tok_merge *tok_merges(const struct tok *, size_t *n);
 
 /* Streaming decoder: bytes in, whole UTF-8 characters out; what can never become
  * valid is replaced by U+FFFD.  Zero-initialise. */

@@ -4,15 +4,12 @@
  * pattern, so every other stage that a file asks for is refused by name: a tokenizer
  * that is nearly right is worse than none.  Knows nothing of rank files. */
 #include "tokenizer/tok.h"
-#include "tokenizer/utf8.h"
 
 #include <stdlib.h>
 
 static const char cl100k_pattern[] =
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}|"
     " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-
-enum { ALPHABET_END = 0x144 };                  /* beyond the alphabet's last character */
 
 /* One reading of one file: what every step needs. */
 struct reading {
@@ -22,7 +19,7 @@ struct reading {
     size_t errlen;
     char *buf;                                 /* decoded bytes, for the moment */
     size_t cap;
-    int16_t byte_of[ALPHABET_END];             /* character of the byte-level alphabet -> byte, or -1 */
+    struct alphabet alphabet;
 };
 
 #define FAIL(r, ...) tok_error((r)->err, (r)->errlen, __VA_ARGS__)
@@ -112,23 +109,11 @@ static int check_model(const struct reading *r, const cJSON *model)
 
 /* ------------------------------------------------------------------ the byte-level alphabet */
 
-/* Each byte is written as a character: itself where Latin-1 has something to see,
- * otherwise the next of U+0100... */
-static void alphabet_init(int16_t byte_of[ALPHABET_END])
-{
-    int next = 0x100;
-    memset(byte_of, -1, ALPHABET_END * sizeof *byte_of);
-    for (int b = 0; b < 256; b++) {
-        int visible = (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || b >= 0xae;
-        byte_of[visible ? b : next++] = (int16_t)b;
-    }
-}
-
 /* Appends the bytes that s spells up to its end or a space to buf at *n; *end is where
  * that is.  0, or -1: empty, or a character that is not of the alphabet. */
-static int alphabet_decode(struct reading *r, const char *s, size_t *n, const char **end)
+static int decode(struct reading *r, const char *s, size_t *n, const char **end)
 {
-    size_t need = *n + strlen(s) + 1, start = *n;
+    size_t len = strlen(s), need = *n + len + 1, used;
     if (need > r->cap) {
         char *p = realloc(r->buf, 2 * need);
         if (!p)
@@ -136,17 +121,12 @@ static int alphabet_decode(struct reading *r, const char *s, size_t *n, const ch
         r->buf = p;
         r->cap = 2 * need;
     }
-    for (int len; *s && *s != ' '; s += len) {
-        const unsigned char *u = (const unsigned char *)s;
-        if (*u >= 0xe0 || (*u >= 0x80 && (u[1] & 0xc0) != 0x80))
-            return -1;                          /* all of the alphabet is one or two bytes long */
-        uint32_t c = utf8_char(u, &len);
-        if (c >= ALPHABET_END || r->byte_of[c] < 0)
-            return -1;
-        r->buf[(*n)++] = (char)r->byte_of[c];
-    }
-    *end = s;
-    return *n > start ? 0 : -1;
+    size_t got = alphabet_decode(&r->alphabet, s, len, r->buf + *n, &used);
+    if (!got)
+        return -1;
+    *n += got;
+    *end = s + used;
+    return 0;
 }
 
 /* ------------------------------------------------------------------ tables */
@@ -190,7 +170,7 @@ static int read_vocab(struct reading *r, const cJSON *list)
         if (id >= 0 && is_token(v, (int32_t)id, name, len) && v->token[id].special)
             continue;                           /* an added token that is listed here too */
         /* what is not spelled in the alphabet decodes to itself, and no text becomes it */
-        int spelled = alphabet_decode(r, name, &n, &end) == 0 && !*end;
+        int spelled = decode(r, name, &n, &end) == 0 && !*end;
         int rc = spelled ? vocab_add(v, id, r->buf, n, VOCAB_PLAIN) : vocab_add(v, id, name, len, VOCAB_MUTE);
         if (rc)
             return FAIL(r, "%s: vocab: \"%.40s\": %s", r->path, name, vocab_strerror(rc));
@@ -215,9 +195,9 @@ static int read_merges(struct reading *r, const cJSON *list)
             left = cJSON_GetStringValue(e->child);
             right = cJSON_GetStringValue(e->child->next);
         }
-        if (left && alphabet_decode(r, left, &n, &end) == 0 && (right ? !*end : *end == ' ')) {
+        if (left && decode(r, left, &n, &end) == 0 && (right ? !*end : *end == ' ')) {
             n_left = n;
-            bad = alphabet_decode(r, right ? right : end + 1, &n, &end) || *end;
+            bad = decode(r, right ? right : end + 1, &n, &end) || *end;
         }
         if (bad)
             return FAIL(r, "%s: merge %zu (\"%.40s\"): not two strings of the byte-level alphabet", r->path,
@@ -242,7 +222,7 @@ int tok_read_hf(struct tok *t, const char *path, char *err, size_t errlen)
     cJSON *json = file_json(path, err, errlen);
     if (!json)
         return -1;
-    alphabet_init(r.byte_of);
+    alphabet_init(&r.alphabet);
 
     const cJSON *model = get(json, "model"), *normalizer = get(json, "normalizer");
     if (check_model(&r, model))

@@ -1,12 +1,13 @@
-/* backends/cpu-blas/amx.c -- BF16 products on AMX tiles.  See amx.h.
+/* backends/cpu-blas/amx.c -- BF16 products on AMX tiles.  See gemm.h.
  *
  * A tile is 16 rows of 64 bytes.  TDPBF16PS adds A[16][32] B[32][16] to C[16][16], where B
  * holds pairs of k side by side: B[k/2][n][2].  Four C tiles, two A and two B make the best
  * of the eight there are. */
-#include "backends/cpu-blas/amx.h"
+#include "backends/cpu-blas/gemm.h"
 
 #include "backends/cpu-blas/avx512.h"
 #include "backends/cpu-blas/simd_exp.h"
+#include "backends/cpu-blas/transpose.h"
 
 #include <string.h>
 
@@ -25,46 +26,24 @@ static void tiles_on(void)                 /* eight tiles of 16 rows of 64 bytes
     _tile_loadconfig(&cfg);
 }
 
-/* r[i] lane j <-> r[j] lane i */
-static inline void transpose(__m512i r[16])
-{
-    __m512i t[16];
-    for (int i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4) {
-        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-    }
-    for (int i = 0; i < 4; i++)
-        for (int h = 0; h < 16; h += 8) {
-            t[h + i] = _mm512_shuffle_i32x4(r[h + i], r[h + i + 4], 0x88);
-            t[h + i + 4] = _mm512_shuffle_i32x4(r[h + i], r[h + i + 4], 0xdd);
-        }
-    for (int i = 0; i < 8; i++) {
-        r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-        r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-    }
-}
-
 /* 16 BF16 numbers as floats */
 static inline __m512 widen(__m256i h)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
 }
 
+enum { TOKENS = 32 };                      /* taken at a time; a block is 2 * TOKENS * cols */
+
+static inline size_t block_of(size_t cols) { return 2 * TOKENS * cols; }
 static inline size_t round32(size_t n) { return (n + 31) / 32 * 32; }
 
 /* ---- packing -------------------------------------------------------------- */
 
 /* Within a block: [cols/32][token/16][hi, lo] tiles of [16 pairs of k][16 tokens][2]. */
-void amx_pack(uint16_t *block, const float *const *row, size_t n, size_t cols)
+static void pack(uint16_t *block, const float *const *row, size_t n, size_t cols)
 {
     for (size_t k = 0; k < cols; k += 32)
-        for (size_t t0 = 0; t0 < AMX_TOKENS; t0 += 16, block += 1024) {
+        for (size_t t0 = 0; t0 < TOKENS; t0 += 16, block += 1024) {
             __m512i hi[16], lo[16];
             for (size_t t = 0; t < 16; t++) {
                 if (t0 + t >= n) {
@@ -146,12 +125,12 @@ static inline void by_token(__m512i out[16], const float tile[256])
     transpose(out);
 }
 
-void amx_linear(float *y, size_t ldy, const uint16_t *x, size_t n, const void *w, size_t rows,
+static void linear(float *y, size_t ldy, const uint16_t *x, size_t n, const void *w, size_t rows,
                 size_t cols)
 {
     float c[4][256];
     tiles_on();
-    for (size_t t0 = 0; t0 < n; t0 += AMX_TOKENS, x += amx_block(cols))
+    for (size_t t0 = 0; t0 < n; t0 += TOKENS, x += block_of(cols))
         for (size_t r = 0; r < rows; r += 32) {
             const char *a = (const char *)w + 2 * r * cols;
             int two = r + 16 < rows;
@@ -191,12 +170,12 @@ static void finish_up(uint16_t *h, float c[4][256])
     }
 }
 
-void amx_up(uint16_t *h, size_t ffn, size_t first, const uint16_t *x, size_t n,
+static void up(uint16_t *h, size_t ffn, size_t first, const uint16_t *x, size_t n,
             const void *w1, const void *v1, size_t rows, size_t cols)
 {
     float c[4][256];
     tiles_on();
-    for (size_t t0 = 0; t0 < n; t0 += AMX_TOKENS, x += amx_block(cols), h += amx_block(ffn))
+    for (size_t t0 = 0; t0 < n; t0 += TOKENS, x += block_of(cols), h += block_of(ffn))
         for (size_t r = 0; r < rows; r += 16) {
             rows_times_block(c, (const char *)w1 + 2 * r * cols, (const char *)v1 + 2 * r * cols, x,
                              cols);
@@ -255,16 +234,16 @@ static inline void block_times_panel(float *o, size_t ldo, size_t right, const u
     store_sums(o, ldo, 16 * ldo, right);
 }
 
-void amx_down(float *out, size_t ldo, const uint16_t *h, size_t n, size_t ffn, const void *w2,
+static void down(float *out, size_t ldo, const uint16_t *h, size_t n, size_t ffn, const void *w2,
               size_t ldw, size_t cols, float *panel)
 {
     uint16_t *b = (uint16_t *)panel;
-    const size_t most = 2 * AMX_PANEL / round32(cols) / K_STEP * K_STEP;
+    const size_t most = 2 * GEMM_PANEL / round32(cols) / K_STEP * K_STEP;
     tiles_on();
     for (size_t k0 = 0; k0 < ffn; k0 += most) {
         size_t rows = ffn - k0 < most ? ffn - k0 : most;
         pack_panel(b, (const char *)w2 + 2 * k0 * ldw, ldw, rows, cols);
-        for (size_t t = 0; t < n; t += AMX_TOKENS)
+        for (size_t t = 0; t < n; t += TOKENS)
             for (size_t k = 0; k < rows; k += K_STEP)
                 for (size_t c = 0; c < cols; c += 32)
                     block_times_panel(out + t * ldo + c, ldo, c + 16 < cols ? 16 : 0,
@@ -273,3 +252,5 @@ void amx_down(float *out, size_t ldo, const uint16_t *h, size_t n, size_t ffn, c
     }
     _tile_release();
 }
+
+const struct gemm gemm_amx = { "amx", TOKENS, 4, pack, linear, up, down, NULL, NULL };

@@ -21,6 +21,25 @@
 #define v_load_bf16(p) _mm256_castsi256_ps(_mm256_slli_epi32( \
                            _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p))), 16))
 
+#define v_store_f32(p, a)  _mm256_storeu_ps((float *)(p), a)
+#define v_store_f16(p, a)  _mm_storeu_si128((__m128i *)(p), _mm256_cvtps_ph(a, \
+                               _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
+#define v_store_bf16(p, a) _mm_storeu_si128((__m128i *)(p), bf16_of(a))
+#define MIX 2
+
+/* to the nearest BF16, ties to even */
+static inline __m128i bf16_of(__m256 f)
+{
+    __m256i u = _mm256_castps_si256(f);
+    __m256i up = _mm256_add_epi32(_mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1)),
+                                  _mm256_set1_epi32(0x7fff));
+    __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(f, f, _CMP_UNORD_Q));
+    u = _mm256_blendv_epi8(_mm256_add_epi32(u, up), _mm256_or_si256(u, _mm256_set1_epi32(0x400000)),
+                           nan);
+    u = _mm256_srli_epi32(u, 16);
+    return _mm_packus_epi32(_mm256_castsi256_si128(u), _mm256_extracti128_si256(u, 1));
+}
+
 static inline float v_sum(__m256 a)
 {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));

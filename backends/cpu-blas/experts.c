@@ -2,42 +2,52 @@
  *
  * A pair is one token's visit to one expert.  Pairs are sorted by expert, so that each
  * expert's weights are read once for all its tokens; no token is dropped, no expert is
- * padded to the busiest (dropless, as MegaBlocks has it).  Three ways through: tiles for
- * many tokens and BF16 weights, BLAS for many tokens, kernels for few. */
+ * padded to the busiest (dropless, as MegaBlocks has it).  A gemm takes both halves of an
+ * expert or none, for the hidden activations stay packed; otherwise each goes its own way. */
 #include "backends/cpu-blas/cpu_blas.h"
 
+#include "backends/graph/dequant.h"
+
 #include <string.h>
+
+enum { NONE = UINT32_MAX, TOKENS_ITEM = 16, UP_ROWS = 48, DOWN_COLS = 32 };
 
 struct job {
     const struct cpu *c;
     const struct moe *m;
-    int tiles;
+    struct cpu_way up, down;
     uint32_t *pair;                        /* [slots] t*k + j, by expert                     */
+    uint32_t *slot;                        /* [n*k] where a pair is, or NONE                 */
     uint32_t *first, *count;               /* [n_active] slots of each active expert         */
     uint32_t *expert;                      /* [n_active] its id                              */
     uint32_t n_active;
-    float *in;                             /* [slots][d_model], or packed blocks of as many bytes */
-    float *hidden;                         /* [slots][d_ffn], or blocks of as many bytes     */
+    char  *in;                             /* [slots] packed inputs                          */
+    char  *hidden;                         /* [slots] floats, or packed by the gemm          */
+    char  *packed;                         /* [slots] hidden as `down` wants it              */
     float *out;                            /* [slots][d_model]                               */
     size_t step, parts;                    /* rows or columns an item; items an expert       */
 };
+
+static size_t in_bytes(const struct job *j) { return cpu_packed(j->up, j->m->d_model); }
+static size_t packed_bytes(const struct job *j) { return cpu_packed(j->down, j->m->d_ffn); }
+
+static size_t hidden_bytes(const struct job *j)
+{
+    return j->up.kind == CPU_GEMM ? packed_bytes(j) : sizeof(float) * j->m->d_ffn;
+}
 
 /* the inputs of one expert, side by side */
 static void gather_item(void *arg, unsigned worker, uint32_t a)
 {
     const struct job *j = arg;
-    const size_t d = j->m->d_model;
+    const size_t d = j->m->d_model, step = j->up.tokens;
     (void)worker;
-    for (size_t s = 0; s < j->count[a]; s += AMX_TOKENS) {
-        const float *row[AMX_TOKENS];
-        size_t n = min(AMX_TOKENS, j->count[a] - s), slot = j->first[a] + s;
+    for (size_t s = 0; s < j->count[a]; s += step) {
+        const float *row[GEMM_TOKENS];
+        size_t n = min(step, j->count[a] - s), slot = j->first[a] + s;
         for (size_t i = 0; i < n; i++)
             row[i] = j->m->h + j->pair[slot + i] / j->m->k * d;
-        if (j->tiles)
-            amx_pack((uint16_t *)(j->in + slot * d), row, n, d);
-        else
-            for (size_t i = 0; i < n; i++)
-                memcpy(j->in + (slot + i) * d, row[i], d * sizeof *j->in);
+        cpu_pack(j->c, j->up, j->in + slot * in_bytes(j), row, n, d);
     }
 }
 
@@ -49,22 +59,70 @@ static void up_item(void *arg, unsigned worker, uint32_t item)
     const struct dbrx_layer *l = m->layer;
     size_t a = item / j->parts, r = item % j->parts * j->step, n = j->count[a];
     size_t rows = min(j->step, m->d_ffn - r), w = (size_t)j->expert[a] * m->d_ffn + r;
-    float *h = j->hidden + (size_t)j->first[a] * m->d_ffn, *gate = h + r;
-    const float *x = j->in + (size_t)j->first[a] * m->d_model;
-    if (j->tiles) {
-        amx_up((uint16_t *)h, m->d_ffn, r, (const uint16_t *)x, n, tensor_at(&l->w1, w * m->d_model),
-               tensor_at(&l->v1, w * m->d_model), rows, m->d_model);
+    const char *x = j->in + j->first[a] * in_bytes(j);
+    void *hidden = j->hidden + j->first[a] * hidden_bytes(j);
+    if (j->up.kind == CPU_GEMM) {
+        float *panel = cpu_scratch(j->c, worker);
+        size_t direct = l->w1.dtype == DBRX_BF16 && l->v1.dtype == DBRX_BF16;
+        for (size_t i = 0, some; i < rows; i += some) {
+            some = direct ? rows : min(UP_ROWS, rows - i);
+            const void *w1 = cpu_bf16(j->up.g, panel, &l->w1, w + i, some, m->d_model);
+            const void *v1 = cpu_bf16(j->up.g, panel + some * m->d_model / 2, &l->v1, w + i, some,
+                                      m->d_model);
+            j->up.g->up(hidden, m->d_ffn, r + i, (const uint16_t *)(const void *)x, n, w1, v1, some,
+                        m->d_model);
+        }
         return;
     }
-    float *up = j->c->panel + (worker + 1) * j->c->panel_floats - n * rows;
-    cpu_product(j->c, worker, gate, m->d_ffn, x, n, &l->w1, w, rows, m->d_model);
-    cpu_product(j->c, worker, up, rows, x, n, &l->v1, w, rows, m->d_model);
+    float *gate = (float *)hidden + r;
+    float *up = cpu_scratch(j->c, worker + 1) - n * rows;
+    cpu_product(j->c, worker, j->up, gate, m->d_ffn, x, n, &l->w1, w, rows, m->d_model);
+    cpu_product(j->c, worker, j->up, up, rows, x, n, &l->v1, w, rows, m->d_model);
     for (size_t t = 0; t < n; t++, gate += m->d_ffn, up += rows)
         if (m->act_fn == DBRX_SILU)
             j->c->k->silu_mul(gate, up, rows);
         else
             for (size_t i = 0; i < rows; i++)
                 gate[i] = act_plain(m->act_fn, gate[i]) * up[i];
+}
+
+static void pack_item(void *arg, unsigned worker, uint32_t slot)
+{
+    const struct job *j = arg;
+    const float *row = (const float *)(const void *)(j->hidden + slot * hidden_bytes(j));
+    (void)worker;
+    cpu_pack(j->c, j->down, j->packed + slot * packed_bytes(j), &row, 1, j->m->d_ffn);
+}
+
+/* out = h w2 for some columns of one expert's w2, stored by rows of ffn */
+static void down_floats(const struct job *j, unsigned worker, float *out, const float *h, size_t n,
+                        size_t w, size_t cols)
+{
+    const struct dbrx_tensor *w2 = &j->m->layer->w2;
+    const size_t d = j->m->d_model, ffn = j->m->d_ffn;
+    const int type = kernels_type(w2->dtype), few = cpu_few(j->c, n);
+    float *panel = cpu_scratch(j->c, worker);
+    for (size_t t = 0; few && t < n; t++) {
+        memset(out + t * d, 0, cols * sizeof *out);
+        if (type >= 0)
+            j->c->k->vecmat[type](out + t * d, tensor_at(w2, w), ffn, d, cols, h + t * ffn);
+    }
+    if (few && type >= 0)
+        return;
+    for (size_t r = 0, rows; r < ffn; r += rows) {
+        rows = min(CPU_PANEL / cols, ffn - r);
+        for (size_t i = 0; i < rows; i++)
+            if (type >= 0)
+                j->c->k->widen[type](panel + i * cols, tensor_at(w2, w + (r + i) * d), cols);
+            else
+                dequant(panel + i * cols, w2->data, w2->dtype, w + (r + i) * d, cols);
+        for (size_t t = 0; few && t < n; t++)
+            j->c->k->vecmat[K_F32](out + t * d, panel, rows, cols, cols, h + t * ffn + r);
+        if (!few)
+            j->c->blas.sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n, (int)cols,
+                             (int)rows, 1, h + r, (int)ffn, panel, (int)cols, r ? 1 : 0, out,
+                             (int)d);
+    }
 }
 
 /* out = hidden w2 for some columns of one expert */
@@ -74,105 +132,164 @@ static void down_item(void *arg, unsigned worker, uint32_t item)
     const struct moe *m = j->m;
     const struct dbrx_tensor *w2 = &m->layer->w2;
     const size_t d = m->d_model, ffn = m->d_ffn;
-    const int type = kernels_type(w2->dtype);
     size_t a = item / j->parts, col = item % j->parts * j->step, n = j->count[a];
-    size_t cols = min(j->step, d - col), w = (size_t)j->expert[a] * ffn * d + col;
-    const float *h = j->hidden + (size_t)j->first[a] * ffn;
-    float *out = j->out + (size_t)j->first[a] * d + col;
-    float *panel = j->c->panel + worker * j->c->panel_floats;
+    size_t cols = min(j->step, d - col), e = j->expert[a], w = e * ffn * d + col;
+    const char *h = j->packed + j->first[a] * packed_bytes(j);
+    float *out = j->out + j->first[a] * d + col;
 
-    if (j->tiles) {
-        amx_down(out, d, (const uint16_t *)h, n, ffn, tensor_at(w2, w), d, cols, panel);
-        return;
-    }
-    if (n <= CPU_FEW) {
-        for (size_t t = 0; t < n; t++) {
-            memset(out + t * d, 0, cols * sizeof *out);
-            j->c->k->vecmat[type](out + t * d, tensor_at(w2, w), ffn, d, cols, h + t * ffn);
+    if (m->w2_layout == DBRX_W2_MODEL_ROWS) {
+        cpu_product(j->c, worker, j->down, out, d, h, n, w2, e * d + col, cols, ffn);
+    } else if (j->down.kind == CPU_FLOAT) {
+        down_floats(j, worker, out, (const float *)(const void *)h, n, w, cols);
+    } else {
+        float *panel = cpu_scratch(j->c, worker);
+        uint16_t *bf16 = (uint16_t *)(panel + GEMM_PANEL);
+        size_t step = w2->dtype == DBRX_BF16 ? cols : DOWN_COLS;
+        for (size_t c = 0, some; c < cols; c += some) {
+            some = min(step, cols - c);
+            for (size_t r = 0; r < ffn && w2->dtype != DBRX_BF16; r++)
+                j->down.g->open(w2->dtype, bf16 + r * some, tensor_at(w2, w + r * d + c), some);
+            int open = w2->dtype != DBRX_BF16;
+            j->down.g->down(out + c, d, (const uint16_t *)(const void *)h, n, ffn,
+                            open ? bf16 : tensor_at(w2, w + c), open ? some : d, some, panel);
         }
-        return;
-    }
-    for (size_t r = 0, rows; r < ffn; r += rows) {
-        rows = min(CPU_PANEL / cols, ffn - r);
-        for (size_t i = 0; i < rows; i++)
-            j->c->k->widen[type](panel + i * cols, tensor_at(w2, w + (r + i) * d), cols);
-        j->c->blas.sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n, (int)cols, (int)rows,
-                         1, h + r, (int)ffn, panel, (int)cols, r ? 1 : 0, out, (int)d);
     }
 }
 
-/* [slots] indices, three lists of experts, in, hidden, out */
-size_t cpu_scratch(void *ctx, const struct dbrx_config *cfg)
+/* x += the weighted outputs of some tokens, in the order of their routes */
+static void add_item(void *arg, unsigned worker, uint32_t item)
 {
-    const struct cpu *c = ctx;
-    size_t experts = round16(c->slots) + 3 * round16(cfg->n_experts) +
-                     2 * round16(c->slots * cfg->d_model) + round16(c->slots * cfg->d_ffn);
-    size_t linear = GRAPH_CHUNK * amx_block(cfg->d_model) / AMX_TOKENS / 2;
-    return max(experts, linear) * sizeof(float);
+    const struct job *j = arg;
+    const struct moe *m = j->m;
+    const size_t d = m->d_model, end = min(m->n, (size_t)(item + 1) * TOKENS_ITEM);
+    (void)worker;
+    for (size_t p = (size_t)item * TOKENS_ITEM * m->k; p < end * m->k; p++) {
+        float *x = m->x + p / m->k * d, *part = m->part ? m->part + p * d : NULL;
+        if (j->slot[p] == NONE)
+            continue;
+        const float *out = j->out + j->slot[p] * d;
+        for (size_t i = 0; i < d; i++)
+            x[i] += m->weight[p] * out[i];
+        for (size_t i = 0; part && i < d; i++)
+            part[i] = m->weight[p] * out[i];
+    }
+}
+
+/* how the layer's products go */
+static void choose(struct job *j)
+{
+    const struct cpu *c = j->c;
+    const struct moe *m = j->m;
+    const struct dbrx_layer *l = m->layer;
+    const int by_ffn = m->w2_layout != DBRX_W2_MODEL_ROWS;
+    const size_t d = m->d_model, ffn = m->d_ffn;
+    struct cpu_way v1 = cpu_way(c, l->v1.dtype, m->n, ffn, d);
+    j->up = cpu_way(c, l->w1.dtype, m->n, ffn, d);
+    j->down = cpu_way(c, l->w2.dtype, m->n, d, max(d, ffn));
+    int gemm = j->up.kind == CPU_GEMM && j->up.g == v1.g && j->up.g == j->down.g &&
+               m->act_fn == DBRX_SILU && ffn % 32 == 0 &&
+               !(by_ffn && dtype_block(l->w2.dtype) > 1);
+    int bf16 = l->w1.dtype == DBRX_BF16 && l->v1.dtype == DBRX_BF16 && l->w2.dtype == DBRX_BF16;
+    if (gemm && c->tiles && by_ffn && bf16) {
+        j->up.g = j->down.g = c->tiles;
+        j->up.tokens = j->down.tokens = c->tiles->tokens;
+    }
+    if (gemm)
+        return;
+    const struct cpu_way floats = { CPU_FLOAT, NULL, 1 }, quant = { CPU_QUANT, NULL, 1 };
+    int up = c->quant && dtype_block(l->w1.dtype) > 1 && dtype_block(l->v1.dtype) > 1;
+    j->up = up ? quant : floats;
+    j->down = c->quant && !by_ffn && dtype_block(l->w2.dtype) > 1 ? quant : floats;
+}
+
+/* bytes of one slot in all arrays */
+static size_t slot_bytes(const struct job *j)
+{
+    return 2 * sizeof(uint32_t) + in_bytes(j) + hidden_bytes(j) + sizeof(float) * j->m->d_model +
+           (j->down.kind == CPU_QUANT ? packed_bytes(j) : 0);
+}
+
+/* Enough for a chunk by the fast gemm; other ways take fewer tokens at once. */
+size_t cpu_experts_bytes(const struct cpu *c, const struct dbrx_config *cfg)
+{
+    size_t block = c->tiles ? c->tiles->tokens : c->fast ? c->fast->tokens : GEMM_TOKENS;
+    size_t slots = GRAPH_CHUNK * (size_t)cfg->top_k + 2 * block * cfg->n_experts;
+    return slots * (8 + 6 * (size_t)cfg->d_model + 2 * (size_t)cfg->d_ffn) +
+           3 * sizeof(uint32_t) * cfg->n_experts + 64 * 8;
+}
+
+static void *take(char **at, size_t bytes)
+{
+    void *p = *at;
+    *at += round64(bytes);
+    return p;
 }
 
 /* the tokens of m, whose pairs all fit the slots */
-static void experts_some(const struct cpu *c, struct work *wk, const struct moe *m)
+static void experts_some(struct job *j, void *scratch, size_t slots)
 {
+    const struct cpu *c = j->c;
+    const struct moe *m = j->m;
     const size_t d = m->d_model;
-    const struct dbrx_layer *l = m->layer;
-    struct job j = { .c = c, .m = m, .pair = wk->scratch };
-    j.first = j.pair + round16(c->slots);
-    j.count = j.first + round16(m->n_experts);
-    j.expert = j.count + round16(m->n_experts);
-    j.in = (float *)(j.expert + round16(m->n_experts));
-    j.hidden = j.in + round16(c->slots * d);
-    j.out = j.hidden + round16(c->slots * m->d_ffn);
-    j.tiles = c->amx && m->n > CPU_FEW && m->act_fn == DBRX_SILU && d % 32 == 0 &&
-              m->d_ffn % 32 == 0 && l->w1.dtype == DBRX_BF16 && l->v1.dtype == DBRX_BF16 &&
-              l->w2.dtype == DBRX_BF16;
+    char *at = scratch;
+    j->first = take(&at, m->n_experts * sizeof *j->first);
+    j->count = take(&at, m->n_experts * sizeof *j->count);
+    j->expert = take(&at, m->n_experts * sizeof *j->expert);
+    j->pair = take(&at, slots * sizeof *j->pair);
+    j->slot = take(&at, slots * sizeof *j->slot);
+    j->in = take(&at, slots * in_bytes(j));
+    j->hidden = take(&at, slots * hidden_bytes(j));
+    j->packed = j->down.kind == CPU_QUANT ? take(&at, slots * packed_bytes(j)) : j->hidden;
+    j->out = take(&at, slots * d * sizeof *j->out);
 
     uint32_t slot = 0, most = 0;
+    j->n_active = 0;
+    for (uint32_t p = 0; p < m->n * m->k; p++)
+        j->slot[p] = NONE;
     for (uint32_t e = 0; e < m->n_experts; e++) {
         uint32_t n = 0;
         for (uint32_t p = 0; p < m->n * m->k; p++)
-            if (m->expert[p] == e && m->weight[p] != 0)
-                j.pair[slot + n++] = p;
+            if (m->expert[p] == e && m->weight[p] != 0) {
+                j->slot[p] = slot + n;
+                j->pair[slot + n++] = p;
+            }
         if (!n)
             continue;
-        j.first[j.n_active] = slot;
-        j.count[j.n_active] = n;
-        j.expert[j.n_active++] = e;
-        slot += j.tiles ? (uint32_t)ceil_div(n, AMX_TOKENS) * AMX_TOKENS : n;
+        j->first[j->n_active] = slot;
+        j->count[j->n_active] = n;
+        j->expert[j->n_active++] = e;
+        slot += (uint32_t)(ceil_div(n, j->up.tokens) * j->up.tokens);
         most = n > most ? n : most;
     }
     if (m->part)
         memset(m->part, 0, (size_t)m->n * m->k * d * sizeof *m->part);
-    if (!j.n_active)
+    if (!j->n_active)
         return;
 
-    size_t items = ceil_div(4 * pool_threads(c->pool), j.n_active);
-    pool_run(c->pool, j.n_active, gather_item, &j);
-    j.step = cpu_share(m->d_ffn, items, cpu_panel_rows(d));
-    j.parts = ceil_div(m->d_ffn, j.step);
-    pool_run(c->pool, (uint32_t)(j.n_active * j.parts), up_item, &j);
-    j.step = cpu_share(d, items, !j.tiles && most <= CPU_FEW ? d : CPU_WIDE);
-    j.parts = ceil_div(d, j.step);
-    pool_run(c->pool, (uint32_t)(j.n_active * j.parts), down_item, &j);
-
-    for (uint32_t a = 0; a < j.n_active; a++)
-        for (size_t s = j.first[a]; s < j.first[a] + j.count[a]; s++) {
-            size_t p = j.pair[s];
-            float *x = m->x + p / m->k * d, *part = m->part ? m->part + p * d : NULL;
-            for (size_t i = 0; i < d; i++) {
-                float y = m->weight[p] * j.out[s * d + i];
-                x[i] += y;
-                if (part)
-                    part[i] = y;
-            }
-        }
+    size_t items = ceil_div(8 * pool_threads(c->pool), j->n_active);
+    pool_run(c->pool, j->n_active, gather_item, j);
+    j->step = cpu_share(m->d_ffn, items, cpu_panel_rows(d));
+    j->parts = ceil_div(m->d_ffn, j->step);
+    pool_run(c->pool, (uint32_t)(j->n_active * j->parts), up_item, j);
+    if (j->down.kind == CPU_QUANT)
+        pool_run(c->pool, slot, pack_item, j);
+    int whole = m->w2_layout != DBRX_W2_MODEL_ROWS && j->down.kind == CPU_FLOAT && cpu_few(c, most);
+    j->step = whole ? d : cpu_share(d, items, m->w2_layout == DBRX_W2_MODEL_ROWS ?
+                                              cpu_panel_rows(m->d_ffn) : CPU_WIDE);
+    j->parts = ceil_div(d, j->step);
+    pool_run(c->pool, (uint32_t)(j->n_active * j->parts), down_item, j);
+    pool_run(c->pool, (uint32_t)ceil_div(m->n, TOKENS_ITEM), add_item, j);
 }
 
 void cpu_experts(struct work *wk, const struct moe *m)
 {
     const struct cpu *c = wk->ctx;
     struct moe some = *m;
-    size_t step = (c->slots - (size_t)AMX_TOKENS * m->n_experts) / m->k;
+    struct job j = { .c = c, .m = &some };
+    choose(&j);
+    size_t slots = (c->scratch - 3 * sizeof(uint32_t) * m->n_experts - 64 * 8) / slot_bytes(&j);
+    size_t pad = j.up.kind == CPU_GEMM ? j.up.tokens * m->n_experts : 0;
+    size_t step = max(1, (slots - pad) / m->k);
     for (size_t t = 0; t < m->n; t += step) {
         some.n = (uint32_t)min(step, m->n - t);
         some.h = m->h + t * m->d_model;
@@ -180,6 +297,6 @@ void cpu_experts(struct work *wk, const struct moe *m)
         some.expert = m->expert + t * m->k;
         some.weight = m->weight + t * m->k;
         some.part = m->part ? m->part + t * m->k * m->d_model : NULL;
-        experts_some(c, wk, &some);
+        experts_some(&j, wk->scratch, slots);
     }
 }

@@ -22,6 +22,17 @@ int isa_avx512(void)
            __builtin_cpu_supports("avx512vl");
 }
 
+int isa_vnni(void)
+{
+    return isa_avx512() && __builtin_cpu_supports("avx512vnni") &&
+           __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("bmi2");
+}
+
+int isa_bf16(void)
+{
+    return isa_vnni() && __builtin_cpu_supports("avx512bf16");
+}
+
 static int amx;
 
 /* Linux gives a process the 8 KB of tile registers only on request (since 5.16); threads
@@ -31,7 +42,7 @@ static void ask_amx(void)
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
     unsigned a, b, c, d;
     amx = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 24 & 1) /* AMX-TILE */ &&
-          (d >> 22 & 1) /* AMX-BF16 */ && isa_avx512() && __builtin_cpu_supports("avx512bf16") &&
+          (d >> 22 & 1) /* AMX-BF16 */ && isa_bf16() &&
           !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA);
 }
 
@@ -45,5 +56,7 @@ int isa_amx(void)
 #else
 int isa_avx2(void) { return 0; }
 int isa_avx512(void) { return 0; }
+int isa_vnni(void) { return 0; }
+int isa_bf16(void) { return 0; }
 int isa_amx(void) { return 0; }
 #endif

@@ -7,6 +7,7 @@
 #include "backends/backend.h"
 #include "backends/cpu-blas/isa.h"
 #include "backends/graph/dequant.h"
+#include "backends/graph/kv.h"
 
 #include <math.h>
 #include <string.h>
@@ -48,7 +49,21 @@ static void vecmat(float *y, const void *w, size_t rows, size_t stride, size_t c
     static void vecmat_##t(float *y, const void *w, size_t rows, size_t stride, size_t cols, \
                            const float *h) { vecmat(y, w, rows, stride, cols, h, T); } \
     static void widen_##t(float *dst, const void *src, size_t n) \
-        { dequant(dst, src, dtype_of[T], 0, n); }
+        { dequant(dst, src, dtype_of[T], 0, n); } \
+    static void narrow_##t(void *dst, const float *src, size_t n) \
+        { kv_store(dst, dtype_of[T], src, n); } \
+    static void scores_##t(float *s, size_t lds, const void *k, size_t len, size_t stride, \
+                           size_t hd, const float *q, size_t group) \
+    { \
+        for (size_t g = 0; g < group; g++) \
+            matvec(s + g * lds, k, len, stride, hd, q + g * hd, T); \
+    } \
+    static void mix_##t(float *o, const void *v, size_t len, size_t stride, size_t hd, \
+                        const float *p, size_t ldp, size_t group) \
+    { \
+        for (size_t g = 0; g < group; g++) \
+            vecmat(o + g * hd, v, len, stride, hd, p + g * ldp, T); \
+    }
 PLAIN(f32, K_F32)
 PLAIN(f16, K_F16)
 PLAIN(bf16, K_BF16)
@@ -90,7 +105,9 @@ static void layernorm(float *y, const float *x, const float *w, size_t n, float 
 
 const struct kernels kernels_plain = {
     "plain", { matvec_f32, matvec_f16, matvec_bf16 }, { vecmat_f32, vecmat_f16, vecmat_bf16 },
-    { widen_f32, widen_f16, widen_bf16 }, silu_mul, exp_sum, max_of, layernorm,
+    { widen_f32, widen_f16, widen_bf16 }, { narrow_f32, narrow_f16, narrow_bf16 },
+    { scores_f32, scores_f16, scores_bf16 }, { mix_f32, mix_f16, mix_bf16 },
+    silu_mul, exp_sum, max_of, layernorm,
 };
 
 const struct kernels *kernels_get(const char *name)

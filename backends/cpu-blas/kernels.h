@@ -22,6 +22,15 @@ struct kernels {
                             const float *h);
     /* dst[n] = src[n] */
     void (*widen[K_TYPES])(float *dst, const void *src, size_t n);
+    /* dst[n] of the type = src[n], to the nearest, ties to even */
+    void (*narrow[K_TYPES])(void *dst, const float *src, size_t n);
+    /* s[g][r] = q[g][hd] . k[r][hd] for `group` query heads and len rows of k, `stride` elements
+     * apart; rows of s are lds apart */
+    void (*scores[K_TYPES])(float *s, size_t lds, const void *k, size_t len, size_t stride,
+                            size_t hd, const float *q, size_t group);
+    /* o[g][hd] += the sum over r of p[g][r] v[r][hd]; rows of p are ldp apart */
+    void (*mix[K_TYPES])(float *o, const void *v, size_t len, size_t stride, size_t hd,
+                         const float *p, size_t ldp, size_t group);
     /* g[n] = silu(g) * u */
     void (*silu_mul)(float *g, const float *u, size_t n);
     /* p[n] = exp(p - max); returns their sum */

@@ -2,7 +2,8 @@
  * and avx512.c, which first define:
  *   VEC, LANES, v_set, v_add, v_sub, v_mul, v_div, v_max, v_fma (a*b + c), v_sum, v_top (largest lane),
  *   v_load_f32/f16/bf16 (unaligned), v_store, v_exp2i (2^k for integral k in [-126, 127]), v_round, v_min
- *   KERNELS_NAME, KERNELS_TABLE.
+ *   v_store_f32/f16/bf16 (unaligned, to the nearest, ties to even, a NaN stays one), MIX (vectors of
+ *   a row of V that fit the registers four times), KERNELS_NAME, KERNELS_TABLE.
  * Tails shorter than a vector are done in scalars by the plain table. */
 #include "backends/cpu-blas/kernels.h"
 #include "backends/cpu-blas/simd_exp.h"
@@ -86,6 +87,97 @@ DEFINE(f32, K_F32, 4)
 DEFINE(f16, K_F16, 2)
 DEFINE(bf16, K_BF16, 2)
 
+/* ---- attention of few tokens: a row of K or V is read once for up to four query heads ---- */
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 4") for
+
+#define ATTENTION(t, T, size) \
+INLINE void scores_some_##t(const size_t group, float *s, size_t lds, const char *k, size_t len, \
+                            size_t stride, size_t hd, const float *q) \
+{ \
+    const size_t full = hd / LANES * LANES; \
+    for (size_t r = 0; r < len; r++, k += stride * size) { \
+        VEC a[4] = { v_set(0), v_set(0), v_set(0), v_set(0) }; \
+        for (size_t c = 0; c < full; c += LANES) { \
+            VEC x = v_load_##t(k + c * size); \
+            UNROLL (size_t g = 0; g < group; g++) \
+                a[g] = v_fma(x, v_load_f32(q + g * hd + c), a[g]); \
+        } \
+        UNROLL (size_t g = 0; g < group; g++) { \
+            float tail = 0; \
+            if (full < hd) \
+                kernels_plain.matvec[T](&tail, k + full * size, 1, stride, hd - full, \
+                                        q + g * hd + full); \
+            s[g * lds + r] = v_sum(a[g]) + tail; \
+        } \
+    } \
+} \
+static void scores_##t(float *s, size_t lds, const void *k, size_t len, size_t stride, \
+                       size_t hd, const float *q, size_t group) \
+{ \
+    size_t g = 0; \
+    for (; g + 4 <= group; g += 4) \
+        scores_some_##t(4, s + g * lds, lds, k, len, stride, hd, q + g * hd); \
+    for (; g + 2 <= group; g += 2) \
+        scores_some_##t(2, s + g * lds, lds, k, len, stride, hd, q + g * hd); \
+    if (g < group) \
+        scores_some_##t(1, s + g * lds, lds, k, len, stride, hd, q + g * hd); \
+} \
+INLINE void mix_some_##t(const size_t group, const size_t n, float *o, const char *v, size_t len, \
+                         size_t stride, size_t hd, const float *p, size_t ldp) \
+{ \
+    VEC a[4][4]; \
+    UNROLL (size_t g = 0; g < group; g++) \
+        UNROLL (size_t i = 0; i < n; i++) \
+            a[g][i] = v_load_f32(o + g * hd + i * LANES); \
+    for (size_t r = 0; r < len; r++, v += stride * size) { \
+        VEC x[4]; \
+        UNROLL (size_t i = 0; i < n; i++) \
+            x[i] = v_load_##t(v + i * LANES * size); \
+        UNROLL (size_t g = 0; g < group; g++) { \
+            VEC w = v_set(p[g * ldp + r]); \
+            UNROLL (size_t i = 0; i < n; i++) \
+                a[g][i] = v_fma(x[i], w, a[g][i]); \
+        } \
+    } \
+    UNROLL (size_t g = 0; g < group; g++) \
+        UNROLL (size_t i = 0; i < n; i++) \
+            v_store(o + g * hd + i * LANES, a[g][i]); \
+} \
+INLINE void mix_heads_##t(const size_t group, float *o, const char *v, size_t len, size_t stride, \
+                          size_t hd, const float *p, size_t ldp) \
+{ \
+    size_t c = 0; \
+    for (; c + MIX * LANES <= hd; c += MIX * LANES) \
+        mix_some_##t(group, MIX, o + c, v + c * size, len, stride, hd, p, ldp); \
+    for (; c + LANES <= hd; c += LANES) \
+        mix_some_##t(group, 1, o + c, v + c * size, len, stride, hd, p, ldp); \
+    for (size_t g = 0; c < hd && g < group; g++) \
+        kernels_plain.vecmat[T](o + g * hd + c, v + c * size, len, stride, hd - c, p + g * ldp); \
+} \
+static void mix_##t(float *o, const void *v, size_t len, size_t stride, size_t hd, \
+                    const float *p, size_t ldp, size_t group) \
+{ \
+    size_t g = 0; \
+    for (; g + 4 <= group; g += 4) \
+        mix_heads_##t(4, o + g * hd, v, len, stride, hd, p + g * ldp, ldp); \
+    for (; g + 2 <= group; g += 2) \
+        mix_heads_##t(2, o + g * hd, v, len, stride, hd, p + g * ldp, ldp); \
+    if (g < group) \
+        mix_heads_##t(1, o + g * hd, v, len, stride, hd, p + g * ldp, ldp); \
+} \
+static void narrow_##t(void *dst, const float *src, size_t n) \
+{ \
+    size_t i = 0; \
+    for (; i + LANES <= n; i += LANES) \
+        v_store_##t((char *)dst + i * size, v_load_f32(src + i)); \
+    kernels_plain.narrow[T]((char *)dst + i * size, src + i, n - i); \
+}
+ATTENTION(f32, K_F32, 4)
+ATTENTION(f16, K_F16, 2)
+ATTENTION(bf16, K_BF16, 2)
+
 static void silu_mul(float *g, const float *u, size_t n)
 {
     size_t i = 0;
@@ -146,5 +238,6 @@ static void layernorm(float *y, const float *x, const float *w, size_t n, float 
 const struct kernels KERNELS_TABLE = {
     KERNELS_NAME, { matvec_f32, matvec_f16, matvec_bf16 },
     { vecmat_f32, vecmat_f16, vecmat_bf16 }, { widen_f32, widen_f16, widen_bf16 },
-    silu_mul, exp_sum, max_of, layernorm,
+    { narrow_f32, narrow_f16, narrow_bf16 }, { scores_f32, scores_f16, scores_bf16 },
+    { mix_f32, mix_f16, mix_bf16 }, silu_mul, exp_sum, max_of, layernorm,
 };

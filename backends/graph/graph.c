@@ -4,6 +4,7 @@
 #include "backends/graph/graph.h"
 
 #include "backends/graph/dequant.h"
+#include "backends/graph/inputs.h"
 #include "backends/graph/route.h"
 #include "plugins/fail.h"
 
@@ -25,20 +26,23 @@ static void rope_angles(const struct dbrx_config *c, uint32_t pos, uint32_t n, f
     }
 }
 
-static void emit_tap(const dbrx_session *s, const struct dbrx_batch *b, int kind, int32_t layer,
-                     uint32_t n, const float *x)
+/* What a pass over some tokens works on: n positions from pos on, through blocks layer.. */
+struct pass { const struct dbrx_batch *b; uint32_t layer, pos, n; };
+
+static void emit_tap(const struct pass *p, int kind, int32_t layer, const float *x)
 {
-    const struct dbrx_tap *tap = b->tap;
+    const struct dbrx_tap *tap = p->b->tap;
     if (tap && tap->want[layer + 1] & 1 << kind)
-        tap->emit(tap->ctx, kind, layer, s->pos, n, x);
+        tap->emit(tap->ctx, kind, layer, p->pos, p->n, x);
 }
 
 /* h = the experts' weighted sum is added to x; routes go to the sink */
-static dbrx_status moe_block(dbrx_session *s, const struct dbrx_batch *b, uint32_t l, uint32_t n,
-                             struct dbrx_error *err)
+static dbrx_status moe_block(dbrx_session *s, const struct pass *p, uint32_t l, struct dbrx_error *err)
 {
     const dbrx_model *m = s->model;
     const struct dbrx_config *c = &m->cfg;
+    const struct dbrx_batch *b = p->b;
+    const uint32_t n = p->n;
     const struct dbrx_route_sink *sink = b->route;
     uint32_t k = route_top_k(c, b->steer, l);
     int parts = b->tap && b->tap->want[l + 1] & 1 << DBRX_TAP_EXPERT;
@@ -49,16 +53,18 @@ static dbrx_status moe_block(dbrx_session *s, const struct dbrx_batch *b, uint32
                         s->prob + (size_t)t * c->n_experts, s->expert + (size_t)t * k,
                         s->weight + (size_t)t * k))
             return fail(err, DBRX_E_UNSUPPORTED, "the router of layer %u gave a value that is no "
-                        "number at position %u: the weights are damaged", l, s->pos + t);
+                        "number at position %u: the weights are damaged", l, p->pos + t);
     struct moe moe = {
         .layer = m->layer[l], .h = s->h, .x = s->x, .expert = s->expert, .weight = s->weight,
         .part = parts ? s->part : NULL, .n = n, .k = k, .d_model = c->d_model,
         .d_ffn = c->d_ffn, .n_experts = c->n_experts, .act_fn = c->act_fn,
+        .w2_layout = m->w2_layout,
     };
+    inputs_experts(s, l, n, k);
     m->ops.experts(&s->work, &moe);
     if (sink) {
         struct dbrx_route r = {
-            .struct_size = sizeof r, .layer = l, .pos = s->pos, .n_tokens = n, .top_k = k,
+            .struct_size = sizeof r, .layer = l, .pos = p->pos, .n_tokens = n, .top_k = k,
             .n_experts = c->n_experts, .expert = s->expert, .weight = s->weight,
             .prob = sink->want & DBRX_ROUTE_PROB ? s->prob : NULL,
             .logit = sink->want & DBRX_ROUTE_LOGIT ? s->logit : NULL,
@@ -66,28 +72,24 @@ static dbrx_status moe_block(dbrx_session *s, const struct dbrx_batch *b, uint32
         sink->emit(sink->ctx, &r);
     }
     if (parts)
-        emit_tap(s, b, DBRX_TAP_EXPERT, (int32_t)l, n, s->part);
+        emit_tap(p, DBRX_TAP_EXPERT, (int32_t)l, s->part);
     return DBRX_OK;
 }
 
-/* Tokens first .. first+n of the batch through all layers: KV appended, x = what the
- * last block leaves.  s->pos moves only when all went well. */
-static dbrx_status run_chunk(dbrx_session *s, const struct dbrx_batch *b, uint32_t first,
-                             uint32_t n, struct dbrx_error *err)
+/* s->x, the rows that enter block p->layer, through the blocks from there on: their KV is
+ * written, x = what the last block leaves.  `first`: of how many the batch has, for progress. */
+static dbrx_status run_blocks(dbrx_session *s, const struct pass *p, uint32_t first, struct dbrx_error *err)
 {
     const dbrx_model *m = s->model;
     const struct dbrx_config *c = &m->cfg;
     const struct ops *op = &m->ops;
-    uint32_t d = c->d_model, hd = d / c->n_heads, kvd = c->n_kv_heads * hd, qkvd = d + 2 * kvd;
+    const struct dbrx_batch *b = p->b;
+    const uint32_t d = c->d_model, hd = d / c->n_heads, kvd = c->n_kv_heads * hd, qkvd = d + 2 * kvd, n = p->n;
+    const size_t kv_row = (size_t)dtype_bytes(m->kv_dtype, kvd);
 
-    for (uint32_t t = 0; t < n; t++)
-        dequant(s->x + (size_t)t * d, m->embed.data, m->embed.dtype,
-                (size_t)b->token[first + t] * d, d);
-    emit_tap(s, b, DBRX_TAP_RESIDUAL, -1, n, s->x);
-    rope_angles(c, s->pos, n, s->cs);
-
-    for (uint32_t l = 0; l < c->n_layers; l++) {
-        float *k = s->k + (size_t)l * s->max_pos * kvd, *v = s->v + (size_t)l * s->max_pos * kvd;
+    rope_angles(c, p->pos, n, s->cs);
+    for (uint32_t l = p->layer; l < c->n_layers; l++) {
+        char *k = s->k + l * s->max_pos * kv_row, *v = s->v + l * s->max_pos * kv_row;
         if (m->host->should_stop(m->host))
             return DBRX_STOPPED;
         if (b->n_tokens > 1)
@@ -95,29 +97,27 @@ static dbrx_status run_chunk(dbrx_session *s, const struct dbrx_batch *b, uint32
                               b->n_tokens);
 
         op->layernorm(&s->work, s->h, s->x, m->norm_1 + (size_t)l * d, n, d, c->ln_eps);
+        inputs_emit(s, DBRX_INPUT_QKV, l, n, d, s->h);
         op->linear(&s->work, s->qkv, s->h, &m->layer[l]->wqkv, n, qkvd, d);
         op->clip_rope(&s->work, s->qkv, n, qkvd, c->clip_qkv, c->n_heads + c->n_kv_heads, hd,
                       (const float (*)[2])s->cs);
-        for (uint32_t t = 0; t < n; t++) {
-            memcpy(k + (size_t)(s->pos + t) * kvd, s->qkv + (size_t)t * qkvd + d,
-                   kvd * sizeof *k);
-            memcpy(v + (size_t)(s->pos + t) * kvd, s->qkv + (size_t)t * qkvd + d + kvd,
-                   kvd * sizeof *v);
-        }
+        op->store(&s->work, k + p->pos * kv_row, m->kv_dtype, s->qkv + d, qkvd, n, kvd);
+        op->store(&s->work, v + p->pos * kv_row, m->kv_dtype, s->qkv + d + kvd, qkvd, n, kvd);
         op->attention(&s->work, &(struct attn){
-            .q = s->qkv, .q_stride = qkvd, .k = k, .v = v, .out = s->h, .n = n, .pos = s->pos,
-            .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = hd });
+            .q = s->qkv, .q_stride = qkvd, .k = k, .v = v, .out = s->h, .n = n, .pos = p->pos,
+            .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = hd,
+            .kv_dtype = m->kv_dtype });
+        inputs_emit(s, DBRX_INPUT_WO, l, n, d, s->h);
         op->linear(&s->work, s->qkv, s->h, &m->layer[l]->wo, n, d, d);
         for (size_t i = 0; i < (size_t)n * d; i++)
             s->x[i] += s->qkv[i];
 
         op->layernorm(&s->work, s->h, s->x, m->norm_2 + (size_t)l * d, n, d, c->ln_eps);
-        dbrx_status st = moe_block(s, b, l, n, err);
+        dbrx_status st = moe_block(s, p, l, err);
         if (st != DBRX_OK)
             return st;
-        emit_tap(s, b, DBRX_TAP_RESIDUAL, (int32_t)l, n, s->x);
+        emit_tap(p, DBRX_TAP_RESIDUAL, (int32_t)l, s->x);
     }
-    s->pos += n;
     return DBRX_OK;
 }
 
@@ -128,6 +128,7 @@ static dbrx_status head_rows(dbrx_session *s, const float *x, uint32_t n, float 
     const dbrx_model *m = s->model;
     const struct dbrx_config *c = &m->cfg;
     m->ops.layernorm(&s->work, s->h, x, m->norm_f, n, c->d_model, c->ln_eps);
+    inputs_emit(s, DBRX_INPUT_HEAD, 0, n, c->d_model, s->h);
     m->ops.linear(&s->work, logits, s->h, &m->lm_head, n, c->n_vocab, c->d_model);
     for (size_t i = 0; i < (size_t)n * c->n_vocab; i++)     /* no router looks at these */
         if (!isfinite(logits[i]))
@@ -144,19 +145,12 @@ static dbrx_status check_batch(dbrx_session *s, const struct dbrx_batch *b,
     size_t rows = b->want_logits == DBRX_LOGITS_ALL ? b->n_tokens : b->want_logits != 0;
     if (b->struct_size < sizeof *b)
         return fail(err, DBRX_E_INVALID, "the batch structure is too short");
-    if (!b->n_tokens || !b->token)
+    if (!b->n_tokens)
         return fail(err, DBRX_E_INVALID, "the batch holds no tokens");
     if (b->want_logits > DBRX_LOGITS_ALL)
         return fail(err, DBRX_E_INVALID, "want_logits is %u", b->want_logits);
     if (rows && (!b->logits || b->logits_len / c->n_vocab < rows))
         return fail(err, DBRX_E_INVALID, "no room for %zu rows of %u logits", rows, c->n_vocab);
-    for (uint32_t t = 0; t < b->n_tokens; t++)
-        if (b->token[t] < 0 || (uint32_t)b->token[t] >= c->n_vocab)
-            return fail(err, DBRX_E_INVALID, "token id %d is outside the vocabulary of %u",
-                        b->token[t], c->n_vocab);
-    if (b->n_tokens > s->max_pos - s->pos)
-        return fail(err, DBRX_E_FULL, "%u tokens do not fit: %u of %u positions are taken",
-                    b->n_tokens, s->pos, s->max_pos);
     dbrx_status st = route_check(c, b->steer, err);
     for (uint32_t l = 0; b->tap && !s->part && st == DBRX_OK && l < c->n_layers; l++)
         if (b->tap->want[l + 1] & 1 << DBRX_TAP_EXPERT) {
@@ -167,23 +161,79 @@ static dbrx_status check_batch(dbrx_session *s, const struct dbrx_batch *b,
     return st;
 }
 
-dbrx_status graph_eval(dbrx_session *s, const struct dbrx_batch *b, struct dbrx_error *err)
+static dbrx_status check_tokens(const dbrx_session *s, const struct dbrx_batch *b, struct dbrx_error *err)
 {
     const struct dbrx_config *c = &s->model->cfg;
+    if (!b->token)
+        return fail(err, DBRX_E_INVALID, "the batch holds no tokens");
+    for (uint32_t t = 0; t < b->n_tokens; t++)
+        if (b->token[t] < 0 || (uint32_t)b->token[t] >= c->n_vocab)
+            return fail(err, DBRX_E_INVALID, "token id %d is outside the vocabulary of %u",
+                        b->token[t], c->n_vocab);
+    if (b->n_tokens > s->max_pos - s->pos)
+        return fail(err, DBRX_E_FULL, "%u tokens do not fit: %u of %u positions are taken",
+                    b->n_tokens, s->pos, s->max_pos);
+    return DBRX_OK;
+}
+
+/* Rows first .. first+n of the batch have left the last block: their logits, where wanted */
+static dbrx_status chunk_logits(dbrx_session *s, const struct dbrx_batch *b, uint32_t first, uint32_t n,
+                                struct dbrx_error *err)
+{
+    const struct dbrx_config *c = &s->model->cfg;
+    if (b->want_logits == DBRX_LOGITS_ALL)
+        return head_rows(s, s->x, n, b->logits + (size_t)first * c->n_vocab, err);
+    if (b->want_logits == DBRX_LOGITS_LAST && first + n == b->n_tokens)
+        return head_rows(s, s->x + (size_t)(n - 1) * c->d_model, 1, b->logits, err);
+    return DBRX_OK;
+}
+
+dbrx_status graph_eval(dbrx_session *s, const struct dbrx_batch *b, struct dbrx_error *err)
+{
+    const dbrx_model *m = s->model;
+    const size_t d = m->cfg.d_model;
     uint32_t start = s->pos;
     dbrx_status st = check_batch(s, b, err);
+    if (st == DBRX_OK)
+        st = check_tokens(s, b, err);
     for (uint32_t first = 0, n; st == DBRX_OK && first < b->n_tokens; first += n) {
         n = b->n_tokens - first < GRAPH_CHUNK ? b->n_tokens - first : GRAPH_CHUNK;
-        st = run_chunk(s, b, first, n, err);
-        if (st == DBRX_OK && b->want_logits == DBRX_LOGITS_ALL)
-            st = head_rows(s, s->x, n, b->logits + (size_t)first * c->n_vocab, err);
-        else if (st == DBRX_OK && b->want_logits == DBRX_LOGITS_LAST && first + n == b->n_tokens)
-            st = head_rows(s, s->x + (size_t)(n - 1) * c->d_model, 1, b->logits, err);
+        struct pass p = { b, 0, s->pos, n };
+        for (uint32_t t = 0; t < n; t++)
+            dequant(s->x + t * d, m->embed.data, m->embed.dtype, (size_t)b->token[first + t] * d, d);
+        emit_tap(&p, DBRX_TAP_RESIDUAL, -1, s->x);
+        if ((st = run_blocks(s, &p, first, err)) == DBRX_OK) {
+            s->pos += n;                   /* a whole chunk more */
+            st = chunk_logits(s, b, first, n, err);
+        }
     }
     if (st < 0)
         s->pos = start;                    /* an error leaves none of the batch */
     return st;
 }
+
+static dbrx_status resume(dbrx_session *s, uint32_t layer, uint32_t pos, const float *x,
+                          const struct dbrx_batch *b, struct dbrx_error *err)
+{
+    const struct dbrx_config *c = &s->model->cfg;
+    dbrx_status st = check_batch(s, b, err);
+    if (st == DBRX_OK && (layer >= c->n_layers || !x))
+        st = fail(err, DBRX_E_INVALID, "block %u of %u cannot be resumed%s", layer, c->n_layers,
+                  x ? "" : " without its input");
+    if (st == DBRX_OK && (pos > s->pos || b->n_tokens > s->pos - pos))
+        st = fail(err, DBRX_E_INVALID, "%u positions from %u on cannot be resumed: the session holds %u",
+                  b->n_tokens, pos, s->pos);
+    for (uint32_t first = 0, n; st == DBRX_OK && first < b->n_tokens; first += n) {
+        n = b->n_tokens - first < GRAPH_CHUNK ? b->n_tokens - first : GRAPH_CHUNK;
+        struct pass p = { b, layer, pos + first, n };
+        memcpy(s->x, x + (size_t)first * c->d_model, (size_t)n * c->d_model * sizeof *x);
+        if ((st = run_blocks(s, &p, first, err)) == DBRX_OK)
+            st = chunk_logits(s, b, first, n, err);
+    }
+    return st;
+}
+
+const struct dbrx_resume graph_resume = { .struct_size = sizeof graph_resume, .resume = resume };
 
 static dbrx_status head(dbrx_session *s, const float *x, uint32_t n, float *logits,
                         struct dbrx_error *err)

@@ -12,17 +12,22 @@ struct dbrx_model {
     const struct dbrx_host *host;
     struct dbrx_config cfg;
     struct dbrx_tensor embed, lm_head;
+    uint32_t w2_layout;
     const struct dbrx_layer **layer;       /* [n_layers]                                   */
     float *norm_1, *norm_2, *norm_f;       /* [n_layers][d_model] twice, [d_model]: as float32 */
+    uint32_t kv_dtype;                     /* F32, or F16, BF16, Q8_0 if the backend says so
+                                              before it opens sessions                     */
     struct ops ops;
     void  *ctx;                            /* given to every op                            */
     void (*ctx_close)(void *ctx);          /* may be NULL                                  */
+    uint32_t repro;                        /* DBRX_REPRO_*, set by the backend: what it promises */
 };
 
 struct dbrx_session {
     dbrx_model *model;
     uint32_t pos, max_pos;
-    float *k, *v;                          /* [n_layers][max_pos][n_kv_heads][head_dim]; k after RoPE */
+    char *k, *v;                           /* [n_layers][max_pos][n_kv_heads][head_dim] of
+                                              model->kv_dtype; k after RoPE */
 
     /* one chunk of up to GRAPH_CHUNK tokens, [chunk] at a time */
     float *x;                              /* [chunk][d_model] the residual stream         */
@@ -32,6 +37,9 @@ struct dbrx_session {
     float *logit, *prob, *weight;          /* [chunk][n_experts]; weight: [chunk][top_k]   */
     uint16_t *expert;                      /* [chunk][top_k]                               */
     float *part;                           /* [chunk][n_experts][d_model], once a tap asks */
+    dbrx_input_watch *watch;               /* dbrx.inputs/1: who gets them, or NULL        */
+    void  *watch_ctx;
+    float *watched;                        /* [chunk][d_model + 2*d_ffn], once somebody does */
     struct work work;
 };
 
@@ -52,7 +60,8 @@ dbrx_status graph_eval(dbrx_session *, const struct dbrx_batch *, struct dbrx_er
 uint32_t    graph_position(const dbrx_session *);
 dbrx_status graph_truncate(dbrx_session *, uint32_t n_keep, struct dbrx_error *);
 
-extern const struct dbrx_head graph_head;  /* the optional tables */
+extern const struct dbrx_head   graph_head;    /* the optional tables */
+extern const struct dbrx_resume graph_resume;
 extern const struct dbrx_kv   graph_kv;
 
 /* All of a backend's table but options, probe and model_open: .struct_size first, then this. */

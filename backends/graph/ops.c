@@ -3,6 +3,7 @@
 #include "backends/graph/ops.h"
 
 #include "backends/graph/dequant.h"
+#include "backends/graph/kv.h"
 
 #include <math.h>
 
@@ -61,32 +62,42 @@ static void clip_rope(struct work *wk, float *x, uint32_t n, uint32_t stride, fl
     }
 }
 
+static void store(struct work *wk, void *dst, uint32_t dtype, const float *x, size_t stride,
+                  uint32_t n, uint32_t width)
+{
+    (void)wk;
+    for (uint32_t t = 0; t < n; t++)
+        kv_store((char *)dst + t * dtype_bytes(dtype, width), dtype, x + t * stride, width);
+}
+
 static void attention(struct work *wk, const struct attn *a)
 {
     uint32_t hd = a->head_dim, group = a->n_heads / a->n_kv_heads;
     size_t kv_stride = (size_t)a->n_kv_heads * hd;
-    float *p = wk->row;
+    float *p = wk->row, *row = p + a->pos + a->n;
     for (uint32_t t = 0; t < a->n; t++)
         for (uint32_t h = 0; h < a->n_heads; h++) {
             const float *q = a->q + t * a->q_stride + (size_t)h * hd;
-            const float *k = a->k + (size_t)(h / group) * hd;
-            const float *v = a->v + (size_t)(h / group) * hd;
+            size_t at = (size_t)(h / group) * hd;
             float *out = a->out + ((size_t)t * a->n_heads + h) * hd;
             uint32_t len = a->pos + t + 1;
             float max = -INFINITY;
             for (uint32_t j = 0; j < len; j++) {
-                p[j] = (float)(dot(q, k + j * kv_stride, hd) / sqrt(hd));
+                dequant(row, a->k, a->kv_dtype, at + j * kv_stride, hd);
+                p[j] = (float)(dot(q, row, hd) / sqrt(hd));
                 max = p[j] > max ? p[j] : max;
             }
-            double sum = 0;
-            for (uint32_t j = 0; j < len; j++)
+            double sum = 0, *s = (double *)wk->scratch;
+            for (uint32_t i = 0; i < hd; i++)
+                s[i] = 0;
+            for (uint32_t j = 0; j < len; j++) {
                 sum += p[j] = expf(p[j] - max);
-            for (uint32_t i = 0; i < hd; i++) {
-                double s = 0;
-                for (uint32_t j = 0; j < len; j++)
-                    s += (double)p[j] * v[j * kv_stride + i];
-                out[i] = (float)(s / sum);
+                dequant(row, a->v, a->kv_dtype, at + j * kv_stride, hd);
+                for (uint32_t i = 0; i < hd; i++)
+                    s[i] += (double)p[j] * row[i];
             }
+            for (uint32_t i = 0; i < hd; i++)
+                out[i] = (float)(s[i] / sum);
         }
 }
 
@@ -98,37 +109,54 @@ float act_plain(uint32_t act_fn, float x)
 static size_t experts_scratch(void *ctx, const struct dbrx_config *c)
 {
     (void)ctx;
-    return 2 * (size_t)c->d_model * sizeof(double);
+    return 2 * (size_t)c->d_model * sizeof(double) + c->d_ffn * sizeof(float);
 }
 
-/* w1, v1, w2 are [n_experts*d_ffn][d_model]; expert e owns rows e*d_ffn .. (e+1)*d_ffn.
- * w2 is not transposed: row i of it is what intermediate element i adds to the output. */
-static void experts(struct work *wk, const struct moe *m)
+/* out[d_model] = expert e of h[d_model].  w1, v1 are [n_experts*d_ffn][d_model]; expert e owns
+ * rows e*d_ffn .. (e+1)*d_ffn.  w2 has the same rows (row r of it is what intermediate element
+ * r adds to the output), or a row for each of d_model outputs. */
+static void expert(const struct moe *m, size_t e, const float *h, double *out, float *act,
+                   float *row)
 {
     const struct dbrx_layer *l = m->layer;
     uint32_t d = m->d_model, ffn = m->d_ffn;
+    for (uint32_t r = 0; r < ffn; r++) {
+        size_t at = (e * ffn + r) * d;
+        dequant(row, l->w1.data, l->w1.dtype, at, d);
+        act[r] = act_plain(m->act_fn, (float)dot(row, h, d));
+        dequant(row, l->v1.data, l->v1.dtype, at, d);
+        act[r] *= (float)dot(row, h, d);
+    }
+    if (m->w2_layout == DBRX_W2_MODEL_ROWS) {
+        for (uint32_t i = 0; i < d; i++) {
+            dequant(row, l->w2.data, l->w2.dtype, (e * d + i) * ffn, ffn);
+            out[i] = dot(row, act, ffn);
+        }
+        return;
+    }
+    for (uint32_t r = 0; r < ffn; r++) {
+        size_t at = (e * ffn + r) * d;
+        dequant(row, l->w2.data, l->w2.dtype, at, d);
+        for (uint32_t i = 0; i < d; i++)
+            out[i] += (double)act[r] * row[i];
+    }
+}
+
+static void experts(struct work *wk, const struct moe *m)
+{
+    uint32_t d = m->d_model;
     double *out = wk->scratch, *sum = out + d;
-    float *row = wk->row;
+    float *act = (float *)(sum + d);
     for (uint32_t t = 0; t < m->n; t++) {
-        const float *h = m->h + (size_t)t * d;
         float *x = m->x + (size_t)t * d;
         for (uint32_t i = 0; i < d; i++)
             sum[i] = 0;
         for (uint32_t j = 0; j < m->k; j++) {
-            size_t e = m->expert[t * m->k + j];
             float weight = m->weight[t * m->k + j];
             for (uint32_t i = 0; i < d; i++)
                 out[i] = 0;
-            for (uint32_t r = 0; r < ffn && weight != 0; r++) {
-                size_t at = (e * ffn + r) * d;
-                dequant(row, l->w1.data, l->w1.dtype, at, d);
-                float act = act_plain(m->act_fn, (float)dot(row, h, d));
-                dequant(row, l->v1.data, l->v1.dtype, at, d);
-                act *= (float)dot(row, h, d);
-                dequant(row, l->w2.data, l->w2.dtype, at, d);
-                for (uint32_t i = 0; i < d; i++)
-                    out[i] += (double)act * row[i];
-            }
+            if (weight != 0)
+                expert(m, m->expert[t * m->k + j], m->h + (size_t)t * d, out, act, wk->row);
             for (uint32_t i = 0; i < d; i++)
                 sum[i] += weight * out[i];
             if (m->part)
@@ -142,5 +170,5 @@ static void experts(struct work *wk, const struct moe *m)
 
 const struct ops ops_plain = {
     .linear = linear, .layernorm = layernorm, .clip_rope = clip_rope,
-    .attention = attention, .experts = experts, .scratch = experts_scratch,
+    .store = store, .attention = attention, .experts = experts, .scratch = experts_scratch,
 };

@@ -14,7 +14,7 @@ enum { GRAPH_CHUNK = 512 };                /* tokens an op gets at most */
 /* What an op gets besides its operands. */
 struct work {
     void  *ctx;                            /* the backend's own, from graph_model_open     */
-    float *row;                            /* [max(d_model, max_pos)], for any op          */
+    float *row;                            /* [max(d_model, d_ffn, max_pos)], for any op   */
     void  *scratch;                        /* what scratch() asked for, 64-byte aligned    */
 };
 
@@ -23,10 +23,10 @@ struct work {
  * j / (n_heads / n_kv_heads). */
 struct attn {
     const float *q;                        /* [n][q_stride]: n_heads * head_dim used       */
-    const float *k, *v;                    /* [pos + n][n_kv_heads][head_dim]              */
+    const void  *k, *v;                    /* [pos + n][n_kv_heads][head_dim] of kv_dtype  */
     float       *out;                      /* [n][n_heads][head_dim]                       */
     size_t   q_stride;
-    uint32_t n, pos, n_heads, n_kv_heads, head_dim;
+    uint32_t n, pos, n_heads, n_kv_heads, head_dim, kv_dtype;
 };
 
 /* The chosen experts of one layer: x[t] += sum_j weight[t][j] * expert[t][j](h[t]). */
@@ -37,7 +37,7 @@ struct moe {
     const uint16_t *expert;                /* [n][k]                                       */
     const float    *weight;                /* [n][k]; an expert of weight 0 does not run   */
     float          *part;                  /* [n][k][d_model]: each term of the sum, or NULL */
-    uint32_t n, k, d_model, d_ffn, n_experts, act_fn;
+    uint32_t n, k, d_model, d_ffn, n_experts, act_fn, w2_layout;
 };
 
 struct ops {
@@ -51,6 +51,9 @@ struct ops {
      * the first n_rot heads: pair (i, i + hd/2) by the angle of cs[n][hd/2] = {cos, sin}. */
     void (*clip_rope)(struct work *, float *x, uint32_t n, uint32_t stride, float clip,
                       uint32_t n_rot, uint32_t head_dim, const float (*cs)[2]);
+    /* dst[n][width] as a KV cache's dtype = x[n][stride], width of them */
+    void (*store)(struct work *, void *dst, uint32_t dtype, const float *x, size_t stride,
+                  uint32_t n, uint32_t width);
     void (*attention)(struct work *, const struct attn *);
     void (*experts)(struct work *, const struct moe *);
     /* Bytes of work.scratch for up to GRAPH_CHUNK tokens, or NULL for none. */

@@ -11,6 +11,12 @@
 #define AT(c, s, field, l, e, none) \
     ((s) && (s)->field ? (s)->field[(size_t)(l) * (c)->n_experts + (e)] : (none))
 
+/* whose router logit expert e gets; the field is younger than the structure */
+static uint32_t source(const struct dbrx_config *c, const struct dbrx_steer *s, uint32_t l, uint32_t e)
+{
+    return s && DBRX_HAS(struct dbrx_steer, s, source) ? AT(c, s, source, l, e, e) : e;
+}
+
 uint32_t route_top_k(const struct dbrx_config *c, const struct dbrx_steer *s, uint32_t layer)
 {
     return s && s->top_k && s->top_k[layer] ? s->top_k[layer] : c->top_k;
@@ -26,6 +32,12 @@ dbrx_status route_check(const struct dbrx_config *c, const struct dbrx_steer *s,
                         c->n_experts);
         for (uint32_t e = 0; e < c->n_experts; e++) {
             float bias = AT(c, s, bias, l, e, 0);
+            uint32_t from = source(c, s, l, e), seen = 0;
+            for (uint32_t i = 0; i < c->n_experts && from != e; i++)   /* in its place: nothing to ask */
+                seen += source(c, s, l, i) == from;
+            if (from >= c->n_experts || seen > 1)
+                return fail(err, DBRX_E_INVALID, "layer %u: the sources of the experts are no "
+                            "permutation", l);
             unsigned mark = AT(c, s, mark, l, e, 0);
             int off = bias == -INFINITY || (mark & DBRX_STEER_SKIP);
             if (isnan(bias) || bias == INFINITY || !isfinite(AT(c, s, scale, l, e, 1)))
@@ -70,7 +82,7 @@ int route_token(const struct dbrx_config *c, const struct dbrx_steer *s, uint32_
     float max = -INFINITY, sum = 0, norm = 0;
 
     for (uint32_t e = 0; e < n; e++) {
-        prob[e] = logit[e] + AT(c, s, bias, layer, e, 0);
+        prob[e] = logit[source(c, s, layer, e)] + AT(c, s, bias, layer, e, 0);
         if (isnan(prob[e]) || prob[e] == INFINITY)
             return -1;
         max = prob[e] > max ? prob[e] : max;

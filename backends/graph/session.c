@@ -1,12 +1,16 @@
 /* backends/graph/session.c -- models and sessions of a graph backend: what is
  * allocated when, and the KV cache's way in and out.  No arithmetic. */
+#define _DEFAULT_SOURCE                    /* madvise */
 #include "backends/graph/graph.h"
 
 #include "backends/graph/dequant.h"
+#include "backends/graph/inputs.h"
+#include "backends/graph/kv.h"
 #include "plugins/fail.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 static int shaped(const struct dbrx_tensor *t, uint64_t rows, uint64_t cols)
 {
@@ -23,7 +27,7 @@ static dbrx_status check_tensor(const struct dbrx_tensor *t, uint64_t rows, uint
     if (!dequant_knows(t->dtype))
         return fail(err, DBRX_E_UNSUPPORTED, "%s is stored as type %u, which this backend cannot "
                     "read", name, t->dtype);
-    if (!shaped(t, rows, cols))
+    if (!shaped(t, rows, cols) || cols % dtype_block(t->dtype))
         return fail(err, DBRX_E_INVALID, "%s has the wrong shape", name);
     return DBRX_OK;
 }
@@ -38,9 +42,10 @@ dbrx_status graph_check(const struct dbrx_model_desc *desc, struct dbrx_error *e
         c->d_model % c->n_heads || c->n_heads % c->n_kv_heads || c->d_model / c->n_heads % 2 ||
         !c->top_k || c->top_k > c->n_experts || c->n_experts > UINT16_MAX || c->act_fn > DBRX_GELU)
         return fail(err, DBRX_E_INVALID, "the model's sizes do not fit together");
-    if (desc->w2_layout != DBRX_W2_FFN_ROWS)
-        return fail(err, DBRX_E_UNSUPPORTED, "w2 is stored transposed, which this backend cannot "
-                    "read");
+    if (desc->w2_layout > DBRX_W2_MODEL_ROWS)
+        return fail(err, DBRX_E_UNSUPPORTED, "w2 is stored in an order that this backend does "
+                    "not know");
+    int by_model = desc->w2_layout == DBRX_W2_MODEL_ROWS;
     uint64_t d = c->d_model, qkv = d + 2 * d / c->n_heads * c->n_kv_heads;
     uint64_t ffn = (uint64_t)c->n_experts * c->d_ffn;
     dbrx_status st = check_tensor(&desc->embed, c->n_vocab, d, "the embedding", err);
@@ -51,15 +56,17 @@ dbrx_status graph_check(const struct dbrx_model_desc *desc, struct dbrx_error *e
     for (uint32_t l = 0; l < c->n_layers && st == DBRX_OK; l++) {
         const struct dbrx_layer *y =
             (const void *)((const char *)desc->layer + (size_t)l * desc->layer_size);
-        const struct { const struct dbrx_tensor *t; uint64_t rows; const char *name; } want[] = {
-            { &y->norm_1, 1, "norm_1" }, { &y->wqkv, qkv, "Wqkv" }, { &y->wo, d, "out_proj" },
-            { &y->norm_2, 1, "norm_2" }, { &y->router, c->n_experts, "the router" },
-            { &y->w1, ffn, "w1" }, { &y->v1, ffn, "v1" }, { &y->w2, ffn, "w2" },
+        const struct { const struct dbrx_tensor *t; uint64_t rows, cols; const char *name; } want[] = {
+            { &y->norm_1, 1, d, "norm_1" }, { &y->wqkv, qkv, d, "Wqkv" },
+            { &y->wo, d, d, "out_proj" }, { &y->norm_2, 1, d, "norm_2" },
+            { &y->router, c->n_experts, d, "the router" },
+            { &y->w1, ffn, d, "w1" }, { &y->v1, ffn, d, "v1" },
+            { &y->w2, by_model ? c->n_experts * d : ffn, by_model ? c->d_ffn : d, "w2" },
         };
         for (size_t i = 0; i < sizeof want / sizeof *want && st == DBRX_OK; i++) {
             char name[40];
             snprintf(name, sizeof name, "%s of layer %u", want[i].name, l);
-            st = check_tensor(want[i].t, want[i].rows, d, name, err);
+            st = check_tensor(want[i].t, want[i].rows, want[i].cols, name, err);
         }
     }
     return st;
@@ -83,6 +90,7 @@ dbrx_status graph_model_open(const struct dbrx_host *host, const struct dbrx_mod
     m->cfg = *c;
     m->embed = desc->embed;
     m->lm_head = desc->lm_head;
+    m->w2_layout = desc->w2_layout;
     m->ops = *ops;
     m->ctx = ctx;
     m->ctx_close = ctx_close;
@@ -114,13 +122,24 @@ void graph_model_close(dbrx_model *m)
     free(m);
 }
 
+enum { HUGE_PAGE = 2 << 20 };
+
 /* n floats, 64-byte aligned; NULL also when the size overflows */
 static void *alloc(size_t n, size_t size)
 {
     size_t bytes;
     if (__builtin_mul_overflow(n, size, &bytes) || bytes > SIZE_MAX - 64)
         return NULL;
-    return aligned_alloc(64, (bytes + 64) / 64 * 64);
+    if (bytes < 2 * HUGE_PAGE)
+        return aligned_alloc(64, (bytes + 64) / 64 * 64);
+    /* a KV cache that is filled at once, by a switch, mostly waits for its pages: fewer of them */
+    void *p = bytes > SIZE_MAX - HUGE_PAGE ? NULL
+            : aligned_alloc(HUGE_PAGE, (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
+#ifdef MADV_HUGEPAGE
+    if (p)
+        (void)madvise(p, bytes, MADV_HUGEPAGE);
+#endif
+    return p;
 }
 
 dbrx_status graph_session_open(dbrx_model *m, uint32_t max_pos, dbrx_session **out,
@@ -128,19 +147,24 @@ dbrx_status graph_session_open(dbrx_model *m, uint32_t max_pos, dbrx_session **o
 {
     const struct dbrx_config *c = &m->cfg;
     size_t d = c->d_model, hd = d / c->n_heads, kvd = c->n_kv_heads * hd, n = GRAPH_CHUNK;
-    size_t row = d > max_pos ? d : max_pos, kv = (size_t)c->n_layers * kvd;
+    size_t row = d > c->d_ffn ? d : c->d_ffn, kv = (size_t)c->n_layers;
     *out = NULL;
+    row = row > max_pos + hd ? row : max_pos + hd;
+    kv *= (size_t)dtype_bytes(m->kv_dtype, kvd);
+    if (hd % dtype_block(m->kv_dtype))
+        return fail(err, DBRX_E_UNSUPPORTED, "a head of %zu numbers is no whole number of %s "
+                    "blocks: choose another type for the KV cache", hd, dtype_name(m->kv_dtype));
     if (!max_pos)
         return fail(err, DBRX_E_INVALID, "a session needs room for at least one position");
-    if (kv > SIZE_MAX / 4 / max_pos)
+    if (kv > SIZE_MAX / max_pos)
         return fail(err, DBRX_E_NOMEM, "a KV cache of %u positions cannot be addressed", max_pos);
     dbrx_session *s = calloc(1, sizeof *s);
     if (!s)
         return fail(err, DBRX_E_NOMEM, "out of memory");
     s->model = m;
     s->max_pos = max_pos;
-    s->k = alloc(kv * max_pos, sizeof *s->k);
-    s->v = alloc(kv * max_pos, sizeof *s->v);
+    s->k = alloc(kv, max_pos);
+    s->v = alloc(kv, max_pos);
     s->x = alloc(n * d, sizeof *s->x);
     s->h = alloc(n * d, sizeof *s->h);
     s->qkv = alloc(n * (d + 2 * kvd), sizeof *s->qkv);
@@ -156,7 +180,7 @@ dbrx_status graph_session_open(dbrx_model *m, uint32_t max_pos, dbrx_session **o
         !s->weight || !s->expert || !s->work.row || !s->work.scratch) {
         graph_session_close(s);
         return fail(err, DBRX_E_NOMEM, "out of memory for a session of %u positions "
-                    "(its KV cache takes %zu MB)", max_pos, (size_t)((double)kv * max_pos * 8e-6));
+                    "(its KV cache takes %zu MB)", max_pos, (size_t)((double)kv * max_pos * 2e-6));
     }
     *out = s;
     return DBRX_OK;
@@ -165,7 +189,7 @@ dbrx_status graph_session_open(dbrx_model *m, uint32_t max_pos, dbrx_session **o
 void graph_session_close(dbrx_session *s)
 {
     void *const all[] = { s->k, s->v, s->x, s->h, s->qkv, s->cs, s->logit, s->prob, s->weight,
-                          s->expert, s->part, s->work.row, s->work.scratch, s };
+                          s->expert, s->part, s->watched, s->work.row, s->work.scratch, s };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
 }
@@ -188,21 +212,29 @@ static size_t kv_width(const struct dbrx_config *c)
     return (size_t)c->n_kv_heads * (c->d_model / c->n_heads);
 }
 
-static dbrx_status export_kv(dbrx_session *s, uint32_t max_n,
-                             dbrx_status (*emit)(void *, const struct dbrx_kv_block *), void *ctx,
-                             struct dbrx_error *err)
+static dbrx_status export_from(dbrx_session *s, uint32_t from, uint32_t max_n,
+                               dbrx_status (*emit)(void *, const struct dbrx_kv_block *),
+                               void *ctx, struct dbrx_error *err)
 {
     const struct dbrx_config *c = &s->model->cfg;
     size_t w = kv_width(c);
-    (void)err;
-    if (!max_n)
-        max_n = s->max_pos;
+    if (from > s->pos)
+        return fail(err, DBRX_E_INVALID, "cannot export from position %u of %u", from, s->pos);
+    const uint32_t own = s->model->kv_dtype;
+    const int open = dtype_block(own) > 1; /* no type of a block: floats, through the scratch */
+    if (!max_n || (open && max_n > GRAPH_CHUNK))
+        max_n = open ? GRAPH_CHUNK : s->max_pos;
     for (uint32_t l = 0; l < c->n_layers; l++)
-        for (uint32_t pos = 0; pos < s->pos; pos += max_n) {
-            size_t at = ((size_t)l * s->max_pos + pos) * w;
+        for (uint32_t pos = from; pos < s->pos; pos += max_n) {
+            uint32_t n = s->pos - pos < max_n ? s->pos - pos : max_n;
+            size_t at = (size_t)dtype_bytes(own, ((uint64_t)l * s->max_pos + pos) * w);
+            if (open) {
+                dequant(s->x, s->k + at, own, 0, n * w);
+                dequant(s->h, s->v + at, own, 0, n * w);
+            }
             struct dbrx_kv_block b = {
-                .struct_size = sizeof b, .layer = l, .pos = pos, .dtype = DBRX_F32,
-                .n = s->pos - pos < max_n ? s->pos - pos : max_n, .k = s->k + at, .v = s->v + at,
+                .struct_size = sizeof b, .layer = l, .pos = pos, .dtype = open ? DBRX_F32 : own,
+                .n = n, .k = open ? (void *)s->x : s->k + at, .v = open ? (void *)s->h : s->v + at,
             };
             dbrx_status st = emit(ctx, &b);
             if (st != DBRX_OK)
@@ -213,41 +245,80 @@ static dbrx_status export_kv(dbrx_session *s, uint32_t max_n,
     return DBRX_OK;
 }
 
+static dbrx_status export_kv(dbrx_session *s, uint32_t max_n,
+                             dbrx_status (*emit)(void *, const struct dbrx_kv_block *), void *ctx,
+                             struct dbrx_error *err)
+{
+    return export_from(s, 0, max_n, emit, ctx, err);
+}
+
+/* dst[n][w] in this session's type = src[n][w] of a block's; a copy where they are the same */
+static void import_rows(dbrx_session *s, char *dst, const void *src, uint32_t dtype, size_t n,
+                        size_t w)
+{
+    const uint32_t own = s->model->kv_dtype;
+    if (own == dtype)
+        memcpy(dst, src, (size_t)dtype_bytes(own, n * w));
+    for (size_t t = 0; own != dtype && t < n; t++) {
+        dequant(s->x, src, dtype, t * w, w);
+        kv_store(dst + t * dtype_bytes(own, w), own, s->x, w);
+    }
+}
+
 static dbrx_status import_kv(dbrx_session *s, const struct dbrx_kv_block *b,
                              struct dbrx_error *err)
 {
     const struct dbrx_config *c = &s->model->cfg;
     size_t w = kv_width(c);
-    if (s->pos)
-        return fail(err, DBRX_E_INVALID, "KV can only be imported into an empty session");
-    if (b->layer >= c->n_layers || !dequant_knows(b->dtype) || (b->n && (!b->k || !b->v)))
+    if (b->pos < s->pos)
+        return fail(err, DBRX_E_INVALID, "position %u is taken: KV is imported behind the %u there "
+                    "are", b->pos, s->pos);
+    if (b->layer >= c->n_layers || dtype_block(b->dtype) != 1 || (b->n && (!b->k || !b->v)))
         return fail(err, DBRX_E_INVALID, "KV block of layer %u, type %u does not fit this model",
                     b->layer, b->dtype);
     if (b->n > s->max_pos || b->pos > s->max_pos - b->n)
         return fail(err, DBRX_E_FULL, "KV block ends at position %llu of %u",
                     (unsigned long long)b->pos + b->n, s->max_pos);
-    size_t at = ((size_t)b->layer * s->max_pos + b->pos) * w;
-    dequant(s->k + at, b->k, b->dtype, 0, b->n * w);
-    dequant(s->v + at, b->v, b->dtype, 0, b->n * w);
+    size_t at = (size_t)dtype_bytes(s->model->kv_dtype,
+                                    ((uint64_t)b->layer * s->max_pos + b->pos) * w);
+    import_rows(s, s->k + at, b->k, b->dtype, b->n, w);
+    import_rows(s, s->v + at, b->v, b->dtype, b->n, w);
+    return DBRX_OK;
+}
+
+static dbrx_status extend(dbrx_session *s, uint32_t n_pos, struct dbrx_error *err)
+{
+    if (n_pos < s->pos || n_pos > s->max_pos)
+        return fail(err, DBRX_E_INVALID, "cannot make it %u positions: it holds %u of %u", n_pos,
+                    s->pos, s->max_pos);
+    s->pos = n_pos;
     return DBRX_OK;
 }
 
 static dbrx_status commit(dbrx_session *s, uint32_t n_pos, struct dbrx_error *err)
 {
-    if (s->pos || n_pos > s->max_pos)
-        return fail(err, DBRX_E_INVALID, "cannot commit %u imported positions", n_pos);
-    s->pos = n_pos;
-    return DBRX_OK;
+    return s->pos ? fail(err, DBRX_E_INVALID, "cannot commit %u positions on top of %u", n_pos,
+                         s->pos) : extend(s, n_pos, err);
 }
 
 const struct dbrx_kv graph_kv = {
     .struct_size = sizeof graph_kv, .export_kv = export_kv, .import_kv = import_kv,
-    .commit = commit,
+    .commit = commit, .export_from = export_from, .extend = extend,
 };
+
+static uint32_t promises(const dbrx_model *m)
+{
+    return m->repro;
+}
+
+static const struct dbrx_repro repro = { .struct_size = sizeof repro, .promises = promises };
 
 const void *graph_get(const char *id, const struct dbrx_backend *backend)
 {
     return !strcmp(id, DBRX_BACKEND) ? (const void *)backend
          : !strcmp(id, DBRX_KV)      ? (const void *)&graph_kv
-         : !strcmp(id, DBRX_HEAD)    ? (const void *)&graph_head : NULL;
+         : !strcmp(id, DBRX_INPUTS)  ? (const void *)&graph_inputs
+         : !strcmp(id, DBRX_RESUME)  ? (const void *)&graph_resume
+         : !strcmp(id, DBRX_HEAD)    ? (const void *)&graph_head
+         : !strcmp(id, DBRX_REPRO)   ? (const void *)&repro : NULL;
 }

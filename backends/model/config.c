@@ -13,9 +13,27 @@
 #define CONFIG "config.json"
 #define GENERATION "generation_config.json"
 
-/* Limits far beyond any model, so that no product of two sizes overflows 64 bits and
- * a row count fits 32. */
-enum { MAX_SIZE = 1 << 24, MAX_LAYERS = 4096, MAX_EXPERTS = 65535 };
+dbrx_status ckpt_sizes_check(const char *file, const struct size_names *name,
+                             const struct dbrx_config *c, struct dbrx_error *err)
+{
+    if (c->d_model % c->n_heads)
+        return ckpt_fail(err, DBRX_E_INVALID, "%s: %s %u is not a multiple of %s %u", SHOW(file),
+                         name->d_model, c->d_model, name->n_heads, c->n_heads);
+    if (c->n_heads % c->n_kv_heads)
+        return ckpt_fail(err, DBRX_E_INVALID, "%s: %s %u is not a multiple of %s %u", SHOW(file),
+                         name->n_heads, c->n_heads, name->n_kv_heads, c->n_kv_heads);
+    if (c->d_model / c->n_heads % 2)
+        return ckpt_fail(err, DBRX_E_UNSUPPORTED, "%s: the head size %s/%s = %u is odd, and rotary "
+                         "embedding needs pairs", SHOW(file), name->d_model, name->n_heads,
+                         c->d_model / c->n_heads);
+    if (c->top_k > c->n_experts)
+        return ckpt_fail(err, DBRX_E_INVALID, "%s: %s %u is more than %s %u", SHOW(file),
+                         name->top_k, c->top_k, name->n_experts, c->n_experts);
+    if ((uint64_t)c->n_experts * c->d_ffn > INT32_MAX)
+        return ckpt_fail(err, DBRX_E_UNSUPPORTED, "%s: %s %u times %s %u is too large", SHOW(file),
+                         name->n_experts, c->n_experts, name->d_ffn, c->d_ffn);
+    return DBRX_OK;
+}
 
 /* One whole number: where it is, where it goes, what it may be. */
 struct size_key { const char *object, *key; size_t at; int64_t max, absent; };
@@ -64,22 +82,11 @@ static dbrx_status read_sizes(const cJSON *j, struct dbrx_config *c, struct dbrx
         uint32_t u = (uint32_t)x;
         memcpy((char *)c + k->at, &u, sizeof u);
     }
-    if (c->d_model % c->n_heads)
-        return ckpt_fail(err, DBRX_E_INVALID, CONFIG ": d_model %u is not a multiple of "
-                         "n_heads %u", c->d_model, c->n_heads);
-    if (c->n_heads % c->n_kv_heads)
-        return ckpt_fail(err, DBRX_E_INVALID, CONFIG ": n_heads %u is not a multiple of "
-                         "attn_config.kv_n_heads %u", c->n_heads, c->n_kv_heads);
-    if (c->d_model / c->n_heads % 2)
-        return ckpt_fail(err, DBRX_E_UNSUPPORTED, CONFIG ": the head size d_model/n_heads = %u "
-                         "is odd, and rotary embedding needs pairs", c->d_model / c->n_heads);
-    if (c->top_k > c->n_experts)
-        return ckpt_fail(err, DBRX_E_INVALID, CONFIG ": ffn_config.moe_top_k %u is more than "
-                         "moe_num_experts %u", c->top_k, c->n_experts);
-    if ((uint64_t)c->n_experts * c->d_ffn > INT32_MAX)
-        return ckpt_fail(err, DBRX_E_UNSUPPORTED, CONFIG ": moe_num_experts %u times "
-                         "ffn_hidden_size %u is too large", c->n_experts, c->d_ffn);
-    return DBRX_OK;
+    static const struct size_names names = {
+        "d_model", "n_heads", "attn_config.kv_n_heads", "ffn_config.moe_top_k", "moe_num_experts",
+        "ffn_hidden_size",
+    };
+    return ckpt_sizes_check(CONFIG, &names, c, err);
 }
 
 static dbrx_status read_ffn(const cJSON *ffn, struct dbrx_config *c, struct dbrx_error *err)

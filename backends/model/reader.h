@@ -53,6 +53,15 @@ int ckpt_whole(const cJSON *, int64_t lo, int64_t hi, int64_t *out);
 
 /* ---- config.c ----------------------------------------------------------- */
 
+/* Limits far beyond any model, so that no product of two sizes overflows 64 bits and
+ * a row count fits 32. */
+enum { MAX_SIZE = 1 << 24, MAX_LAYERS = 4096, MAX_EXPERTS = 65535 };
+
+/* Do the sizes, each from 1 to its limit, fit together?  The names are the file's own. */
+struct size_names { const char *d_model, *n_heads, *n_kv_heads, *top_k, *n_experts, *d_ffn; };
+dbrx_status ckpt_sizes_check(const char *file, const struct size_names *,
+                             const struct dbrx_config *, struct dbrx_error *err);
+
 dbrx_status ckpt_config_read(int dir, struct dbrx_config *, int32_t eos[CKPT_MAX_EOS],
                         uint32_t *n_eos, struct dbrx_error *err);
 
@@ -67,6 +76,8 @@ struct st_tensor {
 };
 struct st_list { struct st_tensor *v; size_t n; };
 
+/* Opens and maps `name` in directory fd `dir`; close *f whatever happens. */
+dbrx_status st_map(int dir, const char *name, struct st_file *f, struct dbrx_error *err);
 /* Maps `name` in directory fd `dir` and appends its tensors to list, marked `id`.
  * Whatever happens, close *f and free the list afterwards. */
 dbrx_status st_open(int dir, const char *name, uint32_t id, struct st_file *f,
@@ -74,23 +85,40 @@ dbrx_status st_open(int dir, const char *name, uint32_t id, struct st_file *f,
 void st_close(struct st_file *);
 void st_list_free(struct st_list *);
 
+/* ---- shards.c: the reader's files and their tensors ---------------------- */
+
+struct gguf;
+struct reader {
+    struct ckpt        pub;                /* first: ckpt_close casts back     */
+    struct dbrx_layer *layer;
+    struct st_file    *file;               /* [pub.n_shards]                   */
+    struct gguf       *gguf;               /* its first part's metadata, or NULL */
+    size_t            *word, *merge;       /* [n_words], [n_merges]: where in it */
+};
+
+/* One more file, empty; NULL: out of memory, and err says so. */
+struct st_file *ckpt_add_file(struct reader *, const char *name, struct dbrx_error *err);
+/* Sorts the tensors of all files by name; a name must be there once. */
+dbrx_status ckpt_sort_tensors(const struct reader *, struct st_list *, struct dbrx_error *err);
+struct st_tensor *ckpt_find_tensor(const struct st_list *, const char *name);  /* sorted; or NULL */
+
+int ckpt_has_shards(int dir);
+dbrx_status ckpt_open_shards(struct reader *, int dir, struct st_list *, struct dbrx_error *err);
+
+/* ---- gguf_model.c: DBRX in GGUF ------------------------------------------ */
+
+/* Opens the file `name` of directory fd `dir`, and the other parts if it is one of several:
+ * tensors into list, sorted; config, eos and vocabulary into r->pub. */
+dbrx_status ckpt_open_gguf(struct reader *, int dir, const char *name, struct st_list *,
+                           struct dbrx_error *err);
+/* The one GGUF file in the directory, or the first part of the one set; *name is NULL when
+ * there is none, else free() it. */
+dbrx_status ckpt_find_gguf(int dir, char **name, struct dbrx_error *err);
+void ckpt_free_gguf(struct reader *);
+
 /* ---- fingerprint.c ------------------------------------------------------ */
 
 /* Fills desc->fingerprint. */
 dbrx_status ckpt_fingerprint(struct dbrx_model_desc *, struct dbrx_error *err);
-
-/* ---- checkpoint.c: the one table of names, shapes and places ------------ */
-
-struct ckpt_slot {
-    char     name[96];
-    uint32_t rank;
-    uint64_t want[2];                      /* the shape the config asks for, [rank] */
-    struct dbrx_tensor *t;                 /* its place in the desc            */
-    int      sampled;                      /* is part of the fingerprint's sample */
-};
-/* Visits every tensor of a model of desc's config, in a fixed order, until a visit
- * returns non-zero; returns that. */
-typedef dbrx_status ckpt_visit(void *ctx, const struct ckpt_slot *);
-dbrx_status ckpt_each(struct dbrx_model_desc *, ckpt_visit *, void *ctx);
 
 #endif

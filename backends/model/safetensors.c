@@ -151,6 +151,23 @@ static dbrx_status read_entries(const char *file, const cJSON *head, uint32_t id
     return DBRX_OK;
 }
 
+dbrx_status st_map(int dir, const char *name, struct st_file *f, struct dbrx_error *err)
+{
+    *f = (struct st_file){ .name = strdup(name), .fd = -1 };
+    if (!f->name)
+        return ckpt_no_memory(err, name);
+    dbrx_status st = ckpt_file_open(dir, name, &f->fd, &f->size, err);
+    if (st != DBRX_OK || !f->size)         /* an empty file has no mapping */
+        return st;
+    f->map = mmap(NULL, f->size, PROT_READ, MAP_PRIVATE, f->fd, 0);
+    if (f->map == MAP_FAILED) {
+        f->map = NULL;
+        return ckpt_fail(err, errno == ENOMEM ? DBRX_E_NOMEM : DBRX_E_IO,
+                         "%s cannot be mapped: %s", SHOW(name), strerror(errno));
+    }
+    return DBRX_OK;
+}
+
 dbrx_status st_open(int dir, const char *name, uint32_t id, struct st_file *f,
                     struct st_list *list, struct dbrx_error *err)
 {
@@ -161,10 +178,7 @@ dbrx_status st_open(int dir, const char *name, uint32_t id, struct st_file *f,
     size_t first = list->n;
     dbrx_status st;
 
-    *f = (struct st_file){ .name = strdup(name), .fd = -1 };
-    if (!f->name)
-        return ckpt_no_memory(err, name);
-    st = ckpt_file_open(dir, name, &f->fd, &f->size, err);
+    st = st_map(dir, name, f, err);
     if (st != DBRX_OK)
         return st;
     if (f->size < sizeof le)
@@ -183,12 +197,6 @@ dbrx_status st_open(int dir, const char *name, uint32_t id, struct st_file *f,
         return ckpt_fail(err, DBRX_E_UNSUPPORTED, "%s: a header of %llu bytes is larger than "
                          "%d MiB", SHOW(name), (unsigned long long)len, JSON_MAX >> 20);
 
-    f->map = mmap(NULL, f->size, PROT_READ, MAP_PRIVATE, f->fd, 0);
-    if (f->map == MAP_FAILED) {
-        f->map = NULL;
-        return ckpt_fail(err, errno == ENOMEM ? DBRX_E_NOMEM : DBRX_E_IO,
-                         "%s cannot be mapped: %s", SHOW(name), strerror(errno));
-    }
     text = malloc(len + 1);
     if (!text)
         return ckpt_no_memory(err, name);

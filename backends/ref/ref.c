@@ -25,7 +25,10 @@ static dbrx_status model_open(const struct dbrx_host *host, const struct dbrx_mo
     *out = NULL;
     if (opt && *opt)
         return fail(err, DBRX_E_INVALID, "ref has no option \"%.60s\"; it has none", *opt);
-    return graph_model_open(host, desc, &ops_plain, NULL, NULL, out, err);
+    dbrx_status st = graph_model_open(host, desc, &ops_plain, NULL, NULL, out, err);
+    if (st == DBRX_OK)                     /* each token's sums are its own, in one order */
+        (*out)->repro = DBRX_REPRO_CHUNKS | DBRX_REPRO_THREADS | DBRX_REPRO_BATCH;
+    return st;
 }
 
 static const struct dbrx_backend backend = {

@@ -1,6 +1,6 @@
 #!/bin/sh
 # The program as a filter: runs the groups of cases.test, on every backend where they ask
-# for one.  No terminal anywhere.
+# for one, and once more under a shim that watches how the shell treats it.  No terminal anywhere.
 cases=$srcdir/tests/cli/cases.test
 T=$(mktemp -d) || exit 99
 trap 'rm -rf "$T"' EXIT
@@ -34,6 +34,19 @@ printf '{"type":\n}' > "$T/bad.json"
   printf '{"id":"two","prompt":"Once upon a time, there was a little girl named Lily. She loved","settings":{"max_tokens":2}}\n'
 } > "$T/batch"
 printf '{"prompt":"Once"}\nnonsense\n{"id":[],"prompt":"a"}\n{"prompt":"last"}' > "$T/bad"
+# modules that cannot run, each for its own reason
+mkdir "$T/m"
+module() { # NAME CODE
+    printf '%s\n' "$2" > "$T/m/$1.c"
+    $CC -I"$srcdir" -shared -fPIC -o "$T/m/$1.so" "$T/m/$1.c"
+}
+module future 'const struct { unsigned n; unsigned short major, minor; } dbrx_module = { 99, 2, 0 };'
+module needs '#include "plugins/abi.h"
+int more(void); const void *get(const char *id) { (void)id; return more() ? 0 : 0; }
+DBRX_EXPORT const struct dbrx_module_info dbrx_module = { sizeof dbrx_module, 1, 0, "needs", "1", "x", get };'
+module other 'int nothing;'
+cp "$srcdir/tests/unit/elsewhere.c" "$T/m/" && $CC -I"$srcdir" -shared -fPIC -o "$T/m/elsewhere.so" "$T/m/elsewhere.c"
+printf '{"text":"Once"}\n[1]\n' > "$T/bad.jsonl"
 exec 3>&1
 n=0 bad=0
 
@@ -51,7 +64,8 @@ report() { # pass? name
 }
 
 run() { # one group, with $B set
-    (eval "set -- \"\$B\"; \"\$DBRX\" $args") > "$T/out" 2> "$T/err" < "${input:-/dev/null}"
+    (test "$B" != shim || export DBRX_MODULE_PATH="$SHIMS" SHIM_OF=cpu-blas SHIM_LOG="$T/shim.log"
+     eval "set -- \"\$B\"; \"\$DBRX\" $args") > "$T/out" 2> "$T/err" < "${input:-/dev/null}"
     got=$?
     eval "text=\"$(printf '%s' "${want#?}" | sed 's/[\\"`]/\\&/g; s/\$\([^BTs]\|$\)/\\$\1/g')\""
     pass=1
@@ -71,12 +85,19 @@ groups() {
         read -r status
         IFS= read -r want
         case $args in
-        *'$B'*) for B in ref cpu-blas; do run; done ;;
+        *'$B'*) for B in ref cpu-blas shim; do run; done ;;
         *) B=; run ;;
         esac
     done < "$cases"
 }
 groups
+
+# the shim saw no broken rule: handles, overlapping calls, what a backend may be asked
+: >> "$T/shim.log"
+grep '^violation' "$T/shim.log" > "$T/out"
+test ! -s "$T/out" && grep -q '^eval' "$T/shim.log"
+got=$? status=0 want="no violation"
+report $got "the shell keeps the backend contract"
 
 # every command of the table occurs above
 for name in $("$DBRX" --help-commands | sed -n 's/^- `\/\([a-z]*\).*/\1/p'); do

@@ -111,7 +111,8 @@ def ok(good, name, *seen):
 def run(*args, cwd):
     """The events of a run, those that /output took away included."""
     env = {**os.environ, "EDITOR": "cp question.txt", "VISUAL": ""}
-    out = subprocess.run([os.environ["DBRX"], "--json", "-b", "ref", "-s", "max_tokens=3", *args], cwd=cwd, env=env,
+    common = [] if args[0][0] != "-" else ["--json", "-b", "ref", "-s", "max_tokens=3"]
+    out = subprocess.run([os.environ["DBRX"], *common, *args], cwd=cwd, env=env,
                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300)
     text = out.stdout.decode("utf-8")
     if os.path.exists(cwd + "/log.txt"):
@@ -140,7 +141,17 @@ def main():
          "-c", "/help keys")
     runs("an end of text", "-s", "mode=chat", "-s", "temperature=0", "-s", "max_tokens=0", "-c",
          "What is the capital of France?")
+    runs("an ablation sweep, lenses", "-c", "Lily", "-c", "/ablate --sweep --omit", "-c", "/lens 0", "-c", "/lens 0 --experts --top 5",
+         "-c", "/lens")
     runs("a full context", "--ctx", "4", "-c", "Once upon", "-c", "x")
+    runs("other experts, other tokens", "-c", "/feed 930 739 259 559 11 5 77 4000", "-c", "/force 3@1", "-c",
+         "/compare cpu-blas --tokens 3 --top 2", "-c", "/compare all", "-c", "/bench ref --gen 0 --prompt 2 --reps 1")
+    runs("dbrx compare", "compare", "--json", "ref", "cpu-blas", "--against", "question.txt", "--max-kl", "0")
+    nano = os.path.join(os.path.abspath(SRC), "models/nano")
+    runs("dbrx quantize", "quantize", "--json", "--type", "q8_0", nano, "q.gguf")
+    runs("dbrx convert", "convert", "--json", nano, "c.gguf")
+    runs("dbrx imatrix", "imatrix", "--json", "--text", "question.txt", "--out", "i.gguf")
+    runs("dbrx perplexity", "perplexity", "--json", "--window", "4", "--reference", nano, "question.txt")
     ok(set(BY_KIND) <= seen, "every kind of event was made", set(BY_KIND) - seen)
 
     # the validator itself

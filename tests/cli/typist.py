@@ -264,14 +264,14 @@ s.send("/echo 日本語x\x7f\x7f!\r")
 s.expect("[\nh]日本!\r\n", "wide characters can be erased")
 s.prompt()
 s.quit("... and leaves")
-for rows in 24, 60:
+for rows in 24, 60, 140:
     s = Shell(*QUIET, rows=rows)
     s.prompt()
     s.at = len(s.all)
     s.send("/help\r")
     s.read("(?s)searches.*dbrx> ")
     text = plain(s.all).split("/help\r\n")[-1]
-    ok(len(text.split("\n")) <= rows and ("  /quit " in text) == (rows == 60),
+    ok(len(text.split("\n")) <= rows and ("  /quit " in text) == (rows == 140),
        "/help fits a screen of %d lines" % rows, text)
     s.quit("... and leaves")
 

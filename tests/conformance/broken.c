@@ -14,13 +14,16 @@
 
 static char broken[32];                    /* the rule broken by the last model opened     */
 
+static int more_threads;                   /* ... was asked for more than one              */
+
 static int is(const char *name)
 {
     return !strcmp(broken, name);
 }
 
 static const struct dbrx_option options[] = {
-    { "break", "none", "the rule to break" }, { NULL, NULL, NULL },
+    { "break", "none", "the rule to break" }, { "threads", "1", "has no effect" },
+    { NULL, NULL, NULL },
 };
 
 static dbrx_status probe(const struct dbrx_host *host, struct dbrx_probe *p,
@@ -32,6 +35,25 @@ static dbrx_status probe(const struct dbrx_host *host, struct dbrx_probe *p,
     p->reason[0] = '\0';
     snprintf(p->device, sizeof p->device, "whatever");
     return DBRX_OK;
+}
+
+/* "experts-N": w1 and v1 of layer N change places; "router-N": it gets the next layer's router */
+static void break_layer(struct dbrx_model_desc *d)
+{
+    static struct dbrx_layer layer[64];
+    unsigned n, experts = sscanf(broken, "experts-%u", &n) == 1;
+    uint32_t all = d->config.n_layers;
+    if ((!experts && sscanf(broken, "router-%u", &n) != 1) || n >= all || all > 64)
+        return;
+    memcpy(layer, d->layer, all * sizeof *layer);
+    if (experts) {
+        struct dbrx_tensor w1 = layer[n].w1;
+        layer[n].w1 = layer[n].v1;
+        layer[n].v1 = w1;
+    } else {
+        layer[n].router = d->layer[(n + 1) % all].router;
+    }
+    d->layer = layer;
 }
 
 static const struct dbrx_host *true_host;
@@ -46,11 +68,14 @@ static dbrx_status model_open(const struct dbrx_host *host, const struct dbrx_mo
 {
     static struct dbrx_host deafened;
     *out = NULL;
+    more_threads = 0;
     if (getenv("DBRX_TEST_BREAK"))         /* for those who cannot give options */
         snprintf(broken, sizeof broken, "%s", getenv("DBRX_TEST_BREAK"));
     for (; opt && *opt; opt++)
         if (!strncmp(*opt, "break=", 6))
             snprintf(broken, sizeof broken, "%s", *opt + 6);
+        else if (!strncmp(*opt, "threads=", 8) && (*opt)[8] >= '0' && (*opt)[8] <= '9')
+            more_threads = atoi(*opt + 8) > 1;
         else if (!is("option"))
             return fail(err, DBRX_E_INVALID, "no option \"%.60s\"%s", *opt,
                         is("newline") ? "\n" : "");
@@ -76,6 +101,7 @@ static dbrx_status model_open(const struct dbrx_host *host, const struct dbrx_mo
         return fail(err, DBRX_E_IO, "no file");
     if (is("w2"))
         d.w2_layout = DBRX_W2_FFN_ROWS;
+    break_layer(&d);
     struct ops ops = ops_plain;
     return graph_model_open(is("deaf") ? &deafened : host, &d, &ops, NULL, NULL, out, err);
 }
@@ -139,12 +165,14 @@ static dbrx_status eval(dbrx_session *s, const struct dbrx_batch *true_batch,
     if (is("writes"))
         (void)!write(2, "warning\n", 8);
     if (b.steer) {
-        steer = *b.steer;
+        memcpy(&steer, b.steer, b.steer->struct_size < sizeof steer ? b.steer->struct_size : sizeof steer);
         b.steer = &steer;
         steer.bias = is("bias") ? NULL : steer.bias;
         steer.mark = is("mark") ? NULL : steer.mark;
         steer.scale = is("scale") ? NULL : steer.scale;
         steer.top_k = is("top-k") ? NULL : steer.top_k;
+        if (is("source"))
+            steer.struct_size = offsetof(struct dbrx_steer, source);
     }
     if (b.route) {
         sink = *b.route;
@@ -192,6 +220,10 @@ static dbrx_status eval(dbrx_session *s, const struct dbrx_batch *true_batch,
             b.logits[rows * v - 1] += 0.01f;
         if (is("shared"))
             b.logits[0] += stale;
+        static unsigned long calls;
+        if ((is("moody") && ++calls % 16 == 0) || (is("cut") && b.n_tokens > 1) ||
+            (is("threaded") && more_threads) || (is("crowded") && b.token[b.n_tokens - 1] % 2))
+            b.logits[0] = b.logits[0] * (1 + 1e-6f) + 1e-7f;
         if (is("chunked") && old && b.n_tokens > 2)
             b.logits[0] += 0.1f;
     }
@@ -273,9 +305,58 @@ static dbrx_status head(dbrx_session *s, const float *x, uint32_t n, float *logi
     return st;
 }
 
+static dbrx_status export_from(dbrx_session *s, uint32_t from, uint32_t max_n,
+                               dbrx_status (*emit)(void *, const struct dbrx_kv_block *), void *ctx,
+                               struct dbrx_error *err)
+{
+    return graph_kv.export_from(s, is("kv-from") && from < s->pos ? from + 1 : from, max_n, emit, ctx, err);
+}
+
+static dbrx_status extend(dbrx_session *s, uint32_t n_pos, struct dbrx_error *err)
+{
+    return is("kv-extend") ? DBRX_OK : graph_kv.extend(s, n_pos, err);
+}
+
+static uint32_t promises(const dbrx_model *m)
+{
+    (void)m;
+    return DBRX_REPRO_CHUNKS | DBRX_REPRO_THREADS | DBRX_REPRO_BATCH;
+}
+
+static const char *const *values(const char *option)
+{
+    static const char *const few[] = { "1", NULL, NULL };
+    static const char *const wrong[] = { "1", "many", NULL };
+    return strcmp(option, "threads") ? NULL : is("choices") ? wrong : few;
+}
+
+static dbrx_status resume(dbrx_session *s, uint32_t layer, uint32_t pos, const float *x,
+                          const struct dbrx_batch *true_batch, struct dbrx_error *err)
+{
+    struct dbrx_batch b = *true_batch;
+    if (is("resume-steer"))
+        b.steer = NULL;
+    if (is("resume-block") && layer)
+        layer--;
+    if (is("resume-beyond") && b.n_tokens > s->pos - pos)
+        b.n_tokens = s->pos - pos;
+    dbrx_status st = graph_resume.resume(s, layer, pos, x, &b, err);
+    if (is("resume-kv") && st == DBRX_OK && b.steer) {
+        b = (struct dbrx_batch){ .struct_size = sizeof b, .n_tokens = b.n_tokens };
+        graph_resume.resume(s, layer, pos, x, &b, NULL);       /* the KV as if unsteered */
+    }
+    if (is("resume-moves") && s->pos)
+        s->pos--;
+    return st == DBRX_STOPPED && is("resume-stop") ? DBRX_OK : st;
+}
+
+static const struct dbrx_resume resumes = { .struct_size = sizeof resumes, .resume = resume };
 static const struct dbrx_kv kv = {
     .struct_size = sizeof kv, .export_kv = export_kv, .import_kv = import_kv, .commit = commit,
+    .export_from = export_from, .extend = extend,
 };
+static const struct dbrx_repro repro = { .struct_size = sizeof repro, .promises = promises };
+static const struct dbrx_choices choices = { .struct_size = sizeof choices, .values = values };
 static const struct dbrx_head heads = { .struct_size = sizeof heads, .head = head };
 static const struct dbrx_backend backend = {
     .struct_size = sizeof backend, .options = options, .probe = probe,
@@ -288,7 +369,10 @@ static const void *get(const char *id)
 {
     return !strcmp(id, DBRX_BACKEND) ? (const void *)&backend
          : !strcmp(id, DBRX_KV)      ? (const void *)&kv
-         : !strcmp(id, DBRX_HEAD)    ? (const void *)&heads : NULL;
+         : !strcmp(id, DBRX_RESUME)  ? (const void *)&resumes
+         : !strcmp(id, DBRX_HEAD)    ? (const void *)&heads
+         : !strcmp(id, DBRX_REPRO)   ? (const void *)&repro
+         : !strcmp(id, DBRX_CHOICES) ? (const void *)&choices : NULL;
 }
 
 DBRX_EXPORT const struct dbrx_module_info dbrx_module = {

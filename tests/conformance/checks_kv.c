@@ -308,6 +308,53 @@ static int cut_after_import(struct fx *f)
     return same_logits(r, f->truth, 0, N_TOK, TOL, "replayed after import");
 }
 
+/* The first part computed here, the rest imported behind it. */
+static int extended(struct fx *f)
+{
+    const struct dbrx_kv *kv = f->sut.kv;
+    if (!DBRX_HAS(struct dbrx_kv, kv, extend) || !kv->extend) {
+        note("not offered");
+        return SKIP;
+    }
+    const uint32_t have = 5;
+    struct cache *h = oracle_cache(f, CUT);
+    struct rec *r = rec_new(f->cfg, ROOM);
+    NEED(feed(&f->sut, f->s, f->tok, have, NULL, NULL) == DBRX_OK, "eval failed");
+    for (uint32_t l = 0; l < f->cfg->n_layers; l++)
+        NEED(import_block(&f->sut, f->s, h, l, have, CUT - have, DBRX_F32, NULL) == DBRX_OK,
+             "import_kv behind position %u failed", have);
+    REFUSED(DBRX_E_INVALID, import_block(&f->sut, f->s, h, 0, have - 1, 2, DBRX_F32, err));
+    REFUSED(DBRX_E_INVALID, kv->extend(f->s, have - 1, err));
+    REFUSED(DBRX_E_INVALID, kv->extend(f->s, ROOM + 1, err));
+    NEED(f->sut.be->position(f->s) == have, "position is %u before extend", f->sut.be->position(f->s));
+    NEED(kv->extend(f->s, CUT, NULL) == DBRX_OK, "extend failed");
+    NEED(f->sut.be->position(f->s) == CUT, "position is %u after extend", f->sut.be->position(f->s));
+    NEED(feed(&f->sut, f->s, f->tok + CUT, N_TOK - CUT, r, NULL) == DBRX_OK, "eval failed");
+    return same_logits(r, f->truth, CUT, N_TOK, 5 * rounding(h->dtype), "extended");
+}
+
+static int from_the_middle(struct fx *f)
+{
+    const struct dbrx_kv *kv = f->sut.kv;
+    if (!DBRX_HAS(struct dbrx_kv, kv, export_from) || !kv->export_from) {
+        note("not offered");
+        return SKIP;
+    }
+    struct cache *all = cache_new(f->cfg, CUT, 0), *h = cache_new(f->cfg, CUT, 3);
+    size_t w = width(f->cfg), n = (size_t)f->cfg->n_layers * CUT;
+    NEED(feed(&f->sut, f->s, f->tok, CUT, NULL, NULL) == DBRX_OK, "eval failed");
+    if (export_all(&f->sut, f->s, all) != PASS)
+        return FAIL;
+    NEED(kv->export_from(f->s, 5, 3, keep, h, NULL) == DBRX_OK && !h->broken[0], "%s", h->broken);
+    for (size_t i = 0; i < n; i++)
+        NEED(h->seen[i] == (i % CUT >= 5), "position %zu was exported %u times", i % CUT, h->seen[i]);
+    for (size_t i = 0; i < n * w; i++)
+        NEED(i / w % CUT < 5 || (h->k[i] == all->k[i] && h->v[i] == all->v[i]), "other values");
+    NEED(kv->export_from(f->s, CUT, 0, keep, h, NULL) == DBRX_OK, "from the end: failed");
+    REFUSED(DBRX_E_INVALID, kv->export_from(f->s, CUT + 1, 0, keep, h, err));
+    return unchanged(f, f->s, CUT, "export_from");
+}
+
 const struct check checks_kv[] = {
     { "C90", "export_kv covers every layer and position once, in blocks of at most max_n",
       export_blocks, EACH_SHAPE, NEEDS_KV },
@@ -328,5 +375,7 @@ const struct check checks_kv[] = {
       NEEDS_KV },
     { "C101", "truncate and replay work on imported positions", cut_after_import, EACH_SHAPE,
       NEEDS_KV },
+    { "C102", "extend makes imports behind position() count", extended, EACH_SHAPE, NEEDS_KV },
+    { "C103", "export_from covers what lies behind, once", from_the_middle, EACH_SHAPE, NEEDS_KV },
     { NULL, NULL, NULL, ONCE, 0 },
 };

@@ -132,7 +132,8 @@ static int static_tables(struct fx *f)
     const struct dbrx_module_info *m = f->sut.info;
     char id[] = DBRX_BACKEND;              /* by content, not by address */
     NEED(m->get(id) == f->sut.be, "get() gave another table the second time");
-    NEED(m->get(DBRX_KV) == f->sut.kv && m->get(DBRX_HEAD) == f->sut.head,
+    NEED(m->get(DBRX_KV) == f->sut.kv && m->get(DBRX_HEAD) == f->sut.head &&
+         m->get(DBRX_RESUME) == f->sut.resume,
          "get() gave another optional table the second time");
     return PASS;
 }
@@ -143,10 +144,12 @@ static int complete_tables(struct fx *f)
     NEED(b->struct_size >= sizeof *b, "the backend table's struct_size is %u", b->struct_size);
     NEED(b->probe && b->model_open && b->model_close && b->session_open && b->session_close &&
          b->eval && b->position && b->truncate, "the backend table has a NULL function");
-    NEED(!f->sut.kv || (f->sut.kv->struct_size >= sizeof *f->sut.kv && f->sut.kv->export_kv &&
+    NEED(!f->sut.kv || (DBRX_HAS(struct dbrx_kv, f->sut.kv, commit) && f->sut.kv->export_kv &&
                         f->sut.kv->import_kv && f->sut.kv->commit), "%s is incomplete", DBRX_KV);
     NEED(!f->sut.head || (f->sut.head->struct_size >= sizeof *f->sut.head && f->sut.head->head),
          "%s is incomplete", DBRX_HEAD);
+    NEED(!f->sut.resume || (f->sut.resume->struct_size >= sizeof *f->sut.resume && f->sut.resume->resume),
+         "%s is incomplete", DBRX_RESUME);
     return PASS;
 }
 

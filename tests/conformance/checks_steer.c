@@ -5,11 +5,11 @@
 #include <math.h>
 #include <string.h>
 
-enum { BIAS = 1, BAN = 2, FORCE = 4, AVOID = 8, OMIT = 16, SCALE = 32, TOP_K = 64 };
+enum { BIAS = 1, BAN = 2, FORCE = 4, AVOID = 8, OMIT = 16, SCALE = 32, TOP_K = 64, SOURCE = 128 };
 
 struct plan {
     struct dbrx_steer steer;
-    uint16_t *top_k;
+    uint16_t *top_k, *source;
     float    *bias, *scale;
     uint8_t  *mark;
 };
@@ -24,8 +24,11 @@ static struct plan *plan_new(const struct fx *f)
     p->bias = fx_alloc(n * sizeof *p->bias);
     p->scale = fx_alloc(n * sizeof *p->scale);
     p->mark = fx_alloc(n);
-    for (size_t i = 0; i < n; i++)
+    p->source = fx_alloc(n * sizeof *p->source);
+    for (size_t i = 0; i < n; i++) {
         p->scale[i] = 1;
+        p->source[i] = (uint16_t)(i % f->cfg->n_experts);
+    }
     return p;
 }
 
@@ -35,6 +38,7 @@ static void use_all(struct plan *p)
     p->steer.bias = p->bias;
     p->steer.scale = p->scale;
     p->steer.mark = p->mark;
+    p->steer.source = p->source;
 }
 
 /* A random block that uses these effects and is one the model can follow. */
@@ -64,12 +68,19 @@ static struct plan *plan_random(struct fx *f, int effects)
                 p->mark[at] |= DBRX_STEER_OMIT;
             if (effects & SCALE)
                 p->scale[at] = scales[below(&f->rng, 5)];
+            if (effects & SOURCE) {
+                size_t other = (size_t)l * c->n_experts + below(&f->rng, c->n_experts);
+                uint16_t was = p->source[at];
+                p->source[at] = p->source[other];
+                p->source[other] = was;
+            }
         }
     }
     p->steer.top_k = effects & TOP_K || narrows ? p->top_k : NULL;
     p->steer.bias = effects & (BIAS | BAN) ? p->bias : NULL;
     p->steer.mark = effects & (FORCE | AVOID | OMIT) ? p->mark : NULL;
     p->steer.scale = effects & SCALE ? p->scale : NULL;
+    p->steer.source = effects & SOURCE ? p->source : NULL;
     return p;
 }
 
@@ -99,9 +110,10 @@ static int avoid(struct fx *f)    { return steered(f, AVOID, 4); }
 static int omit(struct fx *f)     { return steered(f, OMIT, 4); }
 static int scale(struct fx *f)    { return steered(f, SCALE, 4); }
 static int top_k(struct fx *f)    { return steered(f, TOP_K, 6); }
+static int source(struct fx *f)   { return steered(f, SOURCE, 4); }
 static int together(struct fx *f)
 {
-    return steered(f, BIAS | BAN | FORCE | AVOID | OMIT | SCALE | TOP_K, 12);
+    return steered(f, BIAS | BAN | FORCE | AVOID | OMIT | SCALE | TOP_K | SOURCE, 12);
 }
 
 static int nothing(struct fx *f)
@@ -109,6 +121,8 @@ static int nothing(struct fx *f)
     struct plan *p = plan_new(f), *q = plan_new(f);
     size_t bytes = (size_t)N_TOK * f->cfg->n_vocab * sizeof(float);
     use_all(q);                            /* arrays that say nothing: the same again */
+    p->steer.struct_size = offsetof(struct dbrx_steer, source);        /* a host that is older: what */
+    p->steer.source = (const uint16_t *)f->tok;                        /* is beyond is not its to say */
     struct rec *a = fed(f, &f->sut, N_TOK, NULL, NULL);
     struct rec *b = fed(f, &f->sut, N_TOK, &(struct ask){ .steer = &p->steer }, NULL);
     struct rec *c = fed(f, &f->sut, N_TOK, &(struct ask){ .steer = &q->steer }, NULL);
@@ -238,6 +252,14 @@ static int refusals(struct fx *f)
         if (refused(f, p, "too many banned") != PASS)
             return FAIL;
         p = plan_new(f);
+        p->source[last] = (uint16_t)n;
+        if (refused(f, p, "a source that is no expert") != PASS)
+            return FAIL;
+        p = plan_new(f);
+        p->source[last] = p->source[row];
+        if (n > 1 && refused(f, p, "two experts of one source") != PASS)
+            return FAIL;
+        p = plan_new(f);
         p->top_k[l] = (uint16_t)n;
         p->mark[last] = DBRX_STEER_SKIP;
         if (refused(f, p, "top_k of all experts, one of them skipped") != PASS)
@@ -283,5 +305,6 @@ const struct check checks_steer[] = {
       EACH_SHAPE, 0 },
     { "C72", "a banned or skipped expert is not chosen even among probabilities of 0",
       last_resort, EACH_SHAPE, 0 },
+    { "C73", "steering: each expert gets its source's router logit", source, EACH_SHAPE, 0 },
     { NULL, NULL, NULL, ONCE, 0 },
 };

@@ -197,6 +197,7 @@ static void load_side(struct side *s, const char *file)
         give_up("%s is a module, but no backend", file);
     s->kv = s->info->get(DBRX_KV);
     s->head = s->info->get(DBRX_HEAD);
+    s->resume = s->info->get(DBRX_RESUME);
     s->watch = &watch;
 }
 
@@ -243,7 +244,8 @@ static void run_check(const struct check *c, struct fx *f)
 {
     struct owned *keep = owned;
     const struct side *s = &f->sut;
-    if ((c->needs & NEEDS_KV && !s->kv) || (c->needs & NEEDS_HEAD && !s->head)) {
+    if ((c->needs & NEEDS_KV && !s->kv) || (c->needs & NEEDS_HEAD && !s->head) ||
+        (c->needs & NEEDS_RESUME && !s->resume)) {
         note("not offered");
         report(c->id, c->rule, SKIP, "");
         return;
@@ -299,7 +301,7 @@ int main(int argc, char **argv)
 {
     static const struct check *const tables[] = {
         checks_module, checks_open, checks_eval, checks_stop, checks_route, checks_steer,
-        checks_tap, checks_kv,
+        checks_tap, checks_kv, checks_resume, checks_repro,
     };
     static struct sigaction before[32];
     const char *file = NULL, *oracle = NULL, *only = NULL, *opt[32] = { NULL }, *dir = getenv("MODULES");

@@ -65,6 +65,7 @@ struct side {
     const struct dbrx_backend *be;
     const struct dbrx_kv   *kv;            /* NULL: not offered                            */
     const struct dbrx_head *head;
+    const struct dbrx_resume *resume;
     const char *const *opt;
     dbrx_model *model;
     struct watch *watch;
@@ -96,10 +97,10 @@ struct check {
     enum { EACH_SHAPE, ONCE } how;         /* ONCE: on the first shape only                */
     int needs;                             /* NEEDS_*                                      */
 };
-enum { NEEDS_KV = 1, NEEDS_HEAD = 2 };     /* SKIP where the backend has no such table    */
+enum { NEEDS_KV = 1, NEEDS_HEAD = 2, NEEDS_RESUME = 4 };       /* SKIP where the backend has no such table    */
 
 extern const struct check checks_module[], checks_open[], checks_eval[], checks_stop[], checks_route[],
-    checks_steer[], checks_tap[], checks_kv[];                 /* end at id == NULL        */
+    checks_steer[], checks_tap[], checks_kv[], checks_resume[], checks_repro[];    /* end at id == NULL */
 
 /* Ends the check as failed, with a remark that says what was seen. */
 #define NEED(cond, ...) do { if (!(cond)) { note(__VA_ARGS__); return FAIL; } } while (0)
@@ -143,6 +144,8 @@ struct rec *rec_new(const struct dbrx_config *, uint32_t room);
 struct ask {                               /* zero: one call, all logits, no tap           */
     const struct dbrx_steer *steer;
     bool no_route, taps;
+    const float *x;                        /* not NULL: resume block `layer` at `pos` with these rows, */
+    uint32_t layer, pos;                   /* into a record that already holds what comes before */
 };
 
 /* Appends tok[0..n) in one call; logits, routes and taps go to r (may be NULL: nothing is

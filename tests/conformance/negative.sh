@@ -16,11 +16,16 @@ truncate-beyond C31     deaf            C41     stop-position   C41
 stop-loses      C41     order           C51     weight          C52
 want            C57     layers          C50     pos             C50
 bias            C61     mark            C64     scale           C66
+source          C73
 top-k           C67     head-rows       C87     head-moves      C87
 kv-swapped      C92     kv-deaf         C93     kv-status       C93
 kv-short        C90     kv-blocks       C90     kv-dtype        C97
 kv-not-empty    C98     kv-beyond       C99     kv-early        C95
-kv-commit       C95
+kv-commit       C95     kv-extend       C102    kv-from         C103
+moody           C120    cut             C121    threaded        C122
+crowded         C123    choices         C124
+resume-block    C130    resume-moves    C130    resume-steer    C131
+resume-kv       C131    resume-beyond   C133    resume-stop     C134
 "
 so=$builddir/tests/conformance/.libs/broken.so
 n=0

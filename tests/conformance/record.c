@@ -169,7 +169,7 @@ dbrx_status feed(struct side *side, dbrx_session *s, const int32_t *tok, uint32_
     if (!r)
         return side->be->eval(s, &b, NULL);
     const struct dbrx_config *c = r->cfg;
-    r->start = side->be->position(s);
+    r->start = ask->x ? ask->pos : side->be->position(s);
     r->end = r->start + n;
     r->caller = pthread_self();
     r->steer = ask->steer;
@@ -177,10 +177,12 @@ dbrx_status feed(struct side *side, dbrx_session *s, const int32_t *tok, uint32_
         uint16_t k = r->steer && r->steer->top_k ? r->steer->top_k[l] : 0;
         r->top_k[l] = k ? k : c->top_k;
     }
-    for (uint32_t i = 0; i < c->n_layers; i++)                 /* forget what lay beyond */
-        memset(r->routed + (size_t)i * r->room + r->start, 0, r->room - r->start);
-    for (uint32_t i = 0; i < 2 * (c->n_layers + 1); i++)
-        memset(r->tapped + (size_t)i * r->room + r->start, 0, r->room - r->start);
+    uint32_t gone = ask->x ? n : r->room - r->start, row = c->n_layers + 1;
+    for (uint32_t i = ask->layer; i < c->n_layers; i++)        /* forget what lay beyond */
+        memset(r->routed + (size_t)i * r->room + r->start, 0, gone);
+    for (uint32_t i = 0; i < 2 * row; i++)
+        if (!ask->x || i % row > ask->layer)
+            memset(r->tapped + (size_t)i * r->room + r->start, 0, gone);
     b.want_logits = DBRX_LOGITS_ALL;
     b.logits = r->logits + (size_t)r->start * c->n_vocab;
     b.logits_len = (size_t)n * c->n_vocab;
@@ -188,7 +190,10 @@ dbrx_status feed(struct side *side, dbrx_session *s, const int32_t *tok, uint32_
     tap.want = r->taps;
     b.route = ask->no_route ? NULL : &sink;
     b.tap = ask->taps ? &tap : NULL;
-    dbrx_status st = side->be->eval(s, &b, guarded_init(&g));
+    if (ask->x)
+        b.token = NULL;                    /* nobody's business */
+    dbrx_status st = ask->x ? side->resume->resume(s, ask->layer, ask->pos, ask->x, &b, guarded_init(&g))
+                            : side->be->eval(s, &b, guarded_init(&g));
     const char *fault = guarded_fault(&g, st);
     if (fault)
         breach(r, "eval returned %d: %s", (int)st, fault);

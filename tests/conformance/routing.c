@@ -19,12 +19,13 @@ void expected_routing(const struct dbrx_config *c, const struct dbrx_steer *s, u
     const float *bias = s && s->bias ? s->bias + row : NULL;
     const float *scale = s && s->scale ? s->scale + row : NULL;
     const uint8_t *mark = s && s->mark ? s->mark + row : NULL;
+    const uint16_t *source = s && s->source ? s->source + row : NULL;
     double z[64], max = -INFINITY, sum = 0, norm = 0;
     bool taken[64] = { false }, open[64];
 
     *out = (struct routing){ .k = s && s->top_k && s->top_k[layer] ? s->top_k[layer] : c->top_k };
     for (uint32_t e = 0; e < n; e++) {
-        z[e] = (double)logit[e] + (bias ? bias[e] : 0);
+        z[e] = (double)logit[source ? source[e] : e] + (bias ? bias[e] : 0);
         open[e] = z[e] != -INFINITY && !(mark && mark[e] & DBRX_STEER_SKIP);
         max = fmax(max, z[e]);
     }

@@ -5,8 +5,8 @@ TESTS          += %D%/commands
 %C%_commands_SOURCES  = %D%/commands.c $(libshell_la_SOURCES) $(librepl_la_SOURCES) $(libplugins_la_SOURCES) \
   $(libmodel_la_SOURCES) $(libtokenizer_la_SOURCES)
 %C%_commands_CPPFLAGS = $(libshell_la_CPPFLAGS)
-%C%_commands_CFLAGS   = $(AM_CFLAGS) $(READLINE_CFLAGS) $(CJSON_CFLAGS) $(SANITIZE)
-%C%_commands_LDADD    = $(READLINE_LIBS) $(CJSON_LIBS)
+%C%_commands_CFLAGS   = $(libshell_la_CFLAGS) $(SANITIZE)
+%C%_commands_LDADD    = $(READLINE_LIBS) $(CJSON_LIBS) $(MINIZIP_LIBS) -lm
 
 # Strangers' grammars, for libFuzzer
 EXTRA_DIST += %D%/grammar.c

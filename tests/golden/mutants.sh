@@ -7,6 +7,7 @@
 #   name | file in backends/graph | sed script
 mutants() { cat <<'EOF'
 w2 transposed|ops.c|s/dequant(row, l->w2.data, l->w2.dtype, at, d);/for (uint32_t i = 0; i < d; i++) dequant(row + i, l->w2.data, l->w2.dtype, e * ffn * d + (size_t)i * ffn + r, 1);/
+GGUF's w2 read as Hugging Face's|ops.c|s/m->w2_layout == DBRX_W2_MODEL_ROWS/0/
 v not clamped|ops.c|s/i < stride; i++)$/i < n_rot * head_dim; i++)/
 no clamp|ops.c|s/if (clip > 0) /if (0) /
 clamp after RoPE|ops.c|s/for (uint32_t i = 0; i < stride; i++)$/for (uint32_t i = n_rot * head_dim; i < stride; i++)/; s/\([ab]\[i\]\) = \([uv] \* .*\);/\1 = clip > 0 ? fmaxf(-clip, fminf(clip, \2)) : \2;/
@@ -23,7 +24,7 @@ v rotated too|graph.c|s|c->n_heads + c->n_kv_heads, hd,|c->n_heads + 2 * c->n_kv
 rope_theta fixed at 10000|graph.c|s|powf(c->rope_theta,|powf(10000,|
 rope_theta fixed at 500000|graph.c|s|powf(c->rope_theta,|powf(500000,|
 positions restart with each call|graph.c|s|float angle = (float)(pos + t)|float angle = (float)t|
-positions off by one|graph.c|s|rope_angles(c, s->pos, n|rope_angles(c, s->pos + 1, n|
+positions off by one|graph.c|s|rope_angles(c, p->pos, n|rope_angles(c, p->pos + 1, n|
 attention scale 1/hd|ops.c|s|/ sqrt(hd))|/ hd)|
 attention scale by d_model|ops.c|s|/ sqrt(hd))|/ sqrt(hd * a->n_heads))|
 attention not causal|ops.c|s|len = a->pos + t + 1;|len = a->pos + a->n;|
@@ -49,16 +50,16 @@ L2 norm ignored|route.c|s/c->moe_norm_p == 1/c->moe_norm_p > 0/g
 no norm ignored|route.c|s/c->moe_norm_p > 0 \&\& norm > 0/norm > 0/; s/c->moe_norm_p == 1/1/g
 equal weights, higher id first|route.c|s/expert\[j\] < expert\[j - 1\]/expert[j] > expert[j - 1]/
 OMIT after normalising|route.c|s/weight\[j\] = omit ? 0 : prob\[expert\[j\]\];/(void)omit, weight[j] = prob[expert[j]];/; s/weight\[j\] \*= AT(.*);/weight[j] *= AT(c, s, mark, layer, expert[j], 0) \& DBRX_STEER_OMIT ? 0 : AT(c, s, scale, layer, expert[j], 1);/
-SKIP before the softmax|route.c|s/prob\[e\] = logit\[e\] + AT(c, s, bias, layer, e, 0);/prob[e] = AT(c, s, mark, layer, e, 0) \& DBRX_STEER_SKIP ? -INFINITY : logit[e] + AT(c, s, bias, layer, e, 0);/
+SKIP before the softmax|route.c|s/prob\[e\] = logit\[source(c, s, layer, e)\] + AT(c, s, bias, layer, e, 0);/prob[e] = AT(c, s, mark, layer, e, 0) \& DBRX_STEER_SKIP ? -INFINITY : logit[source(c, s, layer, e)] + AT(c, s, bias, layer, e, 0);/
 a banned expert can be chosen|route.c|s/int out = AT(c, s, bias, layer, e, 0) == -INFINITY ||/int out =/
 one layer not checked|route.c|s/s \&\& l < c->n_layers/s \&\& l + 1 < c->n_layers/
 prob always given|graph.c|s/sink->want & DBRX_ROUTE_PROB ? s->prob : NULL/s->prob/
 stopped half-way, counted whole|graph.c|s/^            return DBRX_STOPPED;/            return s->pos += n, DBRX_STOPPED;/
 an error keeps the batch|graph.c|s/^    if (st < 0)$/    if (0)/
 full is not noticed by one|graph.c|s/b->n_tokens > s->max_pos - s->pos/b->n_tokens > s->max_pos - s->pos + 1/
-import forgets the first position|session.c|s/dequant(s->k + at, b->k, b->dtype, 0, b->n \* w);/dequant(s->k + at + w, (const char *)b->k + w * (b->dtype ? 2 : 4), b->dtype, 0, (b->n - 1) * w);/
+import forgets the first position|session.c|s/import_rows(s, s->k + at, b->k, b->dtype, b->n, w);/import_rows(s, s->k + at + 4 * w, (const char *)b->k + w * (b->dtype ? 2 : 4), b->dtype, b->n - 1, w);/
 subnormal F16 lost|dequant.c|s/f = (float)man \* 0x1p-24f;/f = 0;/
-BF16 read as F16|dequant.c|s/dtype == DBRX_F16 ?/dtype != DBRX_F32 ?/
+BF16 read as F16|dequant.c|s/\[DBRX_BF16\] = bf16/[DBRX_BF16] = f16/
 EOF
 }
 

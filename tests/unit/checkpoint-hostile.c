@@ -360,7 +360,7 @@ static void test_files(void)
     refuses("no such directory", "/nonexistent/dbrx", "/nonexistent/dbrx", "No such file");
     restore(0);
     snprintf(path, sizeof path, "%s/" CONFIG, dir);
-    refuses("a file as the directory", path, CONFIG, "not a checkpoint directory");
+    refuses("a file as the directory", path, CONFIG, "is no GGUF file");
     refuses("an empty path", "", "cannot be opened", "No such file");
 
     static const char *const names[] = { CONFIG, GEN, FILE1 };

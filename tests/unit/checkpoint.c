@@ -254,7 +254,7 @@ static void test_dtypes(void)
     ok(!strcmp(dtype_name(DBRX_BF16), "BF16") && !strcmp(dtype_name(DBRX_Q4_K), "Q4_K") &&
        !strcmp(dtype_name(99), "type 99"), "dtype_name");
     ok(dtype_bytes(DBRX_F32, 3) == 12 && dtype_bytes(DBRX_BF16, 3) == 6 &&
-       dtype_bytes(DBRX_F16, 3) == 6 && dtype_bytes(DBRX_Q8_0, 32) == 0 &&
+       dtype_bytes(DBRX_F16, 3) == 6 && dtype_bytes(DBRX_Q8_0, 33) == 0 && dtype_bytes(99, 1) == 0 &&
        dtype_bytes(DBRX_F32, UINT64_MAX / 2) == 0, "dtype_bytes");
 }
 

@@ -214,6 +214,34 @@ static void test_session(const struct ckpt *ck, const struct modules *mods)
         ok(fine, "an interrupted switch leaves the old backend");
         ok(sess_use(s, "ref", NULL, replay, &err) == DBRX_OK, "and back");
     }
+
+    /* engines beside the current one */
+    struct engine scratch, other;
+    float *row = malloc(3 * c->n_vocab * sizeof *row);
+    struct dbrx_batch b = { .struct_size = sizeof b, .n_tokens = 7, .token = prompt, .logits = row,
+                            .want_logits = DBRX_LOGITS_LAST, .logits_len = c->n_vocab };
+    uint32_t held = disp_position(d);
+    ok(disp_scratch(d, 9, &scratch, &err) == DBRX_OK && !strcmp(scratch.label, "ref") &&
+       disp_open(d, "cpu-blas", (const char *const[]){ "threads=1", NULL }, 9, &other, &err) == DBRX_OK &&
+       !strcmp(other.label, "cpu-blas threads=1"), "a session beside, and a backend beside");
+    ok(engine_eval(&scratch, &b, &err) == DBRX_OK && engine_position(&scratch) == 7 &&
+       disp_position(d) == held && !strcmp(disp_name(d), "ref"), "... do not touch the conversation");
+    memcpy(row + c->n_vocab, row, c->n_vocab * sizeof *row);
+    ok(engine_copy_kv(&scratch, &other, 7, &host, NULL, &err) == DBRX_OK && engine_position(&other) == 7 &&
+       engine_truncate(&scratch, 6, &err) == DBRX_OK, "KV goes from one to the other");
+    b.n_tokens = 1, b.token = prompt + 6;
+    ok(engine_eval(&scratch, &b, &err) == DBRX_OK &&
+       !memcmp(row + c->n_vocab, row, c->n_vocab * sizeof *row), "and a session beside can go back");
+    b.n_tokens = 7, b.token = prompt;
+    ok(engine_eval(&scratch, &b, &err) == DBRX_E_FULL, "it has the room it was given");
+    engine_close(&scratch);
+    engine_close(&other);
+    ok(!scratch.session && engine_eval(&scratch, &b, &err) == DBRX_E_LOST && !engine_position(&scratch),
+       "a closed engine says so");
+    ok(disp_open(d, "ref", (const char *const[]){ "x=1", NULL }, 9, &other, &err) == DBRX_E_INVALID &&
+       !other.session && disp_open(d, "nosuch", NULL, 9, &other, &err) == DBRX_E_UNSUPPORTED,
+       "what cannot be opened leaves nothing");
+    free(row);
     sess_free(s);
     disp_free(d);
 }

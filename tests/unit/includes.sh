@@ -26,9 +26,10 @@ allow() {
 }
 
 graph='backends/graph/[a-z_0-9]+\.h'
-doors='plugins/(abi|fail|loader|observer)\.h|backends/backend\.h|backends/model/checkpoint\.h|tokenizer/(tokenizer|chat)\.h'
-core='repl/dispatch.[ch] repl/session.[ch] repl/sampler.[ch] repl/processors.[ch] repl/filters.[ch]
-      repl/beam.[ch] repl/trace.[ch] repl/timeline.[ch] repl/stops.[ch]
+doors='plugins/(abi|fail|loader|observer|proportion)\.h|backends/backend\.h|backends/model/(checkpoint|gguf_write|imatrix|quant)\.h|backends/graph/(dtype|dequant)\.h|tokenizer/(tokenizer|chat)\.h'
+core='repl/engine.[ch] repl/divergence.[ch] repl/comparison.[ch] repl/machine.[ch] repl/measure.[ch]
+      repl/dispatch.[ch] repl/session.[ch] repl/sampler.[ch] repl/processors.[ch] repl/filters.[ch]
+      repl/beam.[ch] repl/trace.[ch] repl/spans.[ch] repl/timeline.[ch] repl/stops.[ch]
       repl/grammar/*.[ch]'
 instruments=$(find plugins -mindepth 2 -name '*.[ch]')
 
@@ -39,9 +40,9 @@ allow "plugins/observer.h includes the ABI and backend.h" plugins/observer.h \
 allow "the loader knows modules only" "$(ls plugins/loader.[ch] plugins/fail.h)" \
     'plugins/(abi|fail|loader)\.h'
 allow "instruments see the installed headers" "$instruments" \
-    'config\.h|plugins/[a-z-]+/[a-z_0-9]+\.h|plugins/(abi|fail|observer)\.h|backends/backend\.h'
+    'config\.h|plugins/[a-z-]+/[a-z_0-9]+\.h|plugins/(abi|fail|observer|proportion)\.h|backends/backend\.h'
 allow "backends/model knows no backend" "$(sources backends/model)" \
-    'config\.h|backends/model/[a-z_0-9]+\.h|backends/backend\.h|plugins/(abi|fail)\.h'
+    'config\.h|backends/model/[a-z_0-9]+\.h|backends/graph/(dtype|dequant)\.h|backends/backend\.h|plugins/(abi|fail)\.h'
 allow "backends/graph knows no backend, no checkpoint" "$(sources backends/graph)" \
     "$graph|backends/backend\\.h|plugins/(abi|fail)\\.h"
 for dir in backends/*/; do
@@ -53,10 +54,10 @@ done
 allow "tokenizer knows no model" "$(sources tokenizer)" \
     'config\.h|tokenizer/[a-z_0-9]+\.h|plugins/(abi|fail)\.h'
 allow "the shell's core does not know its surface" "$(ls $core 2>/dev/null)" \
-    "config\\.h|repl/(dispatch|session|sampler|processors|filters|beam|trace|timeline|stops)\\.h|repl/grammar/[a-z_]+\\.h|$doors"
+    "config\\.h|repl/(clock|engine|divergence|comparison|machine|measure|dispatch|session|sampler|processors|filters|beam|trace|timeline|spans|stops)\\.h|repl/grammar/[a-z_]+\\.h|$doors"
 allow "grammars know bytes and vocabularies only" "$(sources repl/grammar)" \
     'repl/grammar/[a-z_]+\.h|plugins/(abi|fail)\.h|tokenizer/tokenizer\.h'
-allow "the shell enters by the front doors" "$(sources repl)" "config\\.h|repl/(grammar/)?[a-z_0-9]+\\.h|$doors"
+allow "the shell enters by the front doors" "$(sources repl)" "config\\.h|repl/(grammar/)?[a-z_0-9]+\\.(h|inc)|$doors"
 
 # code FILES: without comments and the insides of strings, each line with its place
 code() {

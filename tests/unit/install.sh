@@ -1,6 +1,6 @@
 #!/bin/sh
 # A backend written elsewhere: installs into an empty root, builds a module with nothing but
-# what pkg-config says is there, and the loader takes it.
+# what pkg-config says is there; the loader takes it, the installed conformance test judges it.
 n=0
 tmp=$(mktemp -d) || exit 99
 trap 'rm -rf "$tmp"' EXIT
@@ -45,6 +45,46 @@ mv elsewhere.so other.so
 ! "$builddir/tests/conformance/conformance" "$tmp/other.so" >"$tmp/log" 2>&1 &&
     grep -q 'file and module name differ' "$tmp/log"
 verdict $? "but not under another name"
+
+# ... and a whole one: the example of the documentation, held to the contract by the installed test
+cp "$srcdir/docs/naive.c" . &&
+    $CC -std=c11 -O2 -Wall -Wextra -Werror -shared -fPIC -fvisibility=hidden $cflags -o naive.so naive.c -lm 2>"$tmp/log"
+verdict $? "the backend of writing-a-backend.md builds against them, too"
+conformance=$(${PKG_CONFIG:-pkg-config} --variable=conformance dbrx)
+conformance=$tmp/root${conformance#"$tmp/root"}
+(unset MODULES; "$conformance" ./naive.so --oracle "$moduledir/ref.so") >"$tmp/log" 2>&1 &&
+    grep -q '^ok .* - C121' "$tmp/log"
+verdict $? "... and passes the installed conformance test"
+sed -i 's/return s->pos;/return s->pos + (s->pos == 7);/' naive.c
+$CC -std=c11 -O2 -shared -fPIC -fvisibility=hidden $cflags -o naive.so naive.c -lm 2>"$tmp/log"
+! (unset MODULES; "$conformance" ./naive.so --oracle "$moduledir/ref.so" --only C21) >"$tmp/log" 2>&1 &&
+    grep -q '^not ok .* - C21' "$tmp/log"
+verdict $? "... which notices when it is wrong"
+dbrx=$(find "$tmp/root" -name dbrx -type f -perm -u+x | head -1)
+cp "$srcdir/docs/naive.c" . && $CC -std=c11 -O2 -shared -fPIC -fvisibility=hidden $cflags -o naive.so naive.c -lm
+greedy() { HOME=$tmp "$dbrx" -m "$srcdir/models/nano" --module-path "$moduledir:$tmp" -s temperature=0 -s max_tokens=8 "$@"; }
+greedy -b naive -c 'Once upon a time' >"$tmp/naive.out" 2>"$tmp/log" &&
+    greedy -b ref -c 'Once upon a time' >"$tmp/ref.out" 2>>"$tmp/log" && cmp "$tmp/naive.out" "$tmp/ref.out" >>"$tmp/log" 2>&1
+verdict $? "the installed dbrx talks through it, in the reference's words"
+greedy -b ref -c 'Once upon a time' -c '/backend naive' -c '/backend' >"$tmp/log" 2>&1 &&
+    grep -q 'now on naive; kv: recomputed (12 tokens)' "$tmp/log"
+verdict $? "... a conversation moves there, and is computed again"
+
+# the example instrument, as docs/writing-an-instrument.md says
+mkdir "$tmp/mine" && cp "$srcdir/plugins/example/example.c" "$tmp/mine/" && cd "$tmp/mine" || exit 99
+$CC -std=c11 -Wall -Wextra -Werror -shared -fPIC $cflags -o example.so example.c 2>"$tmp/log"
+verdict $? "the example instrument builds against the installed headers"
+"$DBRX" --module-path "$tmp/mine" -b ref -c '/feed 930 739 259 559' -c /first -c /undo -c /redo -c '/feed 11' -c /first \
+    -c '/help first' -c /instruments >"$tmp/log" 2>&1
+verdict $? "... runs"
+"$DBRX" --module-path "$tmp/mine" --json -b ref -c '/feed 930 739 259 559' -c /first -c '/route 0..3 --list' >"$tmp/json"
+sed -n 's/.*"table":"first","facts":{"tokens":4}.*"rows":\[{"layer":0,"expert":[0-9]*,"tokens":\([1-4]\)}.*{"layer":5,.*/ok \1/p' \
+    "$tmp/json" >"$tmp/log"
+grep -q '^ok [1-4]$' "$tmp/log"
+verdict $? "... counts each token once, with a row a layer"
+"$DBRX" --module-path "$tmp/mine" -b ref -c '/frist' >"$tmp/log" 2>&1
+grep -q 'did you mean /first?' "$tmp/log"
+verdict $? "... its command is suggested like any other"
 
 # a tree that was built in place, as quickstart does, may be moved: its links go along
 if grep -q '^top_srcdir = \.\.' "$builddir/Makefile"; then

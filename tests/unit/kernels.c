@@ -1,8 +1,10 @@
 /* tests/unit/kernels.c -- every SIMD kernel against its plain-C twin, on sizes around
- * the vector widths, unaligned, with guarded outputs; and the thread pool. */
+ * the vector widths, unaligned, with guarded outputs; experts by every way there is; and the
+ * thread pool. */
 #include "backends/backend.h"
 #include "backends/cpu-blas/cpu_blas.h"
 #include "backends/cpu-blas/isa.h"
+#include "backends/graph/dequant.h"
 #include "tests/tap.h"
 
 #include <math.h>
@@ -10,6 +12,7 @@
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 enum { MAX = 300, GUARD = 16 };
@@ -137,92 +140,244 @@ static void test_table(const struct kernels *k)
     ok(isnan(k->exp_sum(nan, 33, 0)), "%s exp_sum lets NaN through", k->name);
 }
 
-/* The tiles against the plain kernels: one expert of a layer, and a linear map. */
-static void test_amx(size_t n, size_t d, size_t ffn, size_t rows)
+/* A gemm against the plain kernels: one expert of a layer, and a linear map. */
+static void test_gemm(const struct gemm *g, double tol, size_t n, size_t d, size_t ffn, size_t rows)
 {
-    size_t blocks = (n + AMX_TOKENS - 1) / AMX_TOKENS, slots = blocks * AMX_TOKENS;
+    size_t blocks = (n + g->tokens - 1) / g->tokens, slots = blocks * g->tokens;
     char *w1 = malloc(2 * ffn * d), *v1 = malloc(2 * ffn * d), *w2 = malloc(2 * ffn * d);
     char *w = malloc(2 * rows * d);
     float *x = malloc(4 * n * d), *y = malloc(4 * (n * rows + GUARD)), *want = malloc(4 * n * rows);
     float *out = malloc(4 * (slots * d + GUARD)), *out_want = calloc(n * d, 4);
-    float *g = malloc(4 * ffn), *u = malloc(4 * ffn), *panel = malloc(4 * AMX_PANEL);
-    uint16_t *packed = malloc(2 * blocks * amx_block(d)), *h = malloc(4 * slots * ffn);
+    float *gate = malloc(4 * ffn), *up = malloc(4 * ffn), *panel = malloc(4 * GEMM_PANEL);
+    uint16_t *packed = malloc(2 * blocks * gemm_block(g, d)), *h = malloc(4 * slots * ffn);
     fill(w1, K_BF16, ffn * d);
     fill(v1, K_BF16, ffn * d);
     fill(w2, K_BF16, ffn * d);
     fill(w, K_BF16, rows * d);
     fill(x, K_F32, n * d);
-    for (size_t t = 0; t < slots; t += AMX_TOKENS) {
-        const float *row[AMX_TOKENS];
-        size_t m = n - t < AMX_TOKENS ? n - t : AMX_TOKENS;
+    for (size_t t = 0; t < slots; t += g->tokens) {
+        const float *row[GEMM_TOKENS];
+        size_t m = n - t < g->tokens ? n - t : g->tokens;
         for (size_t i = 0; i < m; i++)
             row[i] = x + (t + i) * d;
-        amx_pack(packed + t / AMX_TOKENS * amx_block(d), row, m, d);
+        g->pack(packed + t / g->tokens * gemm_block(g, d), row, m, d);
     }
     guard(y + n * rows);
     guard(out + slots * d);
-    amx_linear(y, rows, packed, n, w, rows, d);
+    g->linear(y, rows, packed, n, w, rows, d);
     for (size_t r = 0; r < ffn; r += 48) { /* in pieces that do not divide it */
         size_t some = ffn - r < 48 ? ffn - r : 48;
-        amx_up(h, ffn, r, packed, n, w1 + 2 * r * d, v1 + 2 * r * d, some, d);
+        g->up(h, ffn, r, packed, n, w1 + 2 * r * d, v1 + 2 * r * d, some, d);
     }
-    for (size_t c = 0; c < d; c += 80)
-        amx_down(out + c, d, h, n, ffn, w2 + 2 * c, d, d - c < 80 ? d - c : 80, panel);
+    for (size_t c = 0; c < d; c += 80)     /* columns and rows in pieces that do not divide them */
+        g->down(out + c, d, h, n, ffn, w2 + 2 * c, d, d - c < 80 ? d - c : 80, panel);
     for (size_t t = 0; t < n; t++) {
         kernels_plain.matvec[K_BF16](want + t * rows, w, rows, d, d, x + t * d);
-        kernels_plain.matvec[K_BF16](g, w1, ffn, d, d, x + t * d);
-        kernels_plain.matvec[K_BF16](u, v1, ffn, d, d, x + t * d);
-        kernels_plain.silu_mul(g, u, ffn);
-        kernels_plain.vecmat[K_BF16](out_want + t * d, w2, ffn, d, d, g);
+        kernels_plain.matvec[K_BF16](gate, w1, ffn, d, d, x + t * d);
+        kernels_plain.matvec[K_BF16](up, v1, ffn, d, d, x + t * d);
+        kernels_plain.silu_mul(gate, up, ffn);
+        kernels_plain.vecmat[K_BF16](out_want + t * d, w2, ffn, d, d, gate);
     }
     double a = apart(y, want, n * rows), b = apart(out, out_want, n * d);
-    ok(a < 1e-5, "amx %zu x %zu x %zu is plain's to 16 bits (%.1e)", n, rows, d, a);
-    ok(b < 2e-5, "amx expert of %zu x %zu, %zu tokens, is plain's to 16 bits (%.1e)", ffn, d, n, b);
-    ok(guarded(y + n * rows) && guarded(out + slots * d), "amx writes only its results");
-    void *const all[] = { w1, v1, w2, w, x, y, want, out, out_want, g, u, panel, packed, h };
+    ok(a < tol, "%s %zu x %zu x %zu is plain's to rounding (%.1e)", g->name, n, rows, d, a);
+    ok(b < 2 * tol, "%s expert of %zu x %zu, %zu tokens, is plain's to rounding (%.1e)", g->name,
+       ffn, d, n, b);
+    ok(guarded(y + n * rows) && guarded(out + slots * d), "%s writes only its results", g->name);
+    void *const all[] = { w1, v1, w2, w, x, y, want, out, out_want, gate, up, panel, packed, h };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
 }
 
-/* A few tokens at a width like DBRX's, spread thinly over the experts, against the plain op */
-static void test_experts(void)
+static void test_gemms(const struct gemm *g, double tol)
 {
-    enum { N = 5, D = 4096, FFN = 32, E = 16, K = 4 };
-    const struct dbrx_config cfg = { .d_model = D, .d_ffn = FFN, .n_experts = E, .top_k = K,
+    test_gemm(g, tol, 1, 32, 32, 16);
+    test_gemm(g, tol, 31, 64, 96, 48);
+    test_gemm(g, tol, 33, 96, 352, 80);
+    test_gemm(g, tol, 100, 192, 64, 320);
+    test_gemm(g, tol, 8, 64, 6560, 16);    /* more rows of w2 than a panel holds */
+}
+
+/* ---- quantised weights ---- */
+
+/* n random elements of any type, scales of sensible size */
+static void fill_blocks(unsigned char *dst, uint32_t dtype, size_t n)
+{
+    static const struct { uint32_t dtype, at[2]; } scales[] = {    /* binary16 in a block */
+        { DBRX_Q4_0, { 0, 0 } }, { DBRX_Q4_1, { 0, 2 } }, { DBRX_Q5_0, { 0, 0 } },
+        { DBRX_Q5_1, { 0, 2 } }, { DBRX_Q8_0, { 0, 0 } }, { DBRX_Q2_K, { 80, 82 } },
+        { DBRX_Q3_K, { 108, 108 } }, { DBRX_Q4_K, { 0, 2 } }, { DBRX_Q5_K, { 0, 2 } },
+        { DBRX_Q6_K, { 208, 208 } }, { DBRX_IQ4_NL, { 0, 0 } }, { DBRX_IQ4_XS, { 0, 0 } },
+    };
+    size_t bytes = dtype_block_bytes(dtype);
+    for (size_t i = 0; i < sizeof scales / sizeof *scales; i++)
+        if (scales[i].dtype == dtype)
+            for (size_t b = 0; b < n / dtype_block(dtype); b++) {
+                for (size_t k = 0; k < bytes; k++)
+                    dst[b * bytes + k] = (unsigned char)(rnd() * 128 + 128);
+                for (int k = 0; k < 2; k++)
+                    fill(dst + b * bytes + scales[i].at[k], K_F16, 1);
+            }
+    if (dtype_block(dtype) == 1)
+        fill(dst, kernels_type(dtype), n);
+}
+
+static const uint32_t all_types[] = {
+    DBRX_F32, DBRX_F16, DBRX_BF16, DBRX_Q8_0, DBRX_Q4_0, DBRX_Q4_1, DBRX_Q5_0, DBRX_Q5_1, DBRX_Q2_K,
+    DBRX_Q3_K, DBRX_Q4_K, DBRX_Q5_K, DBRX_Q6_K, DBRX_IQ4_NL, DBRX_IQ4_XS
+};
+enum { N_TYPES = sizeof all_types / sizeof *all_types };
+
+/* Against the plain dequantiser, at the very end of a page so that reading on would be seen */
+static void test_quant(const struct quant *k, uint32_t dtype)
+{
+    static const size_t widths[] = { 32, 64, 96, 160, 256, 512, 1792 };
+    double mv = 0, bf = 0;
+    int intact = 1;
+    for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
+        for (size_t rows = 1; rows <= 5; rows += 2) {
+            size_t cols = widths[i], n = rows * cols;
+            if (cols % dtype_block(dtype))
+                continue;
+            size_t bytes = (size_t)dtype_bytes(dtype, n), page = 4096;
+            size_t room = (bytes + page - 1) / page * page;
+            unsigned char *map = mmap(NULL, room + page, PROT_READ | PROT_WRITE,
+                                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            if (map == MAP_FAILED || mprotect(map + room, page, PROT_NONE))
+                bail("no memory");
+            unsigned char *w = map + room - bytes;
+            float *x = malloc(4 * cols), *wide = malloc(4 * n);
+            float got[5 + GUARD], want[5];
+            uint16_t *half = malloc(2 * (n + 2 * GUARD));
+            void *packed = aligned_alloc(64, quant_bytes(cols));
+            fill_blocks(w, dtype, n);
+            fill(x, K_F32, cols);
+            dequant(wide, w, dtype, 0, n);
+            double top = 0;
+            if (dtype_block(dtype) > 1) {
+                guard(got + rows);
+                k->pack(packed, x, cols);
+                k->matvec(dtype, got, w, rows, cols, packed);
+                kernels_plain.matvec[K_F32](want, wide, rows, cols, cols, x);
+                for (size_t j = 0; j < n; j++)
+                    top = fmax(top, fabs((double)wide[j] * x[j % cols]));
+                for (size_t r = 0; r < rows; r++)
+                    mv = fmax(mv, fabs(got[r] - want[r]) / (top * sqrt((double)cols)));
+                intact &= guarded(got + rows);
+            }
+            memset(half + n, 0x55, 4 * GUARD);
+            if (isa_bf16())
+                gemm_bf16.open(dtype, half, w, n);
+            for (size_t j = 0; isa_bf16() && j < n; j++)
+                bf = fmax(bf, fabs(bf16_to_f32(half[j]) - wide[j]) / fmax(fabs(wide[j]), 1e-6));
+            for (size_t j = n; j < n + 2 * GUARD; j++)
+                intact &= half[j] == 0x5555;
+            munmap(map, room + page);
+            void *const all[] = { x, wide, half, packed };
+            for (size_t j = 0; j < sizeof all / sizeof *all; j++)
+                free(all[j]);
+        }
+    if (dtype_block(dtype) > 1)
+        ok(mv < 5e-5, "%s: products are plain's to 15 bits (%.1e)", dtype_name(dtype), mv);
+    ok(bf <= 1 / 256., "%s to BF16 is the nearest (%.1e)", dtype_name(dtype), bf);
+    ok(intact, "%s: only results are written", dtype_name(dtype));
+}
+
+static void test_quants(const struct quant *k)
+{
+    float x[64], y = 0;
+    _Alignas(64) char packed[1024];
+    unsigned char w[68];
+    for (int i = 0; i < N_TYPES; i++)
+        test_quant(k, all_types[i]);
+    fill(x, K_F32, 64);
+    fill_blocks(w, DBRX_Q8_0, 64);
+    x[7] = NAN;
+    k->pack(packed, x, 64);
+    k->matvec(DBRX_Q8_0, &y, w, 1, 64, packed);
+    ok(isnan(y), "a NaN is not lost");
+    memset(x, 0, sizeof x);
+    k->pack(packed, x, 64);
+    k->matvec(DBRX_Q8_0, &y, w, 1, 64, packed);
+    ok(y == 0, "nothing times something is nothing");
+}
+
+/* ---- ops of a whole context ---- */
+
+struct experts_case { uint32_t n, d, ffn, dtype, layout; int fast; double tol; };
+
+/* A few tokens spread thinly over the experts, against the plain op */
+static void test_experts(const char *title, const struct cpu *with, const struct experts_case *t)
+{
+    enum { E = 16, K = 4 };
+    const uint32_t n = t->n, d = t->d, ffn = t->ffn;
+    const struct dbrx_config cfg = { .d_model = d, .d_ffn = ffn, .n_experts = E, .top_k = K,
                                      .n_heads = 32, .n_kv_heads = 8 };
-    void *w[3];
+    struct dbrx_tensor w[3];
     for (int i = 0; i < 3; i++) {
-        w[i] = malloc(2 * (size_t)E * FFN * D);
-        fill(w[i], K_BF16, (size_t)E * FFN * D);
+        void *data = malloc((size_t)dtype_bytes(t->dtype, (size_t)E * ffn * d));
+        fill_blocks(data, t->dtype, (size_t)E * ffn * d);
+        w[i] = (struct dbrx_tensor){ .data = data, .dtype = t->dtype };
     }
-    const struct dbrx_layer l = { .w1 = { .data = w[0], .dtype = DBRX_BF16 },
-                                  .v1 = { .data = w[1], .dtype = DBRX_BF16 },
-                                  .w2 = { .data = w[2], .dtype = DBRX_BF16 } };
-    float *h = malloc(N * D * sizeof *h), *row = malloc(D * sizeof *row), weight[N * K];
-    float *x = calloc(N * D, sizeof *x), *want = calloc(N * D, sizeof *x);
-    uint16_t expert[N * K];
-    fill(h, K_F32, N * D);
-    for (int i = 0; i < N * K; i++)
-        expert[i] = (uint16_t)(i % E), weight[i] = 0.25f;
-    struct cpu c = { .k = kernels_get(NULL), .pool = pool_open(1), .amx = isa_amx() };
+    const struct dbrx_layer l = { .w1 = w[0], .v1 = w[1], .w2 = w[2] };
+    float *h = malloc(4 * n * d), *row = malloc(4 * max(d, ffn)), *weight = malloc(4 * n * K);
+    float *x = calloc(n * d, sizeof *x), *want = calloc(n * d, sizeof *x);
+    float *part = malloc(4 * n * K * d), *part_want = malloc(4 * n * K * d);
+    uint16_t *expert = malloc(2 * n * K);
+    fill(h, K_F32, n * d);
+    for (uint32_t i = 0; i < n * d; i++)
+        h[i] /= (float)d;
+    for (uint32_t i = 0; i < n * K; i++)
+        expert[i] = (uint16_t)(i * i / 3 % E), weight[i] = i % 9 ? 0.25f : 0;
+    struct cpu c = *with;
+    c.pool = pool_open(2);
+    if (!t->fast)
+        c.fast = NULL;
     if (blas_open(&c.blas, NULL) != DBRX_OK || cpu_reserve(&c, &cfg))
         bail("no OpenBLAS, or no memory");
     struct work wk = { .ctx = &c, .row = row,
-                       .scratch = aligned_alloc(64, (cpu_scratch(&c, &cfg) + 63) / 64 * 64) };
-    struct work plain = { .row = row, .scratch = malloc(2 * D * sizeof(double)) };
-    struct moe m = { .layer = &l, .h = h, .x = x, .expert = expert, .weight = weight, .n = N, .k = K,
-                     .d_model = D, .d_ffn = FFN, .n_experts = E, .act_fn = DBRX_SILU };
+                       .scratch = aligned_alloc(64, (c.scratch + 63) / 64 * 64) };
+    struct work plain = { .row = row, .scratch = malloc(ops_plain.scratch(NULL, &cfg)) };
+    struct moe m = { .layer = &l, .h = h, .x = x, .expert = expert, .weight = weight, .n = n, .k = K,
+                     .d_model = d, .d_ffn = ffn, .n_experts = E, .act_fn = DBRX_SILU, .part = part,
+                     .w2_layout = t->layout };
     alarm(60);                             /* the tiles' panel once held no row: for ever */
     cpu_experts(&wk, &m);
     alarm(0);
     m.x = want;
+    m.part = part_want;
     ops_plain.experts(&plain, &m);
-    double a = apart(x, want, N * D);
-    ok(a < 1e-4, "%d tokens through %d experts of %d x %d are plain's (%.1e)", N, E, FFN, D, a);
+    double a = apart(x, want, n * d), b = apart(part, part_want, n * K * d);
+    ok(a < t->tol && b < t->tol, "%s: %u tokens through %d experts of %u x %u %s are plain's "
+       "(%.1e, %.1e)", title, n, E, ffn, d, dtype_name(t->dtype), a, b);
     pool_close(c.pool);
-    void *const all[] = { w[0], w[1], w[2], h, row, x, want, c.panel, wk.scratch, plain.scratch };
+    void *const all[] = { (void *)w[0].data, (void *)w[1].data, (void *)w[2].data, h, row, x, want,
+                          part, part_want, weight, expert, c.panel, wk.scratch, plain.scratch };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
+}
+
+static void test_level(const char *title, const struct cpu *c)
+{
+    static const struct experts_case cases[] = {
+        { 5, 4096, 32, DBRX_BF16, DBRX_W2_FFN_ROWS, 0, 1e-4 },
+        { 5, 96, 352, DBRX_BF16, DBRX_W2_FFN_ROWS, 1, 2e-2 },
+        { 70, 96, 352, DBRX_BF16, DBRX_W2_FFN_ROWS, 0, 1e-4 },
+        { 70, 96, 352, DBRX_BF16, DBRX_W2_MODEL_ROWS, 0, 1e-4 },
+        { 70, 96, 352, DBRX_F16, DBRX_W2_FFN_ROWS, 1, 2e-2 },
+        { 70, 96, 352, DBRX_F32, DBRX_W2_FFN_ROWS, 1, 2e-2 },
+        { 70, 96, 352, DBRX_F16, DBRX_W2_MODEL_ROWS, 1, 2e-2 },
+        { 70, 96, 352, DBRX_F16, DBRX_W2_MODEL_ROWS, 0, 1e-4 },
+        { 2, 96, 352, DBRX_F16, DBRX_W2_MODEL_ROWS, 0, 1e-4 },
+        { 2, 96, 352, DBRX_Q4_1, DBRX_W2_MODEL_ROWS, 0, 5e-4 },
+        { 70, 96, 352, DBRX_Q8_0, DBRX_W2_MODEL_ROWS, 1, 2e-2 },
+        { 70, 96, 352, DBRX_Q5_0, DBRX_W2_MODEL_ROWS, 0, 5e-4 },
+        { 2, 96, 352, DBRX_Q4_0, DBRX_W2_FFN_ROWS, 0, 5e-4 },
+        { 70, 96, 352, DBRX_Q4_0, DBRX_W2_FFN_ROWS, 1, 5e-4 },
+        { 70, 256, 512, DBRX_Q4_K, DBRX_W2_MODEL_ROWS, 1, 2e-2 },
+        { 3, 256, 512, DBRX_Q6_K, DBRX_W2_MODEL_ROWS, 1, 5e-4 },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        test_experts(title, c, &cases[i]);
 }
 
 struct seen { struct pool *pool; _Atomic uint32_t count[257]; _Atomic int busy[8], clash; };
@@ -278,16 +433,36 @@ int main(void)
     test_table(&kernels_plain);
     if (!tested)
         skip("no SIMD kernels on this CPU");
-    if (isa_amx()) {
-        test_amx(1, 32, 32, 16);
-        test_amx(31, 64, 96, 48);
-        test_amx(33, 96, 352, 80);
-        test_amx(100, 192, 64, 320);
-        test_amx(8, 64, 6560, 16);         /* more rows of w2 than a panel holds */
+    if (isa_bf16()) {
+        test_gemms(&gemm_bf16, 4e-3);
+        test_gemms(&gemm_bf16x2, 1e-5);
     } else {
-        skip("no AMX on this CPU");
+        skip("no AVX512-BF16 on this CPU");
     }
-    test_experts();
+    if (isa_amx())
+        test_gemms(&gemm_amx, 1e-5);
+    else
+        skip("no AMX on this CPU");
+    struct cpu c = { .k = &kernels_plain };
+    test_level("plain", &c);
+    if ((c.k = kernels_get(NULL)) != &kernels_plain)
+        test_level(c.k->name, &c);
+    if (isa_vnni()) {
+        test_quants(&quant_vnni);
+        c.quant = &quant_vnni;
+        test_level("avx512vnni", &c);
+    } else {
+        skip("no AVX512-VNNI on this CPU");
+    }
+    if (isa_bf16()) {
+        c.fast = &gemm_bf16;
+        c.exact = &gemm_bf16x2;
+        test_level("avx512bf16", &c);
+    }
+    if (isa_amx()) {
+        c.tiles = &gemm_amx;
+        test_level("amx", &c);
+    }
     ok(kernels_get("plain") == &kernels_plain && !kernels_get("mmx"), "kernels by name");
     test_pool(1);
     test_pool(2);

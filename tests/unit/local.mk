@@ -10,8 +10,9 @@ TESTS += %D%/checkpoint %D%/checkpoint-hostile %D%/checkpoint-nomem
 EXTRA_DIST += tests/data
 
 # --- cpu-blas's parts, and the shell's core
-check_PROGRAMS += %D%/kernels %D%/core
-TESTS += %D%/kernels %D%/core
+check_PROGRAMS += %D%/kernels %D%/core %D%/dequant
+TESTS += %D%/kernels %D%/core %D%/dequant
+%C%_dequant_LDADD = libgraph.la -lm
 %C%_kernels_LDADD = libcpu.la libgraph.la -lm
 %C%_core_LDADD = librepl.la libmodel.la libplugins.la -lm
 
@@ -38,8 +39,8 @@ tests_unit_tok_files_LDADD    = $(TOK_TEST_LIBS)
 tests_unit_tok_chat_SOURCES   = %D%/tok_chat.c
 tests_unit_tok_chat_CFLAGS    = $(TOK_TEST_CFLAGS)
 tests_unit_tok_chat_LDADD     = $(TOK_TEST_LIBS)
-tests_unit_tokenize_tool_SOURCES = %D%/tokenize-tool.c repl/tokenize.c repl/tokenize.h
-tests_unit_tokenize_tool_LDADD   = libtokenizer.la
+tests_unit_tokenize_tool_SOURCES = %D%/tokenize-tool.c repl/tokenize.c repl/tokenize.h repl/text.h repl/text.c
+tests_unit_tokenize_tool_LDADD   = libmodel.la libtokenizer.la
 
 # --- branches and saved sessions
 check_PROGRAMS += %D%/tree
@@ -58,3 +59,44 @@ tests_unit_constraint_LDADD   = librepl.la libmodel.la libplugins.la libtokenize
 tests_unit_schema_SOURCES = %D%/schema.c %D%/schema_valid.h
 tests_unit_schema_CFLAGS  = $(TOK_TEST_CFLAGS)
 tests_unit_schema_LDADD   = librepl.la libmodel.la libplugins.la libtokenizer.la $(CJSON_LIBS) -lm
+
+# ---- colours of numbers and kinds
+check_PROGRAMS += %D%/heat
+TESTS += %D%/heat
+%C%_heat_LDADD = libshell.la -lm
+# --- sets of tokens, layers, experts
+check_PROGRAMS += %D%/sets
+TESTS += %D%/sets
+%C%_sets_LDADD = librepl.la
+
+# --- steering
+check_PROGRAMS += %D%/steer
+TESTS += %D%/steer
+%C%_steer_SOURCES = %D%/steer.c %D%/plain_forward.h
+%C%_steer_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
+%C%_steer_LDADD = librepl.la libmodel.la libplugins.la $(CJSON_LIBS) -lm
+
+# ---- comparing and measuring
+check_PROGRAMS += %D%/divergence
+TESTS += %D%/divergence
+%C%_divergence_LDADD = librepl.la libmodel.la libplugins.la -lm
+
+# --- ablation
+check_PROGRAMS += %D%/ablation
+TESTS += %D%/ablation
+%C%_ablation_SOURCES = %D%/ablation.c %D%/plain_forward.h
+%C%_ablation_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
+%C%_ablation_LDADD = librepl.la libmodel.la libplugins.la $(CJSON_LIBS) -lm
+# --- GGUF, and rows to blocks
+check_PROGRAMS += %D%/gguf %D%/quant
+TESTS          += %D%/gguf %D%/gguf.sh %D%/quant
+EXTRA_DIST     += %D%/gguf.sh
+%C%_gguf_LDADD  = libmodel.la
+%C%_quant_LDADD = libmodel.la -lm
+
+# --- the logit lens
+check_PROGRAMS += %D%/lens
+TESTS += %D%/lens
+%C%_lens_SOURCES = %D%/lens.c %D%/plain_forward.h
+%C%_lens_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
+%C%_lens_LDADD = librepl.la libmodel.la libplugins.la $(CJSON_LIBS) -lm

@@ -117,12 +117,12 @@ static void test_table(void)
 {
     for (size_t i = 0; command_at(i); i++) {
         const struct command *c = command_at(i);
-        char usage[200];
+        char usage[USAGE_LEN];
         command_usage(c, 1, usage, sizeof usage);
         int optional = 0, fine = 1;
         for (const struct arg *a = c->arg; a->type != ARG_END; a++) {
-            fine &= !(optional && a->required);        /* the parser fills them in order */
-            optional |= !a->required && a->type != ARG_FLAG;
+            fine &= !(optional && a->required && !arg_is_option(a));      /* the parser fills them in order */
+            optional |= !a->required && !arg_is_option(a);
         }
         ok(fine && c->run && strlen(c->brief) <= 50 && c->example[0] == '/' &&
            !strncmp(c->example + 1, c->name, strlen(c->name)) && command_find(c->name, 0) == c,

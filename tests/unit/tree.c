@@ -325,7 +325,7 @@ static void test_stops(void)
 
 static int write_file(struct world *w, int kv, char *err)
 {
-    struct save_source from = { w->t, &w->vars, &ck->desc, "tiny", disp_name(w->d), kv };
+    struct save_source from = { w->t, &w->vars, &ck->desc, "tiny", disp_name(w->d), kv, NULL };
     return save_write(file, &from, err, 300);
 }
 

@@ -1,0 +1,74 @@
+/* backends/cpu-blas/gemm.h -- many tokens times BF16 weights, read as the file has them.
+ *
+ * One table per way of doing it.  Activations are packed once for all rows of weights; what
+ * a table rounds them to is its name:
+ *   bf16    nearest BF16 number, as GPUs that serve this model do (vdpbf16ps)
+ *   bf16x2  two BF16 numbers, hi + lo, exact to 16 bits of mantissa: half the speed
+ *   amx     the same two, on Intel's tiles
+ * Sums are float32 in the order of the columns, whatever tokens are beside: a token's result
+ * does not depend on its company.  Sizes: cols and ffn multiples of 32, rows of 2; any tokens.
+ * All [any]. */
+#ifndef DBRX_CPU_GEMM_H
+#define DBRX_CPU_GEMM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    GEMM_QUERIES = 128,                    /* rows of queries of one attend, at most        */
+    GEMM_TOKENS = 32,                      /* tokens of a packed block, at most             */
+    GEMM_PANEL  = 256 * 1024,              /* floats of scratch for down                    */
+};
+
+/* Attention of n tokens to one KV head: `group` query heads each, token t to positions below
+ * reach + t, all of which the cache holds.  n * group <= GEMM_QUERIES. */
+struct gemm_attend {
+    const float *q;                        /* [n][q_stride]: [group][hd] used               */
+    float *out;                            /* [n][out_stride]: likewise                     */
+    size_t q_stride, out_stride;
+    const void *k, *v;                     /* [positions][hd] of dtype, `stride` bytes apart */
+    size_t stride;
+    uint32_t n, group, hd, reach, dtype;   /* hd a multiple of 32                           */
+};
+enum { GEMM_TILE = 256 };                  /* positions attended to at a time               */
+
+struct gemm {
+    const char *name;
+    size_t tokens;                         /* of a packed block                             */
+    size_t bytes;                          /* of a packed activation                        */
+    /* n <= tokens rows of cols floats (the rest is zero) to a block of tokens * cols * bytes. */
+    void (*pack)(uint16_t *block, const float *const *row, size_t n, size_t cols);
+    /* y[n][rows] (stride ldy) = x[n][cols] w[rows][cols]^T; x: packed blocks. */
+    void (*linear)(float *y, size_t ldy, const uint16_t *x, size_t n, const void *w,
+                   size_t rows, size_t cols);
+    /* Rows first .. first + rows of one expert, h = silu(w1 x) * (v1 x), into h's packed
+     * blocks of ffn columns; w1 and v1 begin at the expert's row `first`. */
+    void (*up)(uint16_t *h, size_t ffn, size_t first, const uint16_t *x, size_t n,
+               const void *w1, const void *v1, size_t rows, size_t cols);
+    /* out[n][ldo] = h[n][ffn] w2 for `cols` columns (a multiple of 16, <= 256) of w2, whose
+     * rows are ldw apart; h: as up left it.  out has room for whole blocks. */
+    void (*down)(float *out, size_t ldo, const uint16_t *h, size_t n, size_t ffn, const void *w2,
+                 size_t ldw, size_t cols, float *panel);
+    /* dst[n] = the nearest BF16 of n weights of any type that dequant.h knows, whole blocks and
+     * a multiple of 32.  NULL: only BF16 weights can be multiplied. */
+    void (*open)(uint32_t dtype, uint16_t *dst, const void *src, size_t n);
+    /* scratch: gemm_attend_floats(hd).  NULL: none. */
+    void (*attend)(const struct gemm_attend *, float *scratch);
+};
+
+extern const struct gemm gemm_bf16, gemm_bf16x2, gemm_amx;
+
+/* Of attend's scratch: packed queries, opened keys and values, the values' panel, scores, packed
+ * probabilities, sums of a tile, what is mixed so far, its maximum and sum. */
+static inline size_t gemm_attend_floats(size_t hd)
+{
+    return GEMM_QUERIES * hd / 2 + 3 * GEMM_TILE * hd / 2 + GEMM_TILE * 32 + GEMM_TILE * 16 + hd * 32 +
+           GEMM_QUERIES * (hd + 2);
+}
+
+static inline size_t gemm_block(const struct gemm *g, size_t cols)     /* uint16_t a block */
+{
+    return g->tokens * cols * g->bytes / 2;
+}
+
+#endif

@@ -1,0 +1,27 @@
+/* backends/cpu-blas/quant.h -- products of quantised weights with few tokens, one table per
+ * instruction set that has them.
+ *
+ * Activations are stored once a product as 16-bit integers with one scale, split in two bytes
+ * hi, lo, so that integer dot products of bytes lose nothing: the result is the plain one's to
+ * about 15 bits.  Sums of 4 products are exact, the rest is float32.  A token's result does not
+ * depend on its company.  Types: every GGUF type that dequant.h knows, whole blocks.
+ * All [any]. */
+#ifndef DBRX_CPU_QUANT_H
+#define DBRX_CPU_QUANT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct quant {
+    /* x[n] to quant_bytes(n) bytes at dst, 64-byte aligned; n a multiple of 32 */
+    void (*pack)(void *dst, const float *x, size_t n);
+    /* y[rows] = w x, rows of w as the file has them; x: packed */
+    void (*matvec)(uint32_t dtype, float *y, const void *w, size_t rows, size_t cols,
+                   const void *x);
+};
+
+extern const struct quant quant_vnni;
+
+static inline size_t quant_bytes(size_t n) { return 64 + (n + 63) / 64 * 192; }
+
+#endif

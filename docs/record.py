@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""Records the session in the README: types its lines at a real (pseudo-)terminal, and puts what
+such a terminal of 80 columns then shows between the README's two markers.
+
+    docs/record.py build/dbrx README.md
+
+Speeds are those of the machine and of the moment; the words depend on the seed alone."""
+import os
+import pty
+import re
+import select
+import sys
+import fcntl
+import struct
+import tempfile
+import termios
+
+COLS = 80
+ARGS = ["--seed", "7", "-s", "max_tokens=40"]
+LINES = ["/backend cpu-blas precision=fast kv=q8_0", "Once upon a time, there was a fox who",
+         "/compare ref --list 3", "/backend ref --keep", " One day", "/backend cpu-blas", "/continue",
+         "/transcript --tokens", "/quit"]
+BEGIN, END = "<!-- session: made by docs/record.py -->\n", "<!-- end of session -->\n"
+
+
+def screen(raw):
+    """The lines that a terminal shows which never scrolls."""
+    rows, y, x = [[]], 0, 0
+    for m in re.finditer(r"\x1b\[([?0-9;]*)([A-Za-z])|\x1b[=>()][0-9A-Z]?|([\r\n\b\a])|(.)", raw, re.S):
+        args, what, control, char = m.groups()
+        n = int(args) if args and args.isdigit() else 1
+        if char:
+            if x == COLS:
+                y, x = y + 1, 0
+            while len(rows) <= y:
+                rows.append([])
+            rows[y] += [" "] * (x - len(rows[y]))
+            rows[y][x:x + 1] = [char]
+            x += 1
+        elif control == "\r":
+            x = 0
+        elif control == "\n":
+            y += 1
+        elif control == "\b":
+            x = max(0, x - 1)
+        elif what == "K" and y < len(rows):
+            del rows[y][x:]
+        elif what in "ABCD" if what else False:
+            y += {"A": -n, "B": n}.get(what, 0)
+            x += {"C": n, "D": -n}.get(what, 0)
+        while len(rows) <= y:
+            rows.append([])
+    return ["".join(r).rstrip() for r in rows]
+
+
+def record(dbrx):
+    home = tempfile.TemporaryDirectory()
+    pid, fd = pty.fork()
+    if not pid:
+        os.environ.update({"HOME": home.name, "XDG_STATE_HOME": home.name, "XDG_CONFIG_HOME": home.name,
+                           "TERM": "xterm", "NO_COLOR": "1", "LC_ALL": "C.UTF-8", "INPUTRC": "/dev/null"})
+        os.execv(dbrx, [dbrx, *ARGS])
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 60, COLS, 0, 0))
+    raw = b""
+    for line in [None, *LINES]:
+        if line is not None:
+            os.write(fd, line.encode() + b"\r")
+        seen = len(raw)
+        while line != "/quit" and not re.search(rb"dbrx> $", re.sub(rb"\x1b\[[?0-9;]*[a-zA-Z]", b"", raw[seen:])):
+            if not select.select([fd], [], [], 300)[0]:
+                sys.exit("record.py: no prompt after %s" % line)
+            raw += os.read(fd, 65536)
+    try:
+        while select.select([fd], [], [], 10)[0]:
+            more = os.read(fd, 65536)
+            if not more:
+                break
+            raw += more
+    except OSError:
+        pass
+    os.waitpid(pid, 0)
+    return raw.decode(errors="replace")
+
+
+def shortened(lines, head, tail):
+    """A long table by its ends."""
+    out, table = [], []
+    for line in lines + ["dbrx> "]:
+        if table and line.startswith("dbrx> "):
+            out += table if len(table) <= head + tail + 1 else table[:head] + ["..."] + table[-tail:]
+            table = []
+        if table or line.startswith("turn  part"):
+            table.append(line)
+        else:
+            out.append(line)
+    return out[:-1]
+
+
+def main():
+    dbrx, readme = sys.argv[1:]
+    lines = shortened([l for l in screen(record(os.path.abspath(dbrx))) if l], 3, 6)
+    text = "\n".join(["$ ./quickstart " + " ".join(ARGS)] + lines)
+    block = "".join("    %s\n" % l if l else "\n" for l in text.split("\n"))
+    with open(readme, encoding="utf-8") as f:
+        whole = f.read()
+    before, rest = whole.split(BEGIN)
+    with open(readme, "w", encoding="utf-8") as f:
+        f.write(before + BEGIN + "\n" + block + "\n" + END + rest.split(END)[1])
+
+
+main()

@@ -1,0 +1,272 @@
+/* repl/backends.c -- /backend: the list of what was found and why some of it cannot run, and
+ * the way from one backend to another.  How a switch works is dispatch.c's. */
+#define _GNU_SOURCE
+#include "repl/handlers.h"
+
+#include "repl/commands.h"
+#include "repl/shell.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *module_name(const struct module *m)
+{
+    return m->info ? m->info->name : strrchr(m->path, '/') + 1;
+}
+
+/* "71 copied from cpu-blas, 62 computed": where the current KV came from */
+static void kv_text(const struct shell *sh, char *out, size_t size)
+{
+    const struct spans *o = disp_kv_spans(sh->disp);
+    uint32_t n = disp_position(sh->disp), covered = 0;
+    size_t at = 0;
+    *out = '\0';
+    for (uint32_t i = 0; i < o->n && at < size; i++) {
+        uint32_t k = o->list[i].end - o->list[i].from;
+        covered += k;
+        at += (size_t)snprintf(out + at, size - at, "%s%u %s", at ? ", " : "", k, o->list[i].name);
+    }
+    if (covered < n || !n)
+        snprintf(out + at, size - at, "%s%u computed", at ? ", " : "", n - covered);
+}
+
+static void promises_text(uint32_t p, char *out, size_t size)
+{
+    snprintf(out, size, "%s%s%s%s%s", p & DBRX_REPRO_CHUNKS ? "chunks" : "",
+             p & DBRX_REPRO_CHUNKS && p & ~(uint32_t)DBRX_REPRO_CHUNKS ? ", " : "",
+             p & DBRX_REPRO_THREADS ? "threads" : "",
+             p & DBRX_REPRO_THREADS && p & DBRX_REPRO_BATCH ? ", " : "",
+             p & DBRX_REPRO_BATCH ? "batch" : "");
+}
+
+/* ---- the list ---- */
+
+/* A line more at the end of malloc'd *text */
+__attribute__((format(printf, 2, 3)))
+static void add_line(char **text, const char *fmt, ...)
+{
+    char *line = NULL, *both = NULL;
+    va_list ap;
+    va_start(ap, fmt);
+    if (vasprintf(&line, fmt, ap) < 0)
+        line = NULL;
+    va_end(ap);
+    if (line && *line && asprintf(&both, "%s%s%s", *text ? *text : "", *text ? "\n" : "", line) >= 0) {
+        free(*text);
+        *text = both;
+    }
+    free(line);
+}
+
+static const char *str(const cJSON *row, const char *key)
+{
+    return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(row, key));
+}
+
+static double num(const cJSON *row, const char *key)
+{
+    const cJSON *v = cJSON_GetObjectItemCaseSensitive(row, key);
+    return cJSON_IsNumber(v) ? v->valuedouble : 0;
+}
+
+static const char *bytes_text(double bytes, char out[24])
+{
+    double gib = bytes / 1073741824;
+    snprintf(out, 24, gib >= 1 ? "%.1f GiB" : "%.1f MiB", gib >= 1 ? gib : bytes / 1048576);
+    return out;
+}
+
+static char *show_backend(const struct render *r, const cJSON *row)
+{
+    (void)r;
+    char *text = NULL, a[24], b[24], c[24];
+    const cJSON *o, *v;
+    if (str(row, "reason")) {
+        add_line(&text, "cannot run: %s", str(row, "reason"));
+        return text;
+    }
+    add_line(&text, "%s", str(row, "device"));
+    bytes_text(num(row, "memory_weights"), a);
+    bytes_text(num(row, "memory_kv"), b);
+    if (num(row, "memory_total") > 0)
+        add_line(&text, "needs %s of weights, about %s of KV; %s free", a, b, bytes_text(num(row, "memory_free"), c));
+    else
+        add_line(&text, "needs %s of weights, about %s of KV", a, b);
+    if (str(row, "kv"))
+        add_line(&text, "kv: %s", str(row, "kv"));
+    if (str(row, "same_bits") && *str(row, "same_bits"))
+        add_line(&text, "bits do not depend on: %s", str(row, "same_bits"));
+    cJSON_ArrayForEach(o, cJSON_GetObjectItemCaseSensitive(row, "kept"))
+        add_line(&text, "kept open%s%s, %.0f tokens in its KV; --drop closes it", *str(o, "options") ? " with " : "",
+                 str(o, "options"), num(o, "tokens"));
+    cJSON_ArrayForEach(o, cJSON_GetObjectItemCaseSensitive(row, "options")) {
+        char values[200] = "";
+        size_t at = 0;
+        cJSON_ArrayForEach(v, cJSON_GetObjectItemCaseSensitive(o, "values"))
+            if (at < sizeof values)
+                at += (size_t)snprintf(values + at, sizeof values - at, "%s%s", at ? "|" : "", v->valuestring);
+        add_line(&text, "%s=%s: %s (default: %s)", str(o, "name"), at ? values : "...", str(o, "help"),
+                 str(o, "default"));
+    }
+    return text;
+}
+
+static char *show_current(const struct render *r, const cJSON *row)
+{
+    (void)r;
+    return strdup(cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(row, "current")) ? "*" :
+                  cJSON_GetObjectItemCaseSensitive(row, "kept") ? "+" : "");
+}
+
+static void kept_rows(const struct shell *sh, const char *name, cJSON *row)
+{
+    const char *kept;
+    uint32_t n;
+    size_t len = strlen(name);
+    for (uint32_t i = 0; (kept = disp_kept(sh->disp, i, &n)); i++) {
+        if (strncmp(kept, name, len) || (kept[len] && kept[len] != ' '))
+            continue;
+        cJSON *list = cJSON_GetObjectItemCaseSensitive(row, "kept"), *one = cJSON_CreateObject();
+        cJSON_AddItemToArray(list ? list : cJSON_AddArrayToObject(row, "kept"), one);
+        field_string(one, "options", kept[len] ? kept + len + 1 : "");
+        cJSON_AddNumberToObject(one, "tokens", n);
+    }
+}
+
+static void option_rows_of(const struct shell *sh, size_t i, const struct module *m, cJSON *row)
+{
+    const struct dbrx_choices *c = m->info ? m->info->get(DBRX_CHOICES) : NULL;
+    cJSON *opt = cJSON_AddArrayToObject(row, "options");
+    for (const struct dbrx_option *o = disp_options(sh->disp, i); o && o->name; o++) {
+        const char *const *v = c ? c->values(o->name) : NULL;
+        cJSON *one = cJSON_CreateObject();
+        cJSON_AddItemToArray(opt, one);
+        field_string(one, "name", o->name);
+        field_string(one, "default", o->fallback ? o->fallback : "");
+        field_string(one, "help", o->help ? o->help : "");
+        cJSON *values = v ? cJSON_AddArrayToObject(one, "values") : NULL;
+        for (; v && *v; v++)
+            cJSON_AddItemToArray(values, cJSON_CreateString(*v));
+    }
+}
+
+static void backend_row(struct shell *sh, size_t i, const struct module *m, cJSON *list)
+{
+    struct dbrx_probe p = { 0 };
+    char text[400];
+    uint64_t weights, kv;
+    if (m->info && !disp_probe(sh->disp, i, &p))
+        return;                            /* a module of another kind */
+    const char *name = module_name(m), *now = disp_name(sh->disp);
+    int current = m->info && now && !strcmp(now, name);
+    cJSON *row = cJSON_CreateObject();
+    cJSON_AddItemToArray(list, row);
+    cJSON_AddBoolToObject(row, "current", current);
+    field_string(row, "name", name);
+    cJSON_AddNumberToObject(row, "score", p.score);
+    if (p.score > 0) {
+        disp_needs(sh->disp, &weights, &kv);
+        field_string(row, "device", p.device);
+        cJSON_AddNumberToObject(row, "memory_weights", (double)weights);
+        cJSON_AddNumberToObject(row, "memory_kv", (double)kv);
+        cJSON_AddNumberToObject(row, "memory_free", (double)p.mem_free);
+        cJSON_AddNumberToObject(row, "memory_total", (double)p.mem_total);
+    } else {
+        field_string(row, "reason", m->info ? p.reason : m->why);
+    }
+    if (current) {
+        kv_text(sh, text, sizeof text);
+        field_string(row, "kv", text);
+        promises_text(disp_promises(sh->disp), text, sizeof text);
+        field_string(row, "same_bits", text);
+    }
+    kept_rows(sh, name, row);
+    if (m->info) {
+        field_string(row, "version", m->info->version);
+        field_string(row, "summary", m->info->summary);
+    }
+    field_string(row, "path", m->path);
+    option_rows_of(sh, i, m, row);
+}
+
+static void list_backends(struct shell *sh)
+{
+    static const struct column col[] = {
+        { NULL, "", 0, 0, show_current }, { "name", "backend", 0, 0, NULL },
+        { "score", "score", 1, 0, NULL }, { NULL, "runs on; options", 0, 0, show_backend }, { 0 } };
+    static const struct rows rows = { "rows", "backends", "rows", col, 0 };
+    const struct module *m;
+    cJSON *list = cJSON_CreateArray();
+    for (size_t i = 0; (m = disp_module(sh->disp, i)); i++)
+        backend_row(sh, i, m, list);
+    render_rows(&sh->out, &rows, NULL, NULL, list);
+}
+
+/* ---- the way over ---- */
+
+void backend_said(struct shell *sh)
+{
+    cJSON *f = cJSON_CreateObject();
+    char kept[400] = "", bytes[24];
+    const char *name;
+    uint64_t weights, kv;
+    uint32_t n, k = 0;
+    size_t at = 0;
+    const char *label = disp_label(sh->disp);
+    char brief[160];
+    field_string(f, "name", disp_name(sh->disp));
+    field_string(f, "options", label + strcspn(label, " ") + (strchr(label, ' ') != NULL));
+    field_string(f, "kv", disp_kv_origin(sh->disp));
+    cJSON_AddNumberToObject(f, "position", disp_position(sh->disp));
+    for (; (name = disp_kept(sh->disp, k, &n)); k++)
+        if (at < sizeof kept)
+            at += (size_t)snprintf(kept + at, sizeof kept - at, "%s%s", at ? ", " : "; kept open: ", name);
+    disp_needs(sh->disp, &weights, &kv);
+    if (at && at < sizeof kept)
+        snprintf(kept + at, sizeof kept - at, " (about %s of KV%s)", bytes_text((double)kv, bytes), k > 1 ? " each" : "");
+    cJSON_AddNumberToObject(f, "moved", disp_moved(sh->disp));
+    cJSON_AddNumberToObject(f, "kept", k);
+    uint32_t moved = disp_moved(sh->disp), all = disp_position(sh->disp);
+    char of[24] = "";
+    if (moved && moved < all)              /* it held the others already */
+        snprintf(of, sizeof of, "%u of ", moved);
+    render_event(&sh->out, "backend", f, "now on %s; kv: %s (%s%u tokens)%s", label_brief(label, brief, sizeof brief),
+                 moved || !all ? disp_kv_origin(sh->disp) : "its own", of, all, kept);
+}
+
+static int drop(struct shell *sh, const char *name)
+{
+    uint32_t n = disp_drop(sh->disp, name);
+    if (!n)
+        return name ? render_error(&sh->out, "no backend \"%.60s\" is kept open; /backend lists those that are", name)
+                    : render_error(&sh->out, "no backend is kept open");
+    render_event(&sh->out, "status", NULL, "closed %u backend%s that %s kept open", n, n == 1 ? "" : "s",
+                 n == 1 ? "was" : "were");
+    return 0;
+}
+
+int handle_backend(struct shell *sh, const struct args *a)
+{
+    const char *name = a->text[0];
+    int replay = a->text[1] != NULL, keep = a->text[2] != NULL, dropped = a->text[3] != NULL;
+    if (dropped)
+        return replay || keep || a->list[0] ? render_error(&sh->out, "--drop stands alone, but for the NAME of a "
+                                                           "backend that is kept open") : drop(sh, name);
+    if (!name && !replay && !keep) {
+        list_backends(sh);
+        return 0;
+    }
+    if (!name && keep)
+        return render_error(&sh->out, "--keep needs the NAME of the backend to go on with");
+    if (shell_use(sh, name ? name : disp_name(sh->disp), a->list, (replay ? DISP_REPLAY : 0) | (keep ? DISP_KEEP : 0)))
+        return -1;
+    for (int i = 0; a->list[i]; i++) {     /* what was asked for here is the setting from now on */
+        char err[256];
+        if (!strncmp(a->list[i], "threads=", 8))
+            vars_set(&sh->vars, VAR_THREADS, a->list[i] + 8, FROM_SESSION, err, sizeof err);
+    }
+    backend_said(sh);
+    return 0;
+}

@@ -1,0 +1,179 @@
+/* repl/engine.c -- opening, driving and closing one backend.  See engine.h. */
+#include "repl/engine.h"
+
+#include "plugins/fail.h"
+
+#include <string.h>
+
+const struct dbrx_backend *engine_backend(const struct module *m)
+{
+    const struct dbrx_backend *vt = m->info ? m->info->get(DBRX_BACKEND) : NULL;
+    return vt && DBRX_HAS(struct dbrx_backend, vt, truncate) ? vt : NULL;
+}
+
+dbrx_status engine_open(struct engine *e, const struct module *m, const struct dbrx_host *host,
+                        const struct dbrx_model_desc *desc, const char *const *opt,
+                        uint32_t max_pos, struct dbrx_error *err)
+{
+    *e = (struct engine){ .module = m, .vt = engine_backend(m), .kv = m->info->get(DBRX_KV) };
+    size_t n = (size_t)snprintf(e->label, sizeof e->label, "%s", m->info->name);
+    for (const char *const *o = opt; o && *o && n < sizeof e->label; o++)
+        n += (size_t)snprintf(e->label + n, sizeof e->label - n, " %s", *o);
+    const struct dbrx_config *c = &desc->config;
+    e->layers = c->n_layers;
+    e->kv_row = (size_t)c->n_kv_heads * (c->d_model / c->n_heads);
+    dbrx_status st = e->vt->model_open(host, desc, opt, &e->model, err);
+    if (st == DBRX_OK)
+        st = e->vt->session_open(e->model, max_pos, &e->session, err);
+    if (st != DBRX_OK)
+        engine_close(e);
+    return st;
+}
+
+dbrx_status engine_share(struct engine *e, const struct engine *owner, uint32_t max_pos,
+                         struct dbrx_error *err)
+{
+    *e = *owner;
+    e->session = NULL;
+    e->shared = 1;
+    dbrx_status st = e->vt->session_open(e->model, max_pos, &e->session, err);
+    if (st != DBRX_OK)
+        engine_close(e);
+    return st;
+}
+
+void engine_close(struct engine *e)
+{
+    if (e->session)
+        e->vt->session_close(e->session);
+    if (e->model && !e->shared)
+        e->vt->model_close(e->model);
+    *e = (struct engine){ 0 };
+}
+
+uint32_t engine_position(const struct engine *e)
+{
+    return e->session ? e->vt->position(e->session) : 0;
+}
+
+/* a lost handle is closed at once, so that nobody drives it again */
+static dbrx_status settle(struct engine *e, dbrx_status st)
+{
+    if (st == DBRX_E_LOST)
+        engine_close(e);
+    return st;
+}
+
+static dbrx_status gone(struct dbrx_error *err)
+{
+    return fail(err, DBRX_E_LOST, "the backend is gone");
+}
+
+/* A module that is older than a kind of steering would pass over it in silence */
+static dbrx_status check_steer(const struct engine *e, const struct dbrx_batch *b, struct dbrx_error *err)
+{
+    return b->steer && b->steer->source && e->module->info->abi_minor < 1
+           ? fail(err, DBRX_E_UNSUPPORTED, "%s was built before experts could be swapped; /steer off goes on "
+                  "without", e->module->info->name) : DBRX_OK;
+}
+
+dbrx_status engine_eval(struct engine *e, const struct dbrx_batch *b, struct dbrx_error *err)
+{
+    if (!e->session)
+        return gone(err);
+    dbrx_status st = check_steer(e, b, err);
+    return st == DBRX_OK ? settle(e, e->vt->eval(e->session, b, err)) : st;
+}
+
+dbrx_status engine_truncate(struct engine *e, uint32_t n_keep, struct dbrx_error *err)
+{
+    return e->session ? settle(e, e->vt->truncate(e->session, n_keep, err))
+                      : gone(err);
+}
+
+/* ---- optional tables ---- */
+
+static const struct dbrx_resume *resume_of(const struct engine *e)
+{
+    return e->session ? e->module->info->get(DBRX_RESUME) : NULL;
+}
+
+int engine_has_resume(const struct engine *e)
+{
+    return resume_of(e) != NULL;
+}
+
+dbrx_status engine_resume(struct engine *e, uint32_t layer, uint32_t pos, const float *x,
+                          const struct dbrx_batch *b, struct dbrx_error *err)
+{
+    const struct dbrx_resume *r = resume_of(e);
+    if (!r)
+        return e->session ? fail(err, DBRX_E_UNSUPPORTED, "%s cannot resume inner blocks", e->module->info->name)
+                          : gone(err);
+    dbrx_status st = check_steer(e, b, err);
+    return st == DBRX_OK ? settle(e, r->resume(e->session, layer, pos, x, b, err)) : st;
+}
+
+dbrx_status engine_head(struct engine *e, const float *x, uint32_t n, float *logits, struct dbrx_error *err)
+{
+    const struct dbrx_head *h = e->session ? e->module->info->get(DBRX_HEAD) : NULL;
+    if (!h)
+        return e->session ? fail(err, DBRX_E_UNSUPPORTED, "%s cannot turn hidden vectors into logits",
+                                 e->module->info->name) : gone(err);
+    return settle(e, h->head(e->session, x, n, logits, err));
+}
+
+/* ---- KV ---- */
+
+enum { KV_STEP = 256 };                    /* positions between two looks at Ctrl-C      */
+
+struct copy {
+    const struct engine *to;
+    const struct dbrx_host *host;
+    size_t row;                            /* elements of one position                   */
+    uint32_t have;                         /* positions that are there already           */
+    uint64_t done, total;
+    dbrx_status imported;                  /* import_kv's last word                      */
+    struct dbrx_error *err;
+};
+
+static dbrx_status copy_block(void *ctx, const struct dbrx_kv_block *b)
+{
+    struct copy *c = ctx;
+    struct dbrx_kv_block part = *b;
+    if (c->host->should_stop(c->host))
+        return fail(c->err, DBRX_STOPPED, "interrupted while the KV cache was copied");
+    if (b->pos < c->have) {
+        uint32_t skip = c->have - b->pos < b->n ? c->have - b->pos : b->n;
+        size_t bytes = skip * c->row * (b->dtype == DBRX_F32 ? 4 : 2);
+        part.pos += skip;
+        part.n -= skip;
+        part.k = (const char *)b->k + bytes;
+        part.v = (const char *)b->v + bytes;
+    }
+    c->imported = part.n ? c->to->kv->import_kv(c->to->session, &part, c->err) : DBRX_OK;
+    c->host->progress(c->host, "KV cache", c->done += part.n, c->total);
+    return c->imported;
+}
+
+int engine_can_extend(const struct engine *e)
+{
+    return e->kv && DBRX_HAS(struct dbrx_kv, e->kv, extend) && e->kv->extend;
+}
+
+dbrx_status engine_copy_kv(const struct engine *from, const struct engine *to, uint32_t n,
+                           const struct dbrx_host *host, int *lost, struct dbrx_error *err)
+{
+    const struct dbrx_kv *kv = from->kv;
+    uint32_t have = engine_position(to);
+    struct copy c = { .to = to, .host = host, .row = from->kv_row, .have = have, .err = err,
+                      .total = (uint64_t)(n - have) * from->layers };
+    int tail = have && DBRX_HAS(struct dbrx_kv, kv, export_from) && kv->export_from;
+    dbrx_status st = tail ? kv->export_from(from->session, have, KV_STEP, copy_block, &c, err)
+                          : kv->export_kv(from->session, KV_STEP, copy_block, &c, err);
+    if (lost)
+        *lost = st == DBRX_E_LOST && c.imported != DBRX_E_LOST;
+    if (st != DBRX_OK)
+        return st;
+    return have ? to->kv->extend(to->session, n, err) : to->kv->commit(to->session, n, err);
+}

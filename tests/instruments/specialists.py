@@ -1,0 +1,115 @@
+"""dbrx specialists: its scores against numpy, what it does not believe, and its file as labels.
+Run by specialists.sh; speaks TAP."""
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+
+count = failed = 0
+SRC, DBRX = os.environ["srcdir"], os.environ["DBRX"]
+
+
+def ok(good, name, *seen):
+    global count, failed
+    count += 1
+    failed += not good
+    print("%sok %d - %s" % ("" if good else "not ", count, name))
+    for s in seen if not good else ():
+        print("# %s" % str(s)[:2000].replace("\n", "\n# "))
+    sys.stdout.flush()
+
+
+def tool(cwd, *args):
+    return subprocess.run([DBRX, "specialists", *args], cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, timeout=900)
+
+
+ALL = [json.loads(x) for x in open(SRC + "/docs/topics.jsonl", encoding="utf-8")]
+by = {t: [x["prompt"][:160] for x in ALL if x["topic"] == t] for t in ("arithmetic", "prose")}
+with tempfile.TemporaryDirectory() as tmp:
+    def write(name, rows):
+        open("%s/%s" % (tmp, name), "w", encoding="utf-8").write("".join(json.dumps({"topic": t, "prompt": p}) + "\n" for t, p in rows))
+
+    mixed = [x for pair in zip([("sums", p) for p in by["arithmetic"][:10]], [("tales", p) for p in by["prose"][:10]]) for x in pair]
+    write("two.jsonl", mixed)
+    p = tool(tmp, "--prompts", "two.jsonl", "-b", "cpu-blas", "--out", "two.json")
+    ok(p.returncode == 0 and b"written to two.json" in p.stderr, "two topics", p)
+    j = json.load(open(tmp + "/two.json"))
+    ok(j["type"] == "dbrx.specialists/1" and j["backends"] == ["cpu-blas"] and (j["layers"], j["experts"]) == (6, 16), "what it is about", j)
+    ok([t["texts"] for t in j["topics"]] == [10, 10] and not j["sensitive"] and len(j["specialists"]) > 10, "specialists of both", j)
+
+    # shares of the first, third, ... text of each topic, from /dump
+    share, n, sizes = {}, {}, {}
+    for topic, texts in ("sums", by["arithmetic"][:10]), ("tales", by["prose"][:10]):
+        for held in 0, 1:
+            used, tokens = np.zeros((6, 16)), 0
+            for text in texts[held::2]:
+                open(tmp + "/t", "w", encoding="utf-8").write(text)
+                ids = subprocess.run([DBRX, "tokenize", tmp + "/t"], stdout=subprocess.PIPE, check=True).stdout.decode().split()
+                subprocess.run([DBRX, "-b", "cpu-blas", "-c", "/feed " + " ".join(ids), "-c", "/dump d"], cwd=tmp, check=True,
+                               stderr=subprocess.DEVNULL)
+                e = np.load(tmp + "/d/expert.npy")
+                one = np.zeros((6, e.shape[1], 16))
+                np.put_along_axis(one, e, 1, 2)
+                used += one.sum(1)
+                tokens += e.shape[1]
+            share[topic, held], n[topic, held] = used / tokens, tokens
+    ok([(t["tokens"], t["tokens_held_out"]) for t in j["topics"]] == [(n[t, 0], n[t, 1]) for t in ("sums", "tales")], "tokens of the halves", j["topics"])
+    good = True
+    for r in j["specialists"]:
+        other = "tales" if r["topic"] == "sums" else "sums"
+        at = r["layer"], r["expert"]
+        good &= abs(r["score"] - (share[r["topic"], 0] - share[other, 0])[at]) < 1e-6
+        good &= abs(r["held_out"] - (share[r["topic"], 1] - share[other, 1])[at]) < 1e-6
+        good &= r["score"] >= 0.1 and r["low"] > 0 and r["held_out"] >= 0.05 and r["low"] <= r["score"] <= r["high"]
+    ok(good, "scores are differences of shares, found in one half and held out in the other")
+    s = [r["score"] for r in j["specialists"]]
+    ok(s == sorted(s, reverse=True), "the strongest first")
+
+    # ---- what does not replicate: texts of the held-out half are of another kind
+    odd = [("sums", by["arithmetic"][i] if i % 2 == 0 else by["prose"][12 + i // 2]) for i in range(10)]
+    write("odd.jsonl", odd + [("tales", p) for p in by["prose"][:10]])
+    k = json.loads(tool(tmp, "--prompts", "odd.jsonl", "-b", "cpu-blas", "--json").stdout)
+    ok(len(k["sensitive"]) > 10 and all("not replicated on the held-out half with cpu-blas" in r["reason"] for r in k["sensitive"]),
+       "what does not replicate is sensitive, and why", k["sensitive"][:2], len(k["specialists"]))
+    ok(len(k["specialists"]) < len(j["specialists"]) / 2, "... and no specialist", len(k["specialists"]))
+    two = json.loads(tool(tmp, "--prompts", "two.jsonl", "-b", "cpu-blas:isa=plain", "-b", "cpu-blas", "--json").stdout)
+    ok(len(two["backends"]) == 2 and [(r["topic"], r["layer"], r["expert"]) for r in two["specialists"]] ==
+       [(r["topic"], r["layer"], r["expert"]) for r in j["specialists"]], "two backends that agree", two["backends"])
+
+    # ---- labels
+    best = j["specialists"][0]
+    run = subprocess.run([DBRX, "--json", "-b", "ref", "-s", "labels=%s/two.json" % tmp, "-c", "/feed 930", "-c",
+                          "/experts --layer %d" % best["layer"]], stdout=subprocess.PIPE, check=True).stdout.decode()
+    rows = json.loads(run.splitlines()[-1])["rows"]
+    ok(rows[best["expert"]]["label"] == best["topic"], "/experts shows the label", rows[best["expert"]])
+    p = subprocess.run([DBRX, "-b", "ref", "-s", "on_error=continue", "-c", "/set labels %s/two.json" % tmp, "-c", "/set labels /nowhere",
+                        "-c", "/set labels", "-c", "/set labels default", "-c", "/feed 930", "-c", "/experts"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    ok(b"/nowhere cannot be read" in p.stderr and b"two.json" in p.stdout and p.returncode == 3, "/set labels keeps what it had", p)
+    broken = {"no JSON": "no JSON", '{"type":"x"}': "no file of labels",
+              json.dumps({**j, "layers": 7}): "model of 7 layers x 16 experts; this one has 6 x 16",
+              json.dumps({**j, "specialists": [{"topic": "a", "layer": 6, "expert": 0, "score": 1}]}): "specialist 1 has no topic",
+              json.dumps({**j, "specialists": [3]}): "specialist 1 has no topic"}
+    for text, why in broken.items():
+        open(tmp + "/bad.json", "w").write(text)
+        p = subprocess.run([DBRX, "-b", "ref", "-s", "labels=%s/bad.json" % tmp], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        ok(p.returncode == 2 and why in p.stderr.decode(), "labels refused: " + why, p)
+
+    # ---- bad prompts
+    for text, why in {"": "at least two topics", "{}\n": "bad.jsonl:1: it is no JSON object with", "[1]\n": "it is no JSON object with",
+                      '{"topic":"a","prompt":""}\n': "the prompt is empty",
+                      '{"topic":"a","prompt":"x"}\n' * 9: "at least two topics",
+                      '{"topic":"a","prompt":"x"}\n' * 7 + '{"topic":"b","prompt":"x"}\n' * 8: 'the topic "a" has 7 prompts'}.items():
+        open(tmp + "/bad.jsonl", "w").write(text)
+        p = tool(tmp, "--prompts", "bad.jsonl", "-b", "ref")
+        ok(p.returncode == 2 and why in p.stderr.decode() and not p.stdout, "refused: " + why, p)
+    for args, code, why in ([], 2, "wants --prompts"), (["--prompts", "/nowhere"], 2, "/nowhere cannot be read"), \
+                           (["--prompts", "two.jsonl", "-b", "nosuch"], 5, "there is no backend"), \
+                           (["--prompts", "two.jsonl", "-b", "cpu-blas", "--out", "/nowhere/x"], 1, "cannot be written"):
+        p = tool(tmp, *args)
+        ok(p.returncode == code and why in p.stderr.decode(), "refused: " + why, p)
+print("1..%d" % count)
+sys.exit(failed != 0)

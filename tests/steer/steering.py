@@ -1,0 +1,99 @@
+"""Steering, /ablate and /lens as people see them: views at 80 and 200 columns, with and without
+colour; the mark in the prompt; a sweep that is interrupted and goes on; a damaged router.
+
+Run by steering.sh; speaks TAP."""
+import os
+import re
+import sys
+import tempfile
+
+for folder in "tests/cli", "tests/route":
+    sys.path.insert(0, os.path.join(os.environ["srcdir"], folder))
+import screen  # noqa: E402
+from common import LILY, events, lines, run, with_nan_router  # noqa: E402
+from screen import ok  # noqa: E402
+
+tmp = tempfile.TemporaryDirectory()
+T = tmp.name
+os.environ["XDG_STATE_HOME"] = os.environ["XDG_CONFIG_HOME"] = T
+ESC = re.compile(r"\x1b\[[?0-9;]*[a-zA-Z]")
+PLAIN = ["-b", "cpu-blas", "-s", "max_tokens=3", "--seed", "3"]
+
+# ---- views
+VIEWS = {"/ban 3,7@0..2 12,13@-1 --omit": "steering: omit 3,7@0..2 12,13@5", "/bias 1@* +0.5": "bias 1@* +0.5",
+         "/steer": "added to the router logit", "/ablate 10@3 --control 2": "KL(with || without)",
+         "/ablate 1..3@1 --ban": "likeliest next", "/ablate --sweep": "routing shifted", "/lens": "likeliest",
+         "/lens 4": "rank", "/lens --experts": "attention", "/help ablate": "--control N", "/help lens": "--experts"}
+for cols in 80, 200:
+    for name, env in {"colour": {}, "NO_COLOR": {"NO_COLOR": "1"}, "TERM=dumb": {"TERM": "dumb"}, "no UTF-8": {"LC_ALL": "C"}}.items():
+        if cols == 200 and name not in ("colour", "NO_COLOR"):
+            continue
+        s = screen.Shell(*PLAIN, *lines(LILY, *[x for c in VIEWS for x in ("/echo <<<", c)]), cols=cols, **env)
+        s.wait()
+        text = re.sub("\r[^\r\n]*(?=\r[^\n])", "", s.all.decode("utf-8", "replace"))
+        shown, bad = text.split("<<<\r\n")[1:], []
+        for (command, want), out in zip(VIEWS.items(), shown):
+            rows = [ESC.sub("", l.lstrip("\r")) for l in out.split("\r\n")]
+            wide = max(len(r) for r in rows if not r.startswith("control: "))
+            # a sentence is not broken into lines, a table is
+            if want not in "\n".join(rows) or (wide > cols and not command.startswith(("/ban", "/bias"))):
+                bad.append((command, wide, rows))
+            if "\x1b" in "".join(rows) or (name == "no UTF-8" and not out.isascii()):
+                bad.append((command, rows))
+        ok(len(shown) == len(VIEWS) and not bad, "%d columns, %s: all views" % (cols, name), bad)
+
+# ---- the prompt says that something is on, and the status line what
+s = screen.Shell(*PLAIN)
+s.expect("dbrx> $", "nothing is on: the plain prompt")
+s.send("/ban 3@0\r")
+s.expect(r"dbrx\*> $", "something is on: the prompt has a mark")
+s.send("Lily\r")
+s.expect(r"\| steered: ban 3@0 \|", "... and the status line says what")
+s.expect(r"dbrx\*> $", "... and it stays")
+s.send("/steer off\r")
+s.expect("dbrx> $", "off: the plain prompt")
+
+# ---- completion of sets
+s.send("/ban 15@")
+s.send("\t\t")
+s.expect(r"15@0.*15@5", "layers are completed behind an @")
+s.send("\x03")
+s.expect("dbrx> $", "...")
+
+# ---- a sweep is interrupted, and goes on
+s.send("/ablate --sweep\r")
+s.expect(r"\[#*\.*\] [1-9][0-9]*/96", "a sweep has a bar")
+s.send("\x03")
+s.expect(r"interrupted: (\d+) of 96 experts are done", "Ctrl-C stops it")
+s.expect("dbrx> $", "... and the prompt is back")
+s.send("/ablate --sweep\r")
+s.expect(r"96 of 96 experts[\s\S]*dbrx> $", "it goes on to the end")
+s.quit("...")
+whole = events(*PLAIN, *lines("Lily", "/ablate --sweep"))[-1]["rows"]
+ok(len(whole) == 96 and [r["rank"] for r in whole] == list(range(1, 97)) and
+   all(a["kl"] >= b["kl"] for a, b in zip(whole, whole[1:])), "96 experts, ranked")
+alone = events(*PLAIN, *lines("Lily", "/ablate %d@%d" % (whole[5]["expert"], whole[5]["layer"])))[-2]["rows"]
+figures = {r["name"]: r["value"] for r in alone}
+ok(all(figures[k] == whole[5][k] for k in ("kl", "logprob_change", "used", "argmax_changed", "routing_shifted")),
+   "one of them alone says the same", (figures, whole[5]))
+idle = [r for r in whole if r["used"] == 0]
+ok(idle and all(r["kl"] == r["logprob_change"] == r["argmax_changed"] == r["routing_shifted"] == 0 for r in idle),
+   "an expert that contributes nothing reports exactly 0 (%d of them)" % len(idle))
+
+# ---- the lens, as JSON
+lens = events(*PLAIN, *lines(LILY, "/lens 5", "/lens 5 --experts --top 4"))
+layers, shares = lens[-2], lens[-1]
+ok([r["layer"] for r in layers["rows"]] == list(range(-1, 6)) and layers["rows"][-1]["rank"] == 1 and
+   layers["rows"][-1]["top"][0]["id"] == layers["final"]["id"], "a row for each layer, the last is the model's")
+total = [sum(r["share"][k] for r in shares["rows"][:-1]) for k in range(4)]
+ok(shares["rows"][-1]["part"] == "sum" and all(abs(a - b) < 1e-3 for a, b in zip(total, shares["rows"][-1]["share"])),
+   "the shares add up", (total, shares["rows"][-1]))
+
+# ---- a router that gives no number
+with_nan_router(T + "/nan", 1)
+code, out, err = run("-m", T + "/nan", "-b", "ref", "-s", "on_error=continue",
+                     *lines("/feed 5 6 7", "/ban 3@0", "/feed 5 6 7", "/ablate 3@0", "/steer"))
+ok(code == 3 and "no number" in err and "router of layer 1" in err and "ban 3@0" in out,
+   "a damaged router is an error in a sentence, and the steering stays", (code, out, err))
+print("1..%d" % screen.count)
+sys.exit(screen.failed != 0)
