@@ -29,6 +29,9 @@ EXTRA_PROGRAMS += %D%/sampler
 CLEANFILES     += %D%/sampler$(EXEEXT)
 %C%_sampler_LDADD = librepl.la -lm
 
+# --- the shell: bench/progress
+EXTRA_DIST += %D%/progress
+
 # --- random weights of a named shape: make bench/mkmodel
 EXTRA_PROGRAMS += %D%/mkmodel
 CLEANFILES     += %D%/mkmodel$(EXEEXT)

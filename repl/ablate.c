@@ -5,6 +5,7 @@
 
 #include "repl/commands.h"
 #include "repl/handlers.h"
+#include "repl/paths.h"
 #include "repl/words.h"
 
 #include <errno.h>

@@ -14,7 +14,8 @@ struct beam {
     int32_t *token;                        /* [n], room for max_new */
     uint32_t n;
     double   score;
-    uint32_t ended;                        /* its last token is an eos */
+    uint32_t ended;                        /* its last token is an eos, or nothing can follow */
+    int      out;                          /* no longer open: it is complete, or nothing fits */
 };
 
 struct cand { float score; uint32_t beam; int32_t id; };
@@ -32,6 +33,8 @@ struct search {
     struct cand *cand;                     /* [n_keep], best first                      */
     uint32_t n_cand, n_keep;
     float   *score;                        /* [n_vocab]                                 */
+    size_t   said;                         /* where the constraint was at the prompt    */
+    struct dbrx_error stuck;               /* why nothing fits behind a beam; code 0: never */
     int32_t *memory;                       /* all the tokens                            */
 };
 
@@ -77,6 +80,7 @@ static void copy(struct beam *to, const struct beam *from)
     to->n = from->n;
     to->score = from->score;
     to->ended = from->ended;
+    to->out = 0;
 }
 
 /* The timeline becomes the prompt and this beam; what is there already stays */
@@ -101,18 +105,46 @@ static void log_softmax(const float *logits, float *out, uint32_t n)
         out[i] = (float)(logits[i] - top - log(sum));
 }
 
+/* The constraint goes where this beam leads; what may follow: banned, NULL without one.
+ * The beam is out if it is complete, or if no token fits. */
+static dbrx_status constrain(struct search *b, struct beam *beam, const uint8_t **banned, struct dbrx_error *err)
+{
+    struct constraint *c = b->g->constraint;
+    dbrx_status st = DBRX_OK;
+    *banned = NULL;
+    if (!c)
+        return st;
+    constraint_rewind(c, b->said);
+    for (uint32_t i = 0; i < beam->n && st == DBRX_OK; i++)
+        st = constraint_accept(c, beam->token[i], err);
+    if (st != DBRX_OK)
+        return st;
+    beam->out = (int)(beam->ended = (uint32_t)constraint_complete(c));
+    if (!beam->ended && (st = constraint_mask(c, banned, &b->stuck)) == DBRX_E_UNSUPPORTED)
+        beam->out = 1;
+    else if (st != DBRX_OK)
+        *err = b->stuck;
+    return beam->out ? DBRX_OK : st;
+}
+
 /* Log probabilities after this beam, processed, into b->score */
-static dbrx_status look(struct search *b, const struct beam *beam, struct dbrx_error *err)
+static dbrx_status look(struct search *b, struct beam *beam, struct dbrx_error *err)
 {
     struct sess *s = b->s;
-    dbrx_status st = move_to(b, beam, err);
+    const uint8_t *banned;
+    dbrx_status st = constrain(b, beam, &banned, err);
+    if (st != DBRX_OK || beam->out)
+        return st;
+    st = move_to(b, beam, err);
     if (st == DBRX_OK)
         st = sess_sync(s, err);
     if (st != DBRX_OK)
         return st;
     const struct sampler_history h = { s->token, s->n, b->g->reply ? b->g->reply : b->n_prompt };
     log_softmax(s->logits, b->score, s->n_vocab);
+    sampler_mask(s->sampler, banned);
     sampler_process(s->sampler, &b->sampling, &h, b->score);
+    sampler_mask(s->sampler, NULL);
     return DBRX_OK;
 }
 
@@ -147,7 +179,7 @@ static void finish(struct search *b, const struct beam *from, const struct cand 
     if (eos)
         d->token[d->n++] = eos->id;
     d->score = score;
-    d->ended = eos != NULL;
+    d->ended = eos || from->ended;
     if (b->n_done > b->p->num_beams) {     /* the worst goes, of equals the older one */
         for (uint32_t i = 1; i < b->n_done; i++)
             if (b->done[i].score < b->done[worst].score)
@@ -202,11 +234,17 @@ static dbrx_status run(struct search *b, struct dbrx_error *err)
         b->n_cand = 0;
         for (uint32_t i = 0; i < b->n_open && st == DBRX_OK; i++) {
             st = look(b, &b->open[i], err);
-            for (uint32_t id = 0; st == DBRX_OK && id < b->s->n_vocab; id++)
+            if (b->open[i].ended)          /* nothing is missing: no eos, and none to pay for */
+                finish(b, &b->open[i], NULL);
+            for (uint32_t id = 0; st == DBRX_OK && !b->open[i].out && id < b->s->n_vocab; id++)
                 offer(b, (struct cand){ b->score[id] + (float)b->open[i].score, i, (int32_t)id });
         }
         if (st != DBRX_OK)
             break;
+        if (!b->n_cand && !b->n_done && b->stuck.code) {
+            *err = b->stuck;
+            return DBRX_E_UNSUPPORTED;
+        }
         if (!b->n_cand && !b->n_done && !b->open[0].n) {
             int32_t why = SAMPLER_NO_NUMBER;
             for (uint32_t i = 0; i < b->s->n_vocab; i++)
@@ -217,8 +255,9 @@ static dbrx_status run(struct search *b, struct dbrx_error *err)
             break;
         over = step(b);
     }
+    const uint8_t *banned;
     for (uint32_t i = 0; i < b->n_open && !over; i++)
-        if (b->open[i].n)
+        if (!b->open[i].out && b->open[i].n && constrain(b, &b->open[i], &banned, err) >= 0)
             finish(b, &b->open[i], NULL);
     return st;
 }
@@ -232,7 +271,8 @@ static dbrx_status tell(struct search *b, const struct beam *best, enum sess_fin
     dbrx_status st = DBRX_OK;
     sess_truncate(s, b->n_prompt);
     for (uint32_t i = 0; i < best->n && st == DBRX_OK; i++) {
-        st = sess_append(s, &best->token[i], 1, err);
+        st = b->g->constraint ? constraint_accept(b->g->constraint, best->token[i], err) : DBRX_OK;
+        st = st == DBRX_OK ? sess_append(s, &best->token[i], 1, err) : st;
         int stop = st == DBRX_OK && b->g->on_token ? b->g->on_token(b->g->ctx, best->token[i], s->n - 1)
                                                    : SESS_GO_ON;
         if (stop) {
@@ -252,9 +292,6 @@ dbrx_status beam_generate(struct sess *s, const struct beam_params *p, const str
     *why = SESS_FAILED;
     if (!s->n)
         return fail(err, DBRX_E_INVALID, "there is nothing to continue: the conversation is empty");
-    if (g->constraint)
-        return fail(err, DBRX_E_UNSUPPORTED, "a grammar or schema holds for one reply as it is drawn, not "
-                    "for several side by side: /set num_beams 1, or turn it off");
     dbrx_status st = sess_sync(s, err);
     struct sess_stats prompt = s->last, total = s->total;
     uint32_t room = disp_max_pos(s->disp) - s->n;
@@ -262,11 +299,13 @@ dbrx_status beam_generate(struct sess *s, const struct beam_params *p, const str
     struct search b = {
         .s = s, .p = p, .g = g, .sampling = g->sampling, .n_prompt = s->n,
         .max_new = g->max_tokens && g->max_tokens < room ? g->max_tokens : room,
+        .said = g->constraint ? constraint_said(g->constraint) : 0,
     };
     b.sampling.eos = g->eos;
     b.sampling.n_eos = g->n_eos;
-    *why = g->max_tokens && b.max_new == g->max_tokens ? SESS_MAX_TOKENS : SESS_CONTEXT_FULL;
-    if (st == DBRX_OK && b.max_new) {
+    int complete = g->constraint && constraint_complete(g->constraint);
+    *why = complete ? SESS_EOS : g->max_tokens && b.max_new == g->max_tokens ? SESS_MAX_TOKENS : SESS_CONTEXT_FULL;
+    if (st == DBRX_OK && b.max_new && !complete) {
         int aside = s->aside;
         st = search_init(&b, err);
         s->aside = 1;                      /* beams are no conversation, what comes of them is */
@@ -281,6 +320,8 @@ dbrx_status beam_generate(struct sess *s, const struct beam_params *p, const str
         *why = SESS_EOS;
     if (score)
         *score = best ? best->score : 0;
+    if (g->constraint)
+        constraint_rewind(g->constraint, b.said);
     if (best)
         st = tell(&b, best, why, err);
     else

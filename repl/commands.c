@@ -42,7 +42,7 @@ static const struct command table[] = {
       "Medians and spread of interleaved runs after a warm-up: prompt and generation, the weights moved "
       "against the read bandwidth, the arithmetic against the peak, both probed beside each run; time to "
       "load and to take a conversation over, memory.  Conversation and backend stay as they are.",
-      "/bench --gen 16 --reps 3", handle_bench },
+      "/bench --prompt 128 --reps 3", handle_bench },
     { "compare", "backends",
       { { ARG_BACKEND, "BACKEND|all", 1 }, { ARG_OPTIONS, "K=V", 0 }, { ARG_INT, "--tokens N", 0 },
         { ARG_FILE, "--against FILE", 0 }, { ARG_INT, "--step N", 0 }, { ARG_INT, "--top K", 0 },
@@ -161,8 +161,9 @@ static const struct command table[] = {
       "/logits 5 -3", handle_logits },
     { "pick", "probabilities", { { ARG_INT, "N", 1 }, { ARG_INT, "TOKEN", 0 } },
       "go on with another candidate",
-      "Takes the N-th candidate of /logits, drops what came from that position on, and goes on from "
-      "there.  Without TOKEN where /logits looked last.", "/pick 2", handle_pick },
+      "Takes the N-th candidate of /logits and goes on from there.  What came from that position on "
+      "stays on its branch, the pick has one of its own.  Without TOKEN where /logits looked last.",
+      "/pick 2", handle_pick },
     { "surprise", "probabilities", { { ARG_END, NULL, 0 } },
       "bits of surprise of every token, perplexity",
       "How unexpected each token was to the model: 1 bit is one of 2, 10 bits is one of 1024.  All is "

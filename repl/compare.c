@@ -7,6 +7,7 @@
 #include "repl/commands.h"
 #include "repl/contender.h"
 #include "repl/handlers.h"
+#include "repl/paths.h"
 
 #include <errno.h>
 #include <math.h>

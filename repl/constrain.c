@@ -72,11 +72,6 @@ int shell_constrain(struct shell *sh, char *err, size_t size)
     if (shell_read_lists(sh, err, size) || shell_plan(sh, &plan, err, size))
         return -1;
     handover_free(&plan);
-    if (*path && sh->vars.v[VAR_NUM_BEAMS].num > 1) {
-        snprintf(err, size, "beam search does not know grammars: num_beams and %s exclude each other",
-                 var_defs[var].name);
-        return -1;
-    }
     if (*grammar && *schema) {
         snprintf(err, size, "grammar and schema exclude each other; set one of them to \"\"");
         return -1;
@@ -106,24 +101,42 @@ int shell_set_constraint(struct shell *sh, int var)
     return shell_constrain(sh, err, sizeof err) ? render_error(&sh->out, "%s", err) : 0;
 }
 
-void shell_constrain_turn(struct shell *sh, uint32_t k)
+/* As before the token at pos, of the reply of turn k; n_turns: of the one to come */
+static void constrain_at(struct shell *sh, uint32_t k, uint32_t pos)
 {
-    const struct turn *turn = sh->tree->now->turn;
-    const struct sess *s = sh->sess;
+    const struct branch *b = sh->tree->now;
+    const struct turn *turn = b->turn;
     struct dbrx_error err;
-    uint32_t from = turn[k].reply, to = from;
-    if (!sh->constraint)
-        return;
+    uint32_t from = k < b->n_turns ? turn[k].reply : pos;
     constraint_restart(sh->constraint);
-    for (; k && turn[k].begin == turn[k].reply; k--) { /* no prompt in between */
+    for (; k && (k == b->n_turns || turn[k].begin == turn[k].reply); k--) { /* no prompt in between */
         enum sess_finish why = turn[k - 1].finish;
         if (why != SESS_MAX_TOKENS && why != SESS_CONTEXT_FULL && why != SESS_STOPPED)
             break;
         from = turn[k - 1].reply;
     }
-    for (; from < to; from++)
-        if (constraint_accept(sh->constraint, s->token[from], &err) != DBRX_OK) {
+    for (; from < pos; from++)
+        if (constraint_accept(sh->constraint, sh->sess->token[from], &err) != DBRX_OK) {
             constraint_restart(sh->constraint);        /* it was said under another one */
             return;
         }
+}
+
+void shell_constrain_turn(struct shell *sh, uint32_t k)
+{
+    if (sh->constraint)
+        constrain_at(sh, k, sh->tree->now->turn[k].reply);
+}
+
+const uint8_t *shell_constrain_token(struct shell *sh, uint32_t pos)
+{
+    const struct branch *b = sh->tree->now;
+    const uint8_t *banned = NULL;
+    uint32_t k = 0;
+    if (!sh->constraint)
+        return NULL;
+    while (k < b->n_turns && !(b->turn[k].reply <= pos && pos < b->turn[k].end))
+        k++;
+    constrain_at(sh, k, pos);
+    return constraint_mask(sh->constraint, &banned, NULL) == DBRX_OK ? banned : NULL;
 }

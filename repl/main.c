@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <locale.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -213,6 +214,8 @@ int main(int argc, char **argv)
         line_give_back();
     }
     int sig = signals_fatal();
+    if (code == EXIT_NO_BACKEND && signals_stop() && !sig)
+        sig = SIGINT;                      /* at a terminal, too, there is nothing to go back to */
     free(jobs);
     shell_close(&sh);
     if (render_failed(&sh.out) && !sig) {

@@ -29,6 +29,7 @@ double prob_of(const float *logits, uint32_t n, int32_t id)
 struct look {
     uint32_t pos;                          /* of the token they are candidates for: 1 .. n */
     float *logits;                         /* [n_vocab]                                    */
+    const uint8_t *banned;                 /* [n_vocab] by grammar or schema, or NULL      */
     struct sampler_report report;
 };
 
@@ -77,8 +78,8 @@ static int look(struct shell *sh, uint32_t pos, uint32_t k, struct look *l)
     struct dbrx_error err = { 0 };
     if (!disp_name(sh->disp))
         return render_error(&sh->out, "no backend is open; /backend NAME opens one");
-    char why[320];
-    if (shell_read_lists(sh, why, sizeof why))
+    char why[512];
+    if (shell_constrain(sh, why, sizeof why))
         return render_error(&sh->out, "%s", why);
     *l = (struct look){ .pos = pos };
     k = k < s->n_vocab ? k : s->n_vocab;
@@ -98,7 +99,10 @@ static int look(struct shell *sh, uint32_t pos, uint32_t k, struct look *l)
     }
     struct sess_gen g = reply_gen(sh);
     const struct sampler_history h = { s->token, pos, reply_of(sh->tree->now, pos) };
+    l->banned = shell_constrain_token(sh, pos);
+    sampler_mask(s->sampler, l->banned);
     sampler_explain(s->sampler, &g.sampling, &h, l->logits, &l->report);
+    sampler_mask(s->sampler, NULL);
     return 0;
 }
 
@@ -143,6 +147,20 @@ static char *quoted_token(const struct shell *sh, int32_t id)
     return quoted;
 }
 
+/* ... and at most so long that what is said about it fits beside it */
+static char *short_token(const struct shell *sh, int32_t id)
+{
+    enum { MOST = 24 };
+    char *text = quoted_token(sh, id);
+    size_t n = MOST;
+    if (!text || strlen(text) <= MOST + 3)
+        return text;
+    while ((text[n] & 0xc0) == 0x80)
+        n--;
+    strcpy(text + n, "...");
+    return text;
+}
+
 static cJSON *candidate_rows(struct shell *sh, const struct look *l)
 {
     const struct sess *s = sh->sess;
@@ -150,7 +168,7 @@ static cJSON *candidate_rows(struct shell *sh, const struct look *l)
     for (uint32_t i = 0; i < l->report.n; i++) {
         const struct sampler_candidate *c = &l->report.top[i];
         cJSON *row = cJSON_CreateObject();
-        char *text = sh->out.json ? token_text(sh, c->id) : quoted_token(sh, c->id);
+        char *text = sh->out.json ? token_text(sh, c->id) : short_token(sh, c->id);
         cJSON_AddItemToArray(list, row);
         cJSON_AddNumberToObject(row, "n", i + 1);
         cJSON_AddNumberToObject(row, "id", c->id);
@@ -158,7 +176,9 @@ static cJSON *candidate_rows(struct shell *sh, const struct look *l)
         field_real(row, "logit", (double)c->logit);
         field_real(row, "before", c->before);
         field_real(row, "after", c->after);
-        if (c->cut_by < SAMPLER_STAGES)
+        if (c->cut_by == SAMPLER_VOCABULARY && l->banned && l->banned[c->id])
+            field_string(row, "cut_by", var_defs[sh->constraint_var].name);
+        else if (c->cut_by < SAMPLER_STAGES)
             field_string(row, "cut_by", sampler_stage_name(c->cut_by));
         if (l->pos < s->n && s->token[l->pos] == c->id)
             cJSON_AddBoolToObject(row, "taken", 1);

@@ -5,6 +5,7 @@
 #include "repl/words.h"
 
 #include <langinfo.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,10 +41,15 @@ void render_redirected(struct render *r)
     r->out_tty = isatty(STDOUT_FILENO);
 }
 
-unsigned render_width(const struct render *r)
+static unsigned width_of(int fd)
 {
     struct winsize w;
-    return r->out_tty && !ioctl(STDOUT_FILENO, TIOCGWINSZ, &w) && w.ws_col >= 20 ? w.ws_col : 80;
+    return !ioctl(fd, TIOCGWINSZ, &w) && w.ws_col >= 20 ? w.ws_col : 80;
+}
+
+unsigned render_width(const struct render *r)
+{
+    return r->out_tty ? width_of(STDOUT_FILENO) : 80;
 }
 
 unsigned render_height(const struct render *r)
@@ -123,7 +129,6 @@ static void wrap(FILE *f, const char *text, unsigned at, unsigned indent, unsign
             col = indent;
         }
     }
-    putc('\n', f);
 }
 
 /* ---- JSON ---- */
@@ -194,14 +199,70 @@ static void erase_progress(struct render *r)
     r->shown = 0;
 }
 
+/* With the lock held */
+static void draw_progress(struct render *r)
+{
+    char line[79];
+    int n = r->total ? snprintf(line, sizeof line, "%s: %3.0f%%", r->what, 100 * (double)r->done / (double)r->total)
+                     : snprintf(line, sizeof line, "%s ...", r->what);
+    fprintf(stderr, "\r%s%*s", line, r->shown > n ? r->shown - n : 0, "");
+    r->shown = r->shown > n ? r->shown : n;
+    r->last = now();
+    fflush(stderr);
+}
+
+/* Draws when it is time and nobody has come to report: one layer of a large model may take
+ * many times as long as people wait for a sign of life */
+static void *watch(void *arg)
+{
+    struct render *r = arg;
+    pthread_mutex_lock(&r->lock);
+    for (;;) {
+        double due = r->since + PROGRESS_AFTER;
+        struct timespec t = { (time_t)due, (long)((due - (double)(time_t)due) * 1e9) };
+        if (!r->busy || r->shown)
+            pthread_cond_wait(&r->begun, &r->lock);
+        else if (now() < due)
+            pthread_cond_timedwait(&r->begun, &r->lock, &t);
+        else
+            draw_progress(r);
+    }
+    return NULL;
+}
+
+/* The thread is made when first something takes time, and takes no signals; without it, what
+ * is reported shows all the same */
+static void start_watch(struct render *r)
+{
+    pthread_condattr_t clock;
+    pthread_t thread;
+    sigset_t all, old;
+    r->watched = 1;
+    pthread_condattr_init(&clock);
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    pthread_cond_init(&r->begun, &clock);
+    pthread_condattr_destroy(&clock);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    if (!pthread_create(&thread, NULL, watch, r))
+        pthread_detach(thread);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
 void render_busy(struct render *r, int on)
 {
     pthread_mutex_lock(&r->lock);
     erase_progress(r);
     r->busy = on && r->err_tty && !r->json;
     r->since = r->last = now();
+    snprintf(r->what, sizeof r->what, "working");
+    r->done = r->total = 0;
     r->whole = NULL;
     r->part_of[0] = '\0';
+    if (r->busy && !r->watched)
+        start_watch(r);
+    if (r->busy)
+        pthread_cond_signal(&r->begun);
     pthread_mutex_unlock(&r->lock);
 }
 
@@ -218,17 +279,11 @@ void render_progress(struct render *r, const char *what, uint64_t done, uint64_t
     int whole = r->whole && !strcmp(what, r->whole);
     if (whole && total)
         snprintf(r->part_of, sizeof r->part_of, "%.20s: %3.0f%%, ", what, 100 * (double)done / (double)total);
-    if (r->busy && t - r->since > PROGRESS_AFTER && (!r->shown || t - r->last > PROGRESS_EVERY)) {
-        char line[79];
-        const char *before = whole ? "" : r->part_of;
-        int n = total ? snprintf(line, sizeof line, "%s%.40s: %3.0f%%", before, what,
-                                 100 * (double)done / (double)total)
-                      : snprintf(line, sizeof line, "%s%.40s ...", before, what);
-        fprintf(stderr, "\r%s%*s", line, r->shown > n ? r->shown - n : 0, "");
-        r->shown = r->shown > n ? r->shown : n;
-        r->last = t;
-        fflush(stderr);
-    }
+    snprintf(r->what, sizeof r->what, "%s%.40s", whole ? "" : r->part_of, what);
+    r->done = done;
+    r->total = total;
+    if (r->busy && t - r->since > PROGRESS_AFTER && (!r->shown || t - r->last > PROGRESS_EVERY))
+        draw_progress(r);
     pthread_mutex_unlock(&r->lock);
 }
 
@@ -268,12 +323,31 @@ static void clear_line(struct render *r)
 
 /* ---- events ---- */
 
-static void say(struct render *r, const char *before, const char *text, const char *after)
+/* A sentence, in SGR `colour` (NULL: none) as far as the first `n` bytes (0: all) */
+static void say(struct render *r, const char *text, const char *colour, size_t n)
 {
+    char *clean = text_clean(text, strlen(text));
     clear_line(r);
-    fputs(before, stderr);
-    put_string(stderr, text);
-    fprintf(stderr, "%s\n", after);
+    if (!clean)
+        return;
+    colour = r->colour ? colour : NULL;
+    if (colour)
+        fprintf(stderr, "\033[%sm", colour);
+    unsigned at = (unsigned)n;
+    if (n) {
+        put(stderr, clean, n);
+        if (colour)
+            fputs("\033[0m", stderr);
+    }
+    /* a script's reader finds a sentence on one line */
+    if (r->err_tty)
+        wrap(stderr, clean + n, at, 0, width_of(STDERR_FILENO));
+    else
+        put(stderr, clean + n, strlen(clean + n));
+    if (colour && !n)
+        fputs("\033[0m", stderr);
+    putc('\n', stderr);
+    free(clean);
 }
 
 void render_event(struct render *r, const char *type, cJSON *fields, const char *fmt, ...)
@@ -290,7 +364,7 @@ void render_event(struct render *r, const char *type, cJSON *fields, const char 
         emit(type, NULL, text, fields);
     } else {
         if (text)
-            say(r, "", text, "");
+            say(r, text, NULL, 0);
         cJSON_Delete(fields);
     }
     free(text);
@@ -324,8 +398,8 @@ int render_error(struct render *r, const char *fmt, ...)
             field_string(fields, "where", r->where);
         emit("error", NULL, what, fields);
     }
-    if (asprintf(&line, "%s%s%s", r->where, r->where[0] ? ": " : "", what) >= 0)
-        say(r, r->colour ? "\033[31mdbrx:\033[0m " : "dbrx: ", line, "");
+    if (asprintf(&line, "dbrx: %s%s%s", r->where, r->where[0] ? ": " : "", what) >= 0)
+        say(r, line, "31", strlen("dbrx:"));
     free(line);
     free(text);
     return -1;
@@ -339,7 +413,7 @@ void render_aside(struct render *r, const char *fmt, ...)
         return;
     va_start(ap, fmt);
     if (vasprintf(&text, fmt, ap) >= 0)
-        say(r, r->colour ? "\033[2m" : "", text, r->colour ? "\033[0m" : "");
+        say(r, text, "2", 0);
     va_end(ap);
     free(text);
 }
@@ -418,6 +492,7 @@ void render_paragraph(struct render *r, unsigned indent, const char *text)
 {
     printf("%*s", (int)indent, "");
     wrap(stdout, text, indent, indent, render_width(r));
+    putchar('\n');
 }
 
 void render_heading(struct render *r, const char *fmt, ...)
@@ -563,6 +638,7 @@ static void print_rows(struct render *r, const struct rows *t, const cJSON *list
             if (c + 1 == n_col) {
                 unsigned full = render_width(r);     /* no room for words beside the rest: below it */
                 wrap(stdout, s, at, at + 20 > full ? 4 : at, full);
+                putchar('\n');
                 break;
             }
             int picture = line && t->col[c].right == COLUMN_PICTURE, right = t->col[c].right == 1;

@@ -23,8 +23,11 @@ struct render {
     char *quiet;                           /* [quiet_size] errors go here, or NULL: out */
     size_t quiet_size;
     pthread_mutex_t lock;                  /* progress may come from a backend's thread */
-    int busy, shown;                       /* progress wanted; its line is on the screen */
+    pthread_cond_t begun;                  /* busy; for who watches the clock meanwhile  */
+    int busy, shown, watched;              /* progress wanted; its line is on the screen */
     double since, last;
+    char what[72];                         /* reported last                              */
+    uint64_t done, total;
     const char *whole;                     /* the name of all that goes on; other progress is a part */
     char part_of[32];                      /* "comparing:  12%, ", put before a part's   */
 };

@@ -160,12 +160,16 @@ static int open_backend(struct shell *sh, const struct shell_options *o)
     char best[256];
     snprintf(best, sizeof best, "%s", why);
     const struct module *m;                /* the best may not know this file's types */
-    for (size_t i = 0; failed && !o->backend && (m = disp_module(sh->disp, i)); i++) {
+    for (size_t i = 0; failed && !o->backend && !signals_stop() && (m = disp_module(sh->disp, i)); i++) {
         struct dbrx_probe p;
         if (m->info && disp_probe(sh->disp, i, &p) && p.score > 0)
             failed = shell_use(sh, m->info->name, NULL, 0);
     }
     sh->out.quiet = NULL;
+    if (failed && signals_stop()) {
+        render_error(&sh->out, "interrupted while the model was opened");
+        return EXIT_NO_BACKEND;
+    }
     if (!failed && *best)
         render_event(&sh->out, "status", NULL, "%s: on %s instead", best, disp_name(sh->disp));
     memcpy(why, best, sizeof why);

@@ -133,6 +133,8 @@ int shell_set_constraint(struct shell *, int var);
 /* Before the first token of the last turn's reply, or, when that goes on with one that was
  * cut, after it. */
 void shell_constrain_turn(struct shell *, uint32_t turn);
+/* What may not be the token at pos: banned[n_vocab] until the constraint is used again, or NULL. */
+const uint8_t *shell_constrain_token(struct shell *, uint32_t pos);
 
 /* repl/reply.c: text to the model, its reply to the renderer.  0 or -1; empty text goes on
  * without a new prompt. */

@@ -5,13 +5,11 @@
 #include "repl/ablate.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 enum { SHOWN = 20 };                       /* rows for people; programs get all           */
 
@@ -65,13 +63,12 @@ static FILE *open_out(struct shell *sh, const char *path, const struct ablate *j
     size_t cap = 0;
     int first = 1, other = 0, cut = 0;
     snprintf(hex, sizeof hex, "%016" PRIx64, key);
+    FILE *f = fopen(path, "a+");
     struct stat st;
-    int fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK, 0666);
-    FILE *f = fd >= 0 && !fstat(fd, &st) && S_ISREG(st.st_mode) ? fdopen(fd, "a+") : NULL;
-    if (!f) {
-        render_error(&sh->out, "%s cannot be written: %s", path, fd < 0 ? strerror(errno) : "it is no regular file");
-        if (fd >= 0)
-            close(fd);
+    if (!f || fstat(fileno(f), &st) || !S_ISREG(st.st_mode)) {
+        render_error(&sh->out, "%s cannot be written: %s", path, f ? "it is no regular file" : strerror(errno));
+        if (f)
+            fclose(f);
         return NULL;
     }
     for (ssize_t n; (n = getline(&line, &cap, f)) > 0; first = 0) {

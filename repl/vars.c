@@ -143,7 +143,7 @@ void var_range(int var, char *out, size_t size)
         for (size_t i = 0, n = 0; d->choice[i] && n < size; i++)
             n += (size_t)snprintf(out + n, size - n, "%s%s", i ? " or " : "", d->choice[i]);
     } else {
-        size_t n = d->max >= 4294967295.0 ? (size_t)snprintf(out, size, "%.16g and up", d->min)
+        size_t n = d->max == 4294967295.0 ? (size_t)snprintf(out, size, "%.16g and up", d->min)
                  : (size_t)snprintf(out, size, "%.16g .. %.16g", d->min, d->max);
         if (d->word && n < size)
             snprintf(out + n, size - n, " or %s", d->word);

@@ -169,24 +169,39 @@ void constraint_free(struct constraint *c)
     free(c);
 }
 
-/* Makes the states anew; the text so far leads to the same one. */
-static int forget(struct constraint *c)
+/* To where the text so far leads */
+static int retrace(struct constraint *c)
 {
-    c->n_mask = c->next_mask = 0;
-    if (matcher_reset(&c->m))
-        return -1;
     c->state = c->m.start;
     for (size_t i = 0; i < c->n_said; i++, c->m.work = 0)
         c->state = matcher_next(&c->m, c->state, (unsigned char)c->said[i]);
     return c->m.failed ? -1 : 0;
 }
 
-void constraint_restart(struct constraint *c)
+/* Makes the states anew; the text so far leads to the same one. */
+static int forget(struct constraint *c)
 {
-    c->n_said = 0;
-    c->state = c->m.start;
+    c->n_mask = c->next_mask = 0;
+    return matcher_reset(&c->m) || retrace(c) ? -1 : 0;
+}
+
+size_t constraint_said(const struct constraint *c)
+{
+    return c->n_said;
+}
+
+void constraint_rewind(struct constraint *c, size_t said)
+{
+    c->n_said = said < c->n_said ? said : c->n_said;
     if (c->m.failed || matcher_bytes(&c->m) > c->keep_bytes)
         forget(c);
+    else
+        retrace(c);
+}
+
+void constraint_restart(struct constraint *c)
+{
+    constraint_rewind(c, 0);
 }
 
 void constraint_keep(struct constraint *c, size_t bytes)

@@ -26,6 +26,10 @@ void constraint_free(struct constraint *);
 void constraint_keep(struct constraint *, size_t bytes);
 void constraint_restart(struct constraint *);          /* before the first token again */
 
+/* How much was said so far, and back to there: what is behind `said` is forgotten. */
+size_t constraint_said(const struct constraint *);
+void constraint_rewind(struct constraint *, size_t said);
+
 /* Nothing can follow: what was said is complete and cannot go on. */
 int constraint_complete(const struct constraint *);
 /* What may come next: banned[n_vocab], valid until the next call.  The eos ids are allowed

@@ -8,7 +8,6 @@ HOME=$T; export HOME
 printf 'Once upon a time, there was a little girl named Lily.\n' > "$T/lily"
 printf '/feed 930 739\n\n/feed 259\r\n/route' > "$T/script"
 printf '/feed 930\n/set temprature 1\n/quit\n' > "$T/failing"
-echo 'root ::= "a" | "b"' > "$T/beam.gbnf"
 echo 'no shared object' > "$T/broken.so"
 printf '/feed 930\n/nonsense\n/feed 739\n' > "$T/wrong"
 printf '"""\nOnce upon\na time\n"""\n' > "$T/block"

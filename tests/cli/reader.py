@@ -2,6 +2,7 @@
 
 Run by read.sh; speaks TAP.  numpy is optional: without it the .npy checks are skipped."""
 import json
+import math
 import os
 import resource
 import signal
@@ -44,6 +45,19 @@ def of(evs, kind):
 
 for backend in "ref", "cpu-blas":
     b = ["-b", backend]
+
+    # /surprise and /logits speak of the same tokens: 40 of them, more than it takes at a time
+    ids = GOLDEN[0]["tokens"]
+    ids = (ids * (40 // len(ids) + 1))[:40]
+    evs = of(events(*b, "-c", "/feed " + " ".join(map(str, ids)), "-c", "/surprise",
+                    *(a for pos in range(1, 40) for a in ("-c", "/logits 4096 %d" % pos))), "rows")
+    bits = {r["pos"]: r["bits"] for r in evs[0]["rows"] if "bits" in r and r["bits"] is not None}
+    wrong = [(e["pos"], bits.get(e["pos"]), r["before"]) for e in evs[1:] for r in e["rows"] if r.get("taken")
+             if abs(bits.get(e["pos"], 1e9) + math.log2(r["before"])) > 1e-3]
+    taken = sum(r.get("taken", False) for e in evs[1:] for r in e["rows"])
+    ok(len(bits) == taken == 39 and not wrong, backend + ": /surprise is what /logits says of the token there", wrong, evs[0])
+    mean = sum(bits.values()) / 39
+    ok(abs(evs[0]["perplexity"] / 2 ** mean - 1) < 1e-3, backend + ": ... and the perplexity is their mean's", mean, evs[0])
 
     # greedy continuations are the reference code's
     for i, case in enumerate(GOLDEN):

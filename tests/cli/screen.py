@@ -44,8 +44,10 @@ class Shell:
         os.write(self.fd, text.encode())
 
     def read(self, until):
-        """Reads until the regex occurs after what was seen so far; False at the end or after WAIT."""
+        """Reads until the regex occurs after what was seen so far; False at the end or after WAIT.
+        A blank in it may be where a line was wrapped."""
         end = time.monotonic() + WAIT
+        until = until and until.replace(" ", r"(?: |\r\n)")
         while True:
             m = re.search(until.encode(), self.all[self.at:]) if until else None
             if m:

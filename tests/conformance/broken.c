@@ -69,6 +69,8 @@ static dbrx_status model_open(const struct dbrx_host *host, const struct dbrx_mo
     static struct dbrx_host deafened;
     *out = NULL;
     more_threads = 0;
+    if (getenv("DBRX_TEST_BREAK"))         /* for those who cannot give options */
+        snprintf(broken, sizeof broken, "%s", getenv("DBRX_TEST_BREAK"));
     for (; opt && *opt; opt++)
         if (!strncmp(*opt, "break=", 6))
             snprintf(broken, sizeof broken, "%s", *opt + 6);
@@ -80,6 +82,12 @@ static dbrx_status model_open(const struct dbrx_host *host, const struct dbrx_mo
     true_host = host;
     deafened = *host;
     deafened.should_stop = deaf;
+    while (is("slow")) {                   /* takes as long as it may */
+        host->progress(host, "loading", 1, 3);
+        if (host->should_stop(host))
+            return DBRX_STOPPED;
+        usleep(1000);
+    }
     if (is("descriptor"))
         (void)!open("/dev/null", O_RDONLY);
     if (is("leak"))

@@ -27,7 +27,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { MAX_LINE = 4096, CONTEXT = 160, LINES = 4000, PATIENCE = 300, FAILED = 3 };
+enum { MAX_LINE = 4096, CONTEXT = 160, LINES = 4000, FRESH = 400, PATIENCE = 300, FAILED = 3 };
 
 static struct shell sh;
 static char dir[] = "/tmp/dbrx-lines.XXXXXX";
@@ -63,7 +63,7 @@ static const char *const texts[] = {
     "\xff\xfe\x80 bytes", "<|im_end|>", "<|im_start|>system", "\033[31mred\a", "\xc2\x9b" "31m", "\"open", "'a' \"b\"",
     "default", "\"\"", "--", "--flag", "%s%n%x", "a\tb", "\r", "#", "=", "-s x=1",
 };
-static const char *const numbers[] = { "0", "1", "2", "3", "5", "8", "17", "-1", "-2", "-7", "64", "4096" };
+static const char *const numbers[] = { "1", "1", "2", "2", "4", "0", "1", "2", "3", "5", "8", "17", "-1", "-2", "-7", "64", "4096" };
 static const char *const no_numbers[] = { "x", "1.5", "1e3", "0x10", "99999999999999999999", "-9223372036854775808",
     "9223372036854775807", "-", "+1", "4294967296", "nan", "1;2" };
 /* those of make_files(), and those that cannot be opened */
@@ -74,7 +74,7 @@ static const char *const tokens[] = { "*", "-1", "0", "1..2", "-3..-1", "2..1", 
 static const char *const layers[] = { "0", "0..1", "-1", "*", "@1", "@0..1", "99", "1..0", "x" };
 static const char *const experts[] = { "0", "1@0", "0,1@0..1", "3@1", "2@-1", "*@0", "99@0", "0@99", "@1", "1@", "0..1@1", "x@y" };
 static const char *const words[] = { "on", "off", "reset", "mark", "a", "1@0", "--layer", "0", "--since", "--top", "3", "-1", "--nonsense" };
-static const char *const options[] = { "threads=1", "threads=2", "threads=0", "isa=plain", "isa=", "colour=red", "=", "x", "a=b=c" };
+static const char *const options[] = { "threads=1", "threads=1", "threads=1", "threads=1", "threads=1", "threads=1", "threads=2", "threads=0", "isa=plain", "isa=", "colour=red", "=", "x", "a=b=c" };
 static const char *const lists[] = { "5=-1", "65=3.5, \"a\"=-2", "5, 66", "\"a\"", "\"ab\"", "\"", "5=101", "5 5", "384", "x", ",", "\"<|im_end|>\"" };
 
 static void add_text(void)
@@ -527,10 +527,32 @@ static int run_line(const struct command *c)
     return result;
 }
 
+static void open_shell(void)
+{
+    struct shell_options o = { .model = "tiny", .backend = "ref", .module_path = getenv("MODULES"), .ctx = CONTEXT };
+    take_turns(theirs, NULL);
+    vars_init(&sh.vars);
+    render_init(&sh.out, 0);
+    int code = shell_open(&sh, &o);
+    be_quick();
+    take_turns(own, theirs);
+    said(1);
+    if (code || !sh.tok)
+        bail("the shell cannot be opened: %s %s", said(2), sh.tok_why);
+}
+
+static void close_shell(void)
+{
+    take_turns(theirs, NULL);
+    output_end(&sh);
+    shell_close(&sh);
+    take_turns(own, theirs);
+    sh = (struct shell){ 0 };
+}
+
 /* The whole of it; in a process of its own, as it may not come back */
 static int run(unsigned long lines)
 {
-    struct shell_options o = { .model = "tiny", .backend = "ref", .module_path = getenv("MODULES"), .ctx = CONTEXT };
     size_t n_commands = 0;
     for (int i = 0; i < 2; i++) {
         own[i] = dup(i + 1);
@@ -541,19 +563,15 @@ static int run(unsigned long lines)
         n_commands++;
     unsigned *did = calloc(n_commands, sizeof *did), *refused = calloc(n_commands, sizeof *refused);
 
-    take_turns(theirs, NULL);
     signals_init(1);
-    vars_init(&sh.vars);
-    render_init(&sh.out, 0);
-    int code = shell_open(&sh, &o);
-    be_quick();
-    take_turns(own, theirs);
-    said(1);
-    if (code || !sh.tok)
-        bail("the shell cannot be opened: %s %s", said(2), sh.tok_why);
+    open_shell();
     for (at = 1; at <= lines; at++) {
         size_t k = roll(4) ? at % n_commands : roll((uint32_t)n_commands);
         const struct command *c = roll(8) ? command_at(k) : NULL;
+        if (at % FRESH == 0) {             /* what was set and steered wears off */
+            close_shell();
+            open_shell();
+        }
         if (at % 64 == 1)
             make_files();
         int failed = run_line(c);
@@ -563,10 +581,7 @@ static int run(unsigned long lines)
     for (size_t k = 0; k < n_commands; k++)
         ok((did[k] && refused[k]) || lines < LINES, "/%s: done %u times, refused %u times", command_at(k)->name, did[k], refused[k]);
     ok(!failures, "%lu lines with seed %llu", lines, (unsigned long long)seed);
-    take_turns(theirs, NULL);
-    output_end(&sh);
-    shell_close(&sh);
-    take_turns(own, theirs);
+    close_shell();
     if (getenv("PYTHON") && *getenv("PYTHON"))
         ok(!system("\"$PYTHON\" \"$srcdir/tests/cli/events.py\" --check events"), "--json: what was said fits the schema");
     else

@@ -2,6 +2,7 @@
  * what that found), against trying every continuation, and what it does to the session. */
 #include "backends/model/checkpoint.h"
 #include "repl/beam.h"
+#include "repl/grammar/grammar.h"
 #include "tests/tap.h"
 
 #include <cjson/cJSON.h>
@@ -320,6 +321,98 @@ static void test_session(void)
     close_at(&a);
 }
 
+/* ---- under a grammar ---- */
+
+/* The best score of all that the grammar lets follow, with log p so far; n tokens so far */
+static double best_text(struct sess *s, struct constraint *c, const struct sess_gen *g, double lp, uint32_t n, double sum)
+{
+    struct dbrx_error err;
+    const uint8_t *banned;
+    double best = -INFINITY;
+    uint32_t from = s->n;
+    size_t said = constraint_said(c);
+    if (constraint_complete(c))
+        return sum / pow(n, lp);
+    if (sess_sync(s, &err) != DBRX_OK || constraint_mask(c, &banned, &err) != DBRX_OK)
+        bail("%s", err.text);
+    double *p = malloc(s->n_vocab * sizeof *p), all = 0;
+    for (uint32_t i = 0; i < s->n_vocab; i++) {
+        p[i] = exp(s->logits[i]);
+        all += p[i];
+    }
+    for (uint32_t i = 0; i < s->n_vocab; i++)
+        p[i] = banned[i] ? -INFINITY : log(p[i] / all);
+    for (int32_t i = 0; i < (int32_t)s->n_vocab; i++) {
+        double x = sum + p[i];
+        if (!(p[i] > -INFINITY))
+            continue;
+        if (i == g->eos[0]) {
+            x /= pow(n + 1, lp);
+        } else {
+            if (sess_append(s, &i, 1, &err) != DBRX_OK || constraint_accept(c, i, &err) != DBRX_OK)
+                bail("%s", err.text);
+            x = best_text(s, c, g, lp, n + 1, x);
+            constraint_rewind(c, said);
+            sess_truncate(s, from);
+        }
+        best = x > best ? x : best;
+    }
+    free(p);
+    return best;
+}
+
+static void test_constrained(void)
+{
+    static const char *const grammars[] = { "root ::= \"a\" [bc] \"d\"? | \"some\"", "root ::= ([a-c] \" \"){2}",
+                                            "root ::= \"the\" \" end\"?" };
+    static const int32_t prompt[] = { 930, 739, 259, 559 };
+    char path[4096], why_not[512];
+    struct at a = open_at("models/nano", "cpu-blas", 64);
+    struct dbrx_error err = { 0 };
+    enum sess_finish why;
+    snprintf(path, sizeof path, "%s/models/nano", getenv("srcdir"));
+    struct tok *tok = tok_open(path, why_not, sizeof why_not);
+    struct trie *trie = tok ? trie_new(tok, a.s->n_vocab) : NULL;
+    if (!trie)
+        bail("%s", why_not);
+    int32_t eos[] = { tok_special(tok, "<|endoftext|>") };
+    for (size_t i = 0; i < sizeof grammars / sizeof *grammars; i++) {
+        struct rules r = { 0 };
+        if (grammar_parse(&r, "g", grammars[i], strlen(grammars[i]), why_not, sizeof why_not))
+            bail("%s", why_not);
+        struct constraint *c = constraint_new(&r, trie, eos, 1);
+        struct sess_gen g = { .sampling = sampler_plain, .max_tokens = 20, .eos = eos, .n_eos = 1, .constraint = c };
+        for (int k = 0; k < 2; k++) {
+            struct beam_params p = { 64, k, BEAM_STOP_NEVER };
+            double score, want;
+            restart(a.s, prompt, 4);
+            constraint_restart(c);
+            dbrx_status st = beam_generate(a.s, &p, &g, &why, &score, &err);
+            constraint_restart(c);
+            int fits = st == DBRX_OK && why == SESS_EOS && a.s->n > 4;
+            for (uint32_t t = 4; fits && t < a.s->n; t++)
+                fits = constraint_accept(c, a.s->token[t], &err) == DBRX_OK;
+            fits = fits && (constraint_complete(c) || a.s->token[a.s->n - 1] == eos[0]);
+            restart(a.s, prompt, 4);
+            constraint_restart(c);
+            want = best_text(a.s, c, &g, k, 0, 0);
+            ok(fits && fabs(score - want) < 1e-4, "%s: the best text that fits, length_penalty %d (%.6f, %.6f)",
+               grammars[i], k, score, want);
+        }
+        /* cut, it is the beginning of one; then nothing else fits */
+        struct beam_params two = { 2, 1, BEAM_STOP_FALSE };
+        restart(a.s, prompt, 4);
+        constraint_restart(c);
+        g.max_tokens = 1;
+        ok(beam_generate(a.s, &two, &g, &why, NULL, &err) == DBRX_OK && a.s->n == 5 &&
+           (why == SESS_MAX_TOKENS || constraint_complete(c)) && constraint_said(c) > 0, "... cut at one token, it goes on from there");
+        constraint_free(c);
+    }
+    trie_free(trie);
+    tok_close(tok);
+    close_at(&a);
+}
+
 int main(void)
 {
     struct dbrx_error err = { 0 };
@@ -327,6 +420,7 @@ int main(void)
         bail("%s", err.text);
     test_golden();
     test_session();
+    test_constrained();
     modules_free(&mods);
     return done();
 }

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "repl/commands.h"
 #include "repl/input.h"
+#include "repl/render.h"
 #include "repl/signals.h"
 #include "repl/vars.h"
 #include "repl/words.h"
@@ -200,13 +201,49 @@ static void test_terminal(void)
     close(master);
 }
 
+/* What takes long shows, also when nobody reports how far it is */
+static void test_busy(void)
+{
+    struct render r;
+    char seen[256] = "";
+    int master = posix_openpt(O_RDWR | O_NOCTTY), own = dup(STDERR_FILENO);
+    size_t n = 0;
+    ssize_t got = 1;
+    if (master < 0 || grantpt(master) || unlockpt(master)) {
+        ok(1, "# SKIP no pseudo-terminal");
+        return;
+    }
+    int fd = open(ptsname(master), O_RDWR | O_NOCTTY);
+    if (fd < 0 || dup2(fd, STDERR_FILENO) < 0)
+        bail("no terminal");
+    setenv("TERM", "xterm", 1);
+    render_init(&r, 0);
+    render_busy(&r, 1);
+    while (!strstr(seen, "working ...") && got > 0 && n < sizeof seen - 1)
+        n += (size_t)((got = read(master, seen + n, sizeof seen - 1 - n)) > 0 ? got : 0);
+    render_busy(&r, 0);
+    ok(strstr(seen, "working ...") != NULL && !r.shown, "a backend that reports nothing: something shows");
+    render_busy(&r, 1);
+    render_progress(&r, "reading", 1, 4);
+    while (!strstr(seen, "reading:  25%") && got > 0 && n < sizeof seen - 1)
+        n += (size_t)((got = read(master, seen + n, sizeof seen - 1 - n)) > 0 ? got : 0);
+    render_busy(&r, 0);
+    ok(strstr(seen, "reading:  25%") != NULL, "... one that reported once and no more: what it said");
+    dup2(own, STDERR_FILENO);
+    close(fd);
+    close(master);
+    close(own);
+}
+
 int main(void)
 {
+    alarm(300);                            /* the terminal's silence is a failure, no hang */
     test_input();
     test_terminal();
     test_signals();
     test_vars();
     test_words();
     test_table();
+    test_busy();
     return done();
 }
