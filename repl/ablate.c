@@ -5,10 +5,8 @@
 
 #include "repl/commands.h"
 #include "repl/handlers.h"
-#include "repl/paths.h"
 #include "repl/words.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

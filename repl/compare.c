@@ -9,7 +9,6 @@
 #include "repl/handlers.h"
 #include "repl/paths.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
