@@ -31,8 +31,10 @@ extern "C" {
 
 /* ---- what it is told ----------------------------------------------------- */
 
-enum { DBRX_TOKEN_GENERATED = 1,           /* the model's own; else it was read          */
-       DBRX_TOKEN_AGAIN     = 2 };         /* has been told before, in the same context  */
+enum { DBRX_TOKEN_GENERATED = 1,           /* the model's own; else it was read, or evaluated
+                                              once more under other steering than it was written */
+       DBRX_TOKEN_AGAIN     = 2,           /* has been told before, in the same context  */
+       DBRX_TOKEN_STEERED   = 4 };         /* the choice of its experts was steered      */
 
 struct dbrx_token {                        /* arrays are valid during the call           */
     uint32_t struct_size;

@@ -88,6 +88,8 @@ static void test_refused(void)
         { { STEER_SWAP, "0", 0, { 0, 16 } }, "expert 16 is not there" },
         { { STEER_SWAP, "0", 0, { 16, 0 } }, "expert 16 is not there" },
         { { STEER_SWAP, "0", 0, { 2, 2 } }, "cannot change places with itself" },
+        { { STEER_OMIT, "*", 0, { 0 } }, "layer 0 would have every expert omitted" },
+        { { STEER_OMIT, "0..4,6..15@1", 0, { 0 } }, "layer 1 would have every expert omitted" },
     };
     struct steer *s = steer_new(&big);
     apply(s, STEER_BAN, "5@1", 0);
