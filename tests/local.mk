@@ -9,9 +9,10 @@ PY_LOG_COMPILER = $(PYTHON)
 AM_TESTS_ENVIRONMENT = \
   DBRX='$(abs_top_builddir)/dbrx$(EXEEXT)' MODULES='$(abs_top_builddir)/modules' \
   srcdir='$(abs_top_srcdir)' builddir='$(abs_top_builddir)' CC='$(CC)' CXX='$(CXX)' NVCC='$(NVCC)' \
-  LC_ALL=C.UTF-8; export DBRX MODULES srcdir builddir CC CXX NVCC LC_ALL;
+  PYTHONPATH="$(abs_top_srcdir)/tests$${PYTHONPATH:+:$$PYTHONPATH}" LC_ALL=C.UTF-8; \
+  export DBRX MODULES srcdir builddir CC CXX NVCC PYTHONPATH LC_ALL;
 
-EXTRA_DIST += %D%/tap.h
+EXTRA_DIST += %D%/tap.h %D%/common.py %D%/screen.py %D%/checkpoints.py
 
 include tests/unit/local.mk
 include tests/golden/local.mk
