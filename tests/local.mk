@@ -1,10 +1,8 @@
 # Every test speaks TAP; automake's driver counts single checks.
-TEST_EXTENSIONS = .sh .py
+TEST_EXTENSIONS = .sh
 LOG_DRIVER    = env AM_TAP_AWK='$(AWK)' $(SHELL) $(top_srcdir)/build-aux/tap-driver.sh
 SH_LOG_DRIVER = $(LOG_DRIVER)
-PY_LOG_DRIVER = $(LOG_DRIVER)
 SH_LOG_COMPILER = $(SHELL)
-PY_LOG_COMPILER = $(PYTHON)
 # what a test may rely on: the built program, the source tree, the tools it was built with
 AM_TESTS_ENVIRONMENT = \
   DBRX='$(abs_top_builddir)/dbrx$(EXEEXT)' MODULES='$(abs_top_builddir)/modules' \
