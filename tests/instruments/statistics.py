@@ -3,7 +3,6 @@ formulas where there are any.  Run by statistics.sh; speaks TAP."""
 import itertools
 import json
 import math
-import os
 import re
 import subprocess
 import sys
@@ -11,27 +10,14 @@ import tempfile
 
 import numpy as np
 
-count = failed = 0
-SRC = os.environ["srcdir"]
+import common
+from common import DBRX, SRC, finish, lines, ok
 
 
-def ok(good, name, *seen):
-    global count, failed
-    count += 1
-    failed += not good
-    print("%sok %d - %s" % ("" if good else "not ", count, name))
-    for s in seen if not good else ():
-        print("# %s" % str(s)[:2000].replace("\n", "\n# "))
-    sys.stdout.flush()
-
-
-def run(cwd, *lines, json_too=True, backend="cpu-blas"):
-    args = [os.environ["DBRX"], "-b", backend, *(["--json"] if json_too else [])]
-    for line in lines:
-        args += ["-c", line]
-    p = subprocess.run(args, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=600)
+def run(cwd, *commands):
+    p = common.run("--json", "-b", "cpu-blas", *lines(*commands), cwd=cwd)
     assert p.returncode == 0, p.stderr.decode()
-    return [json.loads(x) for x in p.stdout.splitlines()] if json_too else p.stdout.decode()
+    return [json.loads(x) for x in p.stdout.splitlines()]
 
 
 def tables(events):
@@ -187,7 +173,7 @@ with tempfile.TemporaryDirectory() as tmp:
     t = table(ev, "contrast")
     sides = {}
     for name, text in ("a", code), ("b", prose):
-        p = subprocess.run([os.environ["DBRX"], "tokenize", "-"], input=text.encode(), stdout=subprocess.PIPE, check=True)
+        p = subprocess.run([DBRX, "tokenize", "-"], input=text.encode(), stdout=subprocess.PIPE, check=True)
         ids = [int(x) for x in p.stdout.split()][:480]
         xs, ms = [], []
         for at in range(0, len(ids), 128):
@@ -250,7 +236,7 @@ with tempfile.TemporaryDirectory() as tmp:
     # ---- texts of a .jsonl
     open(tmp + "/two.jsonl", "w").write(json.dumps({"text": code[:900]}) + "\n\n" + json.dumps({"prompt": code[900:1800]}) + "\n")
     t = table(run(tmp, "/contrast two.jsonl prose.txt"), "contrast")
-    ids = sum(len(subprocess.run([os.environ["DBRX"], "tokenize", "-"], input=c.encode(), stdout=subprocess.PIPE).stdout.split())
+    ids = sum(len(subprocess.run([DBRX, "tokenize", "-"], input=c.encode(), stdout=subprocess.PIPE).stdout.split())
               for c in (code[:900], code[900:1800]))
     ok(t["facts"]["tokens_a"] == ids, "a .jsonl has a text a line", t["facts"], ids)
 
@@ -262,5 +248,4 @@ with tempfile.TemporaryDirectory() as tmp:
             text = p.stdout.decode()
             widest = max(len(re.sub("\033\\[[0-9;]*m", "", x.rstrip())) for x in text.splitlines())
             ok(p.returncode == 0 and 40 < widest <= wide and "\033" not in text, "%s fits %d columns" % (cmd, wide), widest, text[-1500:])
-print("1..%d" % count)
-sys.exit(failed != 0)
+finish()

@@ -1,12 +1,10 @@
 """/watch on a pseudo-terminal whose screen is kept here: the reply is whole, the panel stays at
 the bottom, and both are gone when they should be.  Run by watching.sh; speaks TAP."""
-import os
 import re
 import subprocess
-import sys
 
-sys.path.insert(0, os.environ["srcdir"] + "/tests/cli")
-from screen import DBRX, Shell, finish, ok  # noqa: E402
+from common import DBRX, finish, ok
+from screen import Shell
 
 
 class Screen:
