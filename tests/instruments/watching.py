@@ -107,6 +107,8 @@ for rows, cols in (24, 80), (60, 200), (24, 40):
     ok(not scr.unknown, "%dx%d: nothing but what any terminal knows" % (cols, rows), scr.unknown)
     panel = [i for i, x in enumerate(during) if re.match("e[0-9]+ ", x + " ")]
     ok(len(panel) == 16 and panel == list(range(rows - 16, rows)), "... the panel is at the bottom", during)
+    ok(during[panel[0] - 1].split() == list("012345") and all(during[panel[0] - 1][5 + 2 * l] == str(l) for l in range(6)),
+       "... its columns have the layers' numbers", during[panel[0] - 1])
     ok(not any(re.match("e[0-9]+ +[^ ]", x) for x in after), "... and gone after", after)
     ok(scr.top == 0 and scr.bottom == rows - 1, "... the whole screen scrolls again")
     plain = subprocess.run([DBRX, "-b", "ref", "--seed", "3", "-s", "max_tokens=120", "-c", "Once upon a time"],

@@ -214,6 +214,14 @@ data = json.loads(page_of(T + "/l.html")[0].data)
 ok(code == 0 and data["labels"] == [[None] * 16] * 5 + [["a \x1b[31m<b>"] * 16] and "\x1b" not in text and
    re.search(r"= e\d+ a \\x1b\[31m<b> \d", text) and re.search(r"(?m)^e7 a \\x1b", text), "labels of experts, fit to print", err, text[-900:])
 
+code, text, err = outcome("-s", "labels=%s/labels.json" % T, *lines(LILY, "/route", "/route -3.. --layer 5", "/route --layer 4", "/route -1 --prob",
+                                                                   '/route --svg "%s/l.svg"' % T))
+svg = "".join(xml.etree.ElementTree.parse(T + "/l.svg").getroot().itertext())
+named = re.split(r"\nlabels: ", re.sub(r"[ \n]+(?=\S+@|\\x1b|a )", " ", text))[1:]
+ok(code == 0 and len(named) == 3 and [n.count("@5 a \\x1b[31m<b>") for n in named][::2] == [4, 4] and 4 <= named[1].count("@5 a") <= 12 and
+   "labels: e" in svg and svg.count("@5 a ") == 4 and "\x1b" not in text + svg,
+   "labels below maps of several layers or tokens, and in an SVG", err, text[-2500:], svg[-500:])
+
 # ---- a router that is no number: the backend says so, and there is nothing to show
 nan = T + "/nan"
 with_nan_router(nan, 1)
@@ -246,7 +254,7 @@ corpus, folder = T + "/p.jsonl", T + "/traces"
 open(corpus, "w").write("\n".join(map(json.dumps, prompts)) + "\n\n")
 code, text, err = outcome("trace", "--prompts", corpus, "--out", folder)
 files = sorted(os.listdir(folder))
-ok(code == 0 and files == ["%2ex.npz", "1.npz", "7.npz", "a%2f..%2fb%20c.npz", "ids.npz", "trace.json"] and
+ok(code == 0 and files == ["%2ex.npz", "1.npz", "7.npz", "a%2f..%2fb%20c.npz", "ids.npz", "trace.json", "trace.tokens"] and
    "5 texts traced (" in err and "0 failed" in err, "dbrx trace: a file a prompt, whatever its id is", files, err)
 run(*lines("/feed 1 2 3", '/export route "%s"' % out))
 a, b = npz(out), npz(folder + "/ids.npz")
@@ -256,8 +264,25 @@ stamp = {f: os.stat(folder + "/" + f).st_mtime_ns for f in files}
 os.remove(folder + "/7.npz")
 code, text, err = outcome("trace", "--prompts", corpus, "--out", folder)
 ok(code == 0 and "1 texts traced" in err and "4 there already" in err and
-   all(os.stat(folder + "/" + f).st_mtime_ns == stamp[f] for f in files if f != "7.npz") and os.path.exists(folder + "/7.npz"),
+   all(os.stat(folder + "/" + f).st_mtime_ns == stamp[f] for f in files if f not in ("7.npz", "trace.tokens")) and os.path.exists(folder + "/7.npz"),
    "... run again it does what is missing", err)
+prompts[3]["tokens"] = [3, 2, 1, 4]
+open(corpus, "w").write("\n".join(map(json.dumps, prompts)) + "\n")
+code, text, err = outcome("trace", "--prompts", corpus, "--out", folder)
+ok(code == 0 and "1 texts traced (4 tokens), 4 there already" in err and list(npz(folder + "/ids.npz")["tokens"]) == [3, 2, 1, 4],
+   "... and what a changed prompt has left", err)
+prompts[3]["tokens"] = [1, 2, 3]           # back again: the last line of the ledger counts; its end may be cut
+open(corpus, "w").write("\n".join(map(json.dumps, prompts)) + "\n")
+open(folder + "/trace.tokens", "a").write("0123")
+code, text, err = outcome("trace", "--prompts", corpus, "--out", folder)
+ok(code == 0 and "1 texts traced (3 tokens), 4 there already" in err and list(npz(folder + "/ids.npz")["tokens"]) == [1, 2, 3],
+   "... twice", err)
+used = json.load(open(folder + "/trace.json"))["backend"]
+other = "ref" if used != "ref" else "cpu-blas"
+code, text, err = outcome("trace", "-b", other, "--prompts", corpus, "--out", folder)
+ok(code == 3 and "traces of the backend %s, and this is %s; go on with -b %s" % (used, other, used) in err, "... of one backend a folder", err)
+code, text, err = outcome("trace", "-b", used, "--prompts", corpus, "--out", folder)
+ok(code == 0 and "5 there already" in err, "... with which it goes on", err)
 evs = events("trace", "--prompts", corpus, "--out", folder, "--format", "csv")
 ok(evs[-1]["traced"] + evs[-1]["there"] == 5 and os.path.exists(folder + "/ids.csv"), "... in another format", evs)
 code, text, err = outcome("trace", "-m", checkpoint("tiny-clip"), "--prompts", corpus, "--out", folder)
@@ -265,7 +290,7 @@ ok(code == 3 and "of another checkpoint" in err, "... of one checkpoint a folder
 open(corpus, "w").write('{"id":"a","prompt":"x"}\n{"id":"a","prompt":"y"}\nnonsense\n{"prompt":1}\n{"id":[],"prompt":"x"}\n{"tokens":[99999]}\n{"id":"z","prompt":"last"}\n')
 code, text, err = outcome("trace", "--prompts", corpus, "--out", T + "/bad")
 ok(code == 3 and "was there before" in err and ":3: it is no JSON object" in err and "no token id" in err and "5 failed" in err and
-   sorted(os.listdir(T + "/bad")) == ["a.npz", "trace.json", "z.npz"], "... bad lines are said and passed over", err, os.listdir(T + "/bad"))
+   sorted(os.listdir(T + "/bad")) == ["a.npz", "trace.json", "trace.tokens", "z.npz"], "... bad lines are said and passed over", err, os.listdir(T + "/bad"))
 code, text, err = outcome("trace", "--prompts", corpus, "--out", corpus)
 ok(code == 3 and ("Not a directory" in err or "cannot be" in err), "... a file is no folder", err)
 for args in ([], ["--prompts", corpus], ["--prompts", corpus, "--out", T, "--format", "parquet"], ["--nonsense"]):

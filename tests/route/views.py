@@ -39,6 +39,11 @@ def numbers(rows):
     return {r.split()[0]: [float(x) for x in r.split()[1:]] for r in rows}
 
 
+# ---- a legend explains what is in the cells: numbers, or ink
+narrow, inky = seen("/route", NO_COLOR="1"), seen("/route", "-m", wide, NO_COLOR="1")
+ok(any(re.match(r"weight 0 to 1  ", l) for l in narrow) and "..:" not in "".join(narrow), "numbers in the cells: no ink in the legend", narrow[-3:])
+ok(any("..::--==++**##%%@@" in l for l in inky), "ink in the cells: ink in the legend", inky[-3:])
+
 # ---- whatever the terminal: no line too long, no colour where there is none, always a legend
 VIEWS = {"/route": "entropy 0 to 4", "/route *": "weight 0 ", "/route -5.. --layer 3": "weight 0 ", "/route --prob": "probability 0",
          "/route --logits": "logit -", "/route --load *": "load 0 ", "/route --tokens": "by the heaviest expert at layer",
