@@ -197,7 +197,7 @@ static const struct command table[] = {
       "-infinity: the softmax is over the others, and others take their places.  --skip: others take their "
       "places, but all probabilities are as if they could be chosen.  --omit: chosen as ever, then removed, the "
       "weights of the others normalised again; nobody takes their places.  --zero: chosen as ever, but they add "
-      "nothing; the weights of the others stay.", "/ban 3,7@0..9 --omit", handle_ban },
+      "nothing; the weights of the others stay.", "/ban 3,7@0..4 --omit", handle_ban },
     { "force", "experts", { { ARG_EXPERTS, "E@L...", 1 } },
       "have these experts chosen for every token",
       "They take the first of a token's places, with the weights that the router gives them.",

@@ -4,6 +4,7 @@
 #include "repl/atomic.h"
 #include "repl/save.h"
 #include "repl/stops.h"
+#include "tests/quiet_host.h"
 #include "tests/tap.h"
 
 #include <fcntl.h>
@@ -22,11 +23,7 @@ static char dir[] = "/tmp/dbrx-tree.XXXXXX", file[64];
 static struct ckpt *ck;
 static struct modules mods;
 
-static int go_on(const struct dbrx_host *h) { (void)h; return 0; }
-static void quiet(const struct dbrx_host *h, int level, const char *line) { (void)h, (void)level, (void)line; }
-static void still(const struct dbrx_host *h, const char *w, uint64_t d, uint64_t t) { (void)h, (void)w, (void)d, (void)t; }
-static const void *nothing(const struct dbrx_host *h, const char *id) { (void)h, (void)id; return NULL; }
-static const struct dbrx_host host = { sizeof host, NULL, quiet, go_on, still, nothing };
+static const struct dbrx_host host = QUIET_HOST(host_never);
 
 static uint32_t seed = 12345;
 static uint32_t roll(uint32_t n)
