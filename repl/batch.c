@@ -101,7 +101,7 @@ static int bad_line(struct batch *b, const char *fmt, ...)
     vsnprintf(what, sizeof what, fmt, ap);
     va_end(ap);
     b->failed++;
-    return render_error(&b->sh->out, "line %lu: %s", b->line, what);
+    return render_error(&b->sh->out, "%s", what);
 }
 
 /* "settings": {"temperature": 0.5, ...} over the ones here; 0 or -1 */
@@ -137,9 +137,9 @@ static int put_result(struct batch *b, const char *id, const struct said *said)
     cJSON_AddStringToObject(j, "finish_reason", sess_finish_name(said->why));
     cJSON_AddNumberToObject(j, "seed", (double)t->seed);
     cJSON_AddNumberToObject(j, "prompt_tokens", t->reply - t->begin);
-    cJSON_AddNumberToObject(j, "prompt_seconds", s->last.prompt_s);
+    field_real(j, "prompt_seconds", s->last.prompt_s);
     cJSON_AddItemToObject(j, "made_by", makers_json(&t->by));
-    cJSON_AddNumberToObject(j, "seconds", s->last.gen_s);
+    field_real(j, "seconds", s->last.gen_s);
     char *line = cJSON_PrintUnformatted(j);
     size_t len = line ? strlen(line) : 0;
     cJSON_Delete(j);

@@ -100,6 +100,11 @@ static int show_settings(struct shell *sh, int var)
         int prose = var_defs[var].type == VAR_TEXT || var_defs[var].type == VAR_FILE || var_defs[var].type == VAR_LIST;
         if (prose && *text)
             render_paragraph(&sh->out, 2, text);
+        char more[200];
+        const char *fallback = sh->vars.v[var].fallback ? sh->vars.v[var].fallback : var_defs[var].fallback;
+        snprintf(more, sizeof more, "default %.120s%s%s", *fallback ? fallback : "(empty)",
+                 *var_defs[var].unit ? "; unit: " : "", var_defs[var].unit);
+        render_paragraph(&sh->out, 2, more);
         render_paragraph(&sh->out, 2, var_defs[var].help);
     }
     return 0;

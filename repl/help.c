@@ -17,7 +17,8 @@ static const struct help_page topics[] = {
       "Every line that does not begin with / is a prompt; // begins one with a slash.  In base mode "
       "the model continues it, and Enter alone lets it go on; in chat mode it is answered.\n"
       "A line of \"\"\" begins a prompt of several lines, which ends with \"\"\".  A backslash at the end "
-      "of a line continues it on the next.  What is pasted keeps its lines.\n"
+      "of a line continues it on the next.  Both are for terminals and for lines of files and pipes, not "
+      "for -c.  What is pasted keeps its lines.\n"
       "What is typed while a reply appears is kept for the next prompt.", "\"\"\"" },
     { "scripts", "lines from files and pipes, and where results go",
       "dbrx -c LINE, dbrx -f FILE and dbrx < FILE run lines and end; /source runs them here.  A script "

@@ -140,7 +140,7 @@ void print_man(void)
          "You type, the model goes on, and every token shows which experts it used.\n"
          "A checkpoint is mapped once; prompts go to a backend, a shared object that can be changed\n"
          "in the middle of a conversation.\n"
-         "Without \\fB\\-c\\fR, \\fB\\-f\\fR and \\fB\\-p\\fR lines are read from the terminal or stdin.");
+         "Without \\fB\\-c\\fR, \\fB\\-f\\fR, \\fB\\-p\\fR and \\fB\\-\\-prompts\\fR lines are read from the terminal or stdin.");
     man_options();
     const struct help_page *page;
     for (size_t i = 0; (page = help_page(i)); i++) {

@@ -66,12 +66,32 @@ static int usage(const char *tool, const char *fmt, const char *what)
     return EXIT_USAGE;
 }
 
+/* What is wrong with a long option that getopt refuses */
+static const char *option_trouble(const struct option *longs, const char *typed, char *why, size_t size)
+{
+    size_t n = strcspn(typed, "="), found = 0, at = 0;
+    for (; longs->name; longs++)
+        if (!strncmp(longs->name, typed + 2, n - 2)) {
+            int len = snprintf(why + at, size - at, "%s--%s", found++ ? " or " : "", longs->name);
+            at += len > 0 && (size_t)len < size - at ? (size_t)len : 0;
+        }
+    char *list = found > 1 ? strndup(why, at) : NULL;
+    if (!found)
+        snprintf(why, size, "there is no option %.*s", (int)(n < 80 ? n : 80), typed);
+    else if (list)
+        snprintf(why, size, "%.*s could be %s", (int)n, typed, list);
+    else
+        snprintf(why + at, size - at, " takes no argument");
+    free(list);
+    return why;
+}
+
 int options_parse(const char *tool, const struct option_row *rows, int argc, char **argv,
                   int (*take)(void *ctx, int letter, const char *arg), void *ctx)
 {
     enum { MAX = 64 };
     struct option longs[MAX + 1] = { 0 };
-    char shorts[2 * MAX + 2] = ":", *s = shorts + 1, text[8];
+    char shorts[2 * MAX + 2] = ":", *s = shorts + 1, text[8], why[300];
     for (int i = 0; i < MAX && rows[i].name; i++) {
         longs[i] = (struct option){ rows[i].name, rows[i].arg ? required_argument : no_argument, NULL,
                                     rows[i].letter };
@@ -91,7 +111,7 @@ int options_parse(const char *tool, const struct option_row *rows, int argc, cha
             return usage(tool, "there is no option %s", text);
         }
         if (c == '?')
-            return usage(tool, "there is no option %s (or it is ambiguous, or takes no argument)", argv[optind - 1]);
+            return usage(tool, "%s", option_trouble(longs, argv[optind - 1], why, sizeof why));
         bad = take(ctx, c, optarg);
     }
     return bad;

@@ -283,18 +283,18 @@ static int append(struct shell *sh, const struct tok_ids *ids)
 {
     struct dbrx_error err;
     uint32_t max = disp_max_pos(sh->disp), n = sh->sess->n;
-    const char *shift = sh->vars.v[VAR_OVERFLOW].num == 1 ? "" : ", let /set overflow shift drop the oldest";
+    const char *shift = sh->vars.v[VAR_OVERFLOW].num == 1 ? "" : "let /set overflow shift drop the oldest, or ";
     dbrx_status st = sess_append(sh->sess, ids->id, ids->n, &err);
     if (st == DBRX_E_FULL)
         return render_error(&sh->out, "the prompt has %zu tokens, and the context has room for %u more "
-                            "(%u of %u are taken); nothing was changed: shorten it%s, or start afresh "
+                            "(%u of %u are taken); nothing was changed: shorten it, %sstart afresh "
                             "with /new", ids->n, max - n, n, max, shift);
     if (st != DBRX_OK)
         return shell_failed(sh, st, &err);
     if (sh->sess->n < max)
         return 0;
     sess_truncate(sh->sess, n);
-    return render_error(&sh->out, "the context of %u tokens is full%s%s; start afresh with /new", max,
+    return render_error(&sh->out, "the context of %u tokens is full%s: %sstart afresh with /new", max,
                         ids->n ? " with this prompt, which was not added" : "", shift);
 }
 

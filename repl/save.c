@@ -7,6 +7,7 @@
 #include "repl/atomic.h"
 
 #include <cjson/cJSON.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -176,7 +177,7 @@ int save_write(const char *path, const struct save_source *s, char *err, size_t 
     free(json);
     if (e || st != DBRX_OK) {
         snprintf(err, size, "%s cannot be written: %.200s; nothing was saved, and what was there stays",
-                 path, e ? strerror(e) : why.text);
+                 path, e == EINVAL ? "it is no regular file" : e ? strerror(e) : why.text);
         return -1;
     }
     return 0;

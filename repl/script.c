@@ -69,7 +69,7 @@ static int run_lines(struct shell *sh, FILE *f, const char *name)
         n++;
         if (!in.open)
             snprintf(sh->out.where, sizeof sh->out.where, "%.120s:%lu", name, n);
-        if ((!len && !in.open) || (n == 1 && !strncmp(line, "#!", 2)))
+        if (((size_t)len == strspn(line, " \t") && !in.open) || (n == 1 && !strncmp(line, "#!", 2)))
             continue;                      /* blank lines separate, they say nothing */
         ready = input_line(&in, line, (size_t)len);
         if (ready < 0)

@@ -196,8 +196,8 @@ int vars_set(struct vars *vars, int var, const char *text, enum var_origin from,
     if (bad) {
         char range[128];
         var_range(var, range, sizeof range);
-        snprintf(err, size, "%s cannot be \"%.60s\": it takes %s%s%s", d->name, text, range,
-                 d->unit[0] ? " " : "", d->unit);
+        snprintf(err, size, "%s cannot be \"%.60s\": it takes %s%s%s%s", d->name, text, range,
+                 d->unit[0] ? d->word ? " (" : " " : "", d->unit, d->unit[0] && d->word ? ")" : "");
         return -1;
     }
     char *copy = strdup(text);

@@ -19,6 +19,7 @@ printf '/source %s/cycle2\n' "$T" > "$T/cycle"
 printf '/source %s/cycle\n' "$T" > "$T/cycle2"
 printf '#!/bin/sh\ncat "%s/lily" > "$1"\n' "$T" > "$T/editor"
 chmod +x "$T/editor"
+printf '  \t \nOnce\n' > "$T/blanks"
 : > "$T/nothing"
 mkfifo "$T/pipe"
 unset VISUAL
