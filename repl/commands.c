@@ -227,13 +227,14 @@ static const struct command table[] = {
       "/atlas atlas.html", handle_atlas },
     { "ablate", "experts", { { ARG_EXPERTS, "E@L...", 0 }, { ARG_FILE, "--against FILE", 0 },
                              { ARG_INT, "--control N", 0 }, { ARG_FLAG, "--sweep", 0 }, { ARG_FILE, "--out FILE", 0 },
-                             { ARG_FLAG, "--ban", 0 }, { ARG_FLAG, "--skip", 0 }, { ARG_FLAG, "--omit", 0 } },
+                             { ARG_FLAG, "--ban", 0 }, { ARG_FLAG, "--skip", 0 }, { ARG_FLAG, "--omit", 0 },
+                             { ARG_FLAG, "--zero", 0 } },
       "what the same tokens lose without some experts",
-      "The conversation's tokens, or FILE's, with and without these experts together: how much less likely each "
+      "The conversation's tokens, or FILE's (of a .jsonl the texts, one behind the other), with and without these experts together: how much less likely each "
       "token that came gets, how far all probabilities move (KL), whether another token is likeliest, how many "
       "choices of later layers change.  --control N: the same with N random sets of other experts of the same "
       "layers.  --sweep: every expert alone, ranked; Ctrl-C and again goes on, and --out FILE keeps it for later.  "
-      "Without means that what they contribute is dropped; --ban, --skip, --omit: as /ban has it.  What is "
+      "Without means that what they contribute is dropped (--zero); --ban, --skip, --omit: as /ban has it.  What is "
       "steered stays on in both.  The conversation is not touched.", "/ablate 3@2 --control 5", handle_ablate },
     { "lens", "experts", { { ARG_INT, "TOKEN", 0 }, { ARG_FLAG, "--experts", 0 }, { ARG_INT, "--top K", 0 } },
       "what the model would say after every layer",
