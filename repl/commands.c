@@ -29,8 +29,9 @@ static const struct command table[] = {
       "The conversation stays: its KV cache is copied to the new backend, or recomputed when one "
       "side cannot or --replay asks for it.  If anything fails the old backend stays.  --keep holds "
       "the old one open, so that going back to it takes milliseconds: what it knows of the "
-      "conversation stays, only what is new is copied.  --drop closes one that is kept (without NAME "
-      "all).  Options of a backend are shown in the list.", "/backend cpu-blas threads=2 --keep", handle_backend },
+      "conversation stays, only what is new is copied.  NAME alone goes back to the last one kept of that "
+      "name, whatever its options; with K=V to one that has these, or it opens afresh.  --drop closes one "
+      "that is kept (without NAME all).  Options of a backend are shown in the list.", "/backend cpu-blas threads=2 --keep", handle_backend },
     { "quit", "shell", { { ARG_END, NULL, 0 } },
       "leave (so does Ctrl-D)", "", "/quit", handle_quit },
 
