@@ -7,6 +7,7 @@
  * others are compared to. */
 #include "backends/model/checkpoint.h"
 #include "repl/measure.h"
+#include "tests/quiet_host.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,25 +16,7 @@
 
 enum { MAX_MODULES = 8 };
 
-static void quiet_log(const struct dbrx_host *h, int level, const char *line)
-{
-    (void)h, (void)level, (void)line;
-}
-static int never(const struct dbrx_host *h)
-{
-    (void)h;
-    return 0;
-}
-static void no_progress(const struct dbrx_host *h, const char *what, uint64_t d, uint64_t t)
-{
-    (void)h, (void)what, (void)d, (void)t;
-}
-static const void *nothing(const struct dbrx_host *h, const char *id)
-{
-    (void)h, (void)id;
-    return NULL;
-}
-static const struct dbrx_host host = { sizeof host, NULL, quiet_log, never, no_progress, nothing };
+static const struct dbrx_host host = QUIET_HOST(host_never);
 
 static void die(const char *what)
 {

@@ -11,6 +11,7 @@
 #define _DEFAULT_SOURCE                    /* madvise */
 #include "backends/model/checkpoint.h"
 #include "repl/dispatch.h"
+#include "tests/quiet_host.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,11 +29,7 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static void quiet_log(const struct dbrx_host *h, int level, const char *line) { (void)h, (void)level, (void)line; }
-static int never(const struct dbrx_host *h) { (void)h; return 0; }
-static void no_progress(const struct dbrx_host *h, const char *w, uint64_t d, uint64_t t) { (void)h, (void)w, (void)d, (void)t; }
-static const void *nothing(const struct dbrx_host *h, const char *id) { (void)h, (void)id; return NULL; }
-static const struct dbrx_host host = { sizeof host, NULL, quiet_log, never, no_progress, nothing };
+static const struct dbrx_host host = QUIET_HOST(host_never);
 
 static void die(const char *what)
 {

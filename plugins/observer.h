@@ -31,8 +31,10 @@ extern "C" {
 
 /* ---- what it is told ----------------------------------------------------- */
 
-enum { DBRX_TOKEN_GENERATED = 1,           /* the model's own; else it was read          */
-       DBRX_TOKEN_AGAIN     = 2 };         /* has been told before, in the same context  */
+enum { DBRX_TOKEN_GENERATED = 1,           /* the model's own; else it was read, or evaluated
+                                              once more under other steering than it was written */
+       DBRX_TOKEN_AGAIN     = 2,           /* has been told before, in the same context  */
+       DBRX_TOKEN_STEERED   = 4 };         /* the choice of its experts was steered      */
 
 struct dbrx_token {                        /* arrays are valid during the call           */
     uint32_t struct_size;
@@ -58,7 +60,8 @@ struct dbrx_column {
     const char *name;                      /* the field's in JSON: [a-z0-9_]+            */
     const char *title;                     /* the heading in text; NULL: name            */
     uint32_t    kind;                      /* DBRX_CELL_*                                */
-    uint32_t    decimals;                  /* NUM: digits after the point                */
+    uint32_t    decimals;                  /* NUM: digits after the point; HEAT: 1 has the cells numbered
+                                              from 0 above a live view, else 0           */
     double      lo, hi;                    /* HEAT: the scale's ends; lo == hi: 0 and the largest
                                               value of the column */
     uint64_t    reserved[2];               /* 0                                          */

@@ -235,12 +235,37 @@ static double scaled(const cJSON *v, double lo, double hi)
     return !cJSON_IsNumber(v) ? (double)NAN : hi > lo ? (v->valuedouble - lo) / (hi - lo) : 0;
 }
 
+/* How many columns a cell of a strip gets */
+static unsigned strip_cell(const cJSON *list)
+{
+    enum { MANY = 24 };                    /* cells a row: these get one column, fewer get two */
+    return cJSON_IsArray(list) && cJSON_GetArraySize(list) > MANY ? 1 : 2;
+}
+
+/* The numbers of a strip's cells, every one or every fifth; NULL: it has none.  free() it */
+static char *strip_heading(const struct table *t, unsigned indent, unsigned width)
+{
+    const cJSON *v = NULL;
+    for (uint32_t k = 0; k < t->n_col && !v; k++)
+        if (t->col[k].kind == DBRX_CELL_HEAT && t->col[k].decimals && t->rows->child)
+            v = cJSON_GetObjectItemCaseSensitive(t->rows->child, t->col[k].name);
+    char *text = NULL;
+    size_t size;
+    FILE *f = v ? open_memstream(&text, &size) : NULL;
+    if (!f)
+        return NULL;
+    unsigned n = (unsigned)cJSON_GetArraySize(v), wide = strip_cell(v), step = n > 10 ? 5 : 1;
+    fprintf(f, "%*s", (int)indent, "");
+    for (unsigned i = 0; i < n && indent + (i + step) * wide <= width; i += step)
+        fprintf(f, "%-*u", (int)(step * wide), i);
+    return fclose(f) ? free(text), NULL : text;
+}
+
 /* At most `width` columns of it */
 static char *heat_text(const cJSON *v, double lo, double hi, enum heat_colours colours, unsigned width)
 {
-    enum { MANY = 24 };                    /* cells a row: these get one column, fewer get two */
     int list = cJSON_IsArray(v);
-    unsigned wide = list && cJSON_GetArraySize(v) > MANY ? 1 : 2;
+    unsigned wide = strip_cell(v);
     char *text = NULL;
     size_t size;
     FILE *f = open_memstream(&text, &size);
@@ -322,9 +347,13 @@ char *cells_panel(struct cells *c, struct render *r, unsigned lines, unsigned wi
     FILE *f = n && !c->failed ? open_memstream(&text, &size) : NULL;
     if (!f)
         return NULL;
+    char *heading = strip_heading(t, NAME, width);     /* before the cells are text */
     as_text(t, render_colours(r), width > NAME ? width - NAME : 0);
-    if (t->title && n < lines && ++at)
+    if (t->title && n + (heading != NULL) < lines && ++at)
         fprintf(f, "%.*s\n", (int)width, t->title);
+    if (heading && n < lines && ++at)
+        fprintf(f, "%s\n", heading);
+    free(heading);
     for (const cJSON *row = t->rows->child; row && at < lines; row = row->next, at++) {
         for (uint32_t k = 0; k < t->n_col; k++) {
             const char *cell = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(row, t->col[k].name));

@@ -48,6 +48,7 @@ struct instruments {
     struct told { int32_t id; uint64_t hash; } *told;  /* [n_told] of the timeline       */
     uint32_t n_told, cap_told;
     uint64_t steered;                      /* sess.steer_id when they were told          */
+    uint32_t reread;                       /* told before this position under other steering */
     uint32_t unknown;                      /* lowest position told without its route, or n_told */
     struct panel panel;                    /* of those that show something live           */
     double drawn;                          /* when                                       */
@@ -129,6 +130,16 @@ static void tell_truncate(struct instruments *in, uint32_t n_keep)
     in->unknown = in->unknown < n_keep ? in->unknown : n_keep;
 }
 
+/* How many tokens of the timeline are those that were told */
+static uint32_t same_tokens(const struct instruments *in)
+{
+    const struct sess *s = in->sh->sess;
+    uint32_t n = 0;
+    while (n < in->n_told && n < s->n && in->told[n].id == s->token[n])
+        n++;
+    return n;
+}
+
 /* All router probabilities of a position that was just evaluated, or NULL */
 static const float *prob_of_token(const struct sess *s, uint32_t pos)
 {
@@ -169,7 +180,8 @@ static void tell_token(struct instruments *in, uint32_t pos)
     else if (pos < in->unknown || !trace_token(s->trace, pos, &t.expert, &t.weight))
         t.expert = NULL, t.weight = NULL;
     t.prob = t.expert ? prob_of_token(s, pos) : NULL;
-    uint32_t flags = is_generated(in->sh, pos) ? DBRX_TOKEN_GENERATED : 0, none = 0;
+    uint32_t none = 0, flags = (pos >= in->reread && is_generated(in->sh, pos) ? DBRX_TOKEN_GENERATED : 0) |
+                               (s->steer_id ? DBRX_TOKEN_STEERED : 0);
     uint32_t *mask = t.expert ? seen_mask(in, hash) : NULL;
     mask = mask ? mask : &none;
     for (size_t i = 0; i < in->n; i++) {
@@ -259,8 +271,11 @@ void instruments_follow(void *ctx)
     uint32_t n = s->n, same = s->low < in->n_told ? s->low : in->n_told;   /* untouched since the last time */
     if (in->unknown < same && in->unknown < sess_routed(s))    /* now it is known */
         same = in->unknown;
-    if (in->steered != s->steer_id)        /* other experts: all of it was computed again */
+    if (in->steered != s->steer_id) {      /* other experts: all of it was computed again */
+        in->reread = same_tokens(in);
         same = 0;
+    }
+    in->reread = in->reread < n ? in->reread : n;
     in->steered = s->steer_id;
     if (same < in->n_told)
         tell_truncate(in, same);

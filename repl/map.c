@@ -33,6 +33,7 @@ void map_free(struct map *m)
     for (int s = 0; s < MAP_SIDES; s++)
         free(m->side[s].v);
     free(m->title);
+    free(m->note);
     free(m->row);
     free(m->col);
     free(m->v);
@@ -203,7 +204,10 @@ void map_text(FILE *f, const struct map *m, enum heat_colours colours, unsigned 
     int percent = m->lo >= 0 && m->hi <= 1 && cell >= 3 && cell < 5;
     snprintf(lo, sizeof lo, "%s %.3g", m->what, percent ? 100 * m->lo : m->lo);
     snprintf(hi, sizeof hi, "%.3g%s", percent ? 100 * m->hi : m->hi, percent ? "%" : "");
-    heat_legend(f, colours, lo, hi);
+    if (!colours && cell >= 3)             /* numbers stand in the cells, and no ink */
+        fprintf(f, "%s to %s", lo, hi);
+    else
+        heat_legend(f, colours, lo, hi);
     for (int s = 0; !m->by_row && s < MAP_SIDES && m->side[s].name; s++)
         fprintf(f, "%s%s %.2g to %.2g", s ? ", " : width < 76 ? "\n" : "   ", m->side[s].name, m->side[s].lo, m->side[s].hi);
     putc('\n', f);
@@ -249,6 +253,32 @@ static void svg_cell(FILE *f, double x, double y, double w, double h, double v, 
     fputs("</g>\n", f);
 }
 
+/* Text in lines of at most `chars`, broken behind commas; returns how many.  f NULL: only counts. */
+static unsigned svg_lines(FILE *f, double x, double y, unsigned chars, const char *text)
+{
+    enum { LINE = 16 };
+    unsigned lines = 0;
+    while (*text) {
+        size_t n = strcspn(text, ","), next;
+        for (; text[n]; n = next) {
+            next = n + 1 + strcspn(text + n + 1, ",");
+            if (text_columns(text, next) > chars)
+                break;
+        }
+        n += text[n] == ',';
+        if (f) {
+            fprintf(f, "<text x=\"%g\" y=\"%g\">", x, y + LINE * lines);
+            char *line = strndup(text, n);
+            put_xml(f, line ? line : "");
+            free(line);
+            fputs("</text>\n", f);
+        }
+        lines++;
+        text += n + strspn(text + n, " ");
+    }
+    return lines;
+}
+
 void map_svg(FILE *f, const struct map *m)
 {
     enum { H = 18, TOP = 58, PAD = 12, CHAR = 7 };     /* CHAR: about a letter's width at 12 px */
@@ -268,6 +298,8 @@ void map_svg(FILE *f, const struct map *m)
     double bottom = TOP + (m->rows + (m->by_row ? 0 : sides)) * (double)H + (m->by_row ? 0 : 6);
     double width = right > title ? right : title, height = bottom + 70;
     width = width > 430 ? width : 430;     /* the legend */
+    unsigned chars = (unsigned)(width - 2 * PAD) / CHAR;
+    height += m->note ? 16.0 * svg_lines(NULL, 0, 0, chars, m->note) : 0;
     fprintf(f, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%g\" height=\"%g\" viewBox=\"0 0 %g %g\" "
             "font-family=\"Helvetica, Arial, sans-serif\" font-size=\"12\" fill=\"#222\" role=\"img\">\n<title>",
             width, height, width, height);
@@ -319,5 +351,7 @@ void map_svg(FILE *f, const struct map *m)
     }
     if (m->lo >= 0 && m->hi <= 1 && cell >= 20 && cell < 34)
         svg_text(f, PAD, y + 44, "fill=\"#666\"", "shares of 1 stand in the cells in percent");
+    if (m->note)
+        svg_lines(f, PAD, y + 62, chars, m->note);
     fputs("</svg>\n", f);
 }

@@ -15,6 +15,7 @@ struct map {                               /* strings are UTF-8 on one line     
     char    *title;
     const char *corner;                    /* what the columns are: "layer"              */
     const char *what;                      /* the numbers are: "weight"                  */
+    char    *note;                         /* a sentence below, or NULL                  */
     uint32_t rows, cols;
     double  *v;                            /* [rows][cols]; NaN: there is nothing        */
     double   lo, hi;                       /* the ends of the scale                      */

@@ -157,6 +157,9 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
     }
     if (several && !sh->out.json && !(sh->vars.v[VAR_TIMING].num == TIMING_ON && sh->out.err_tty))
         render_event(&sh->out, "status", NULL, "tokens by backend: %s", makers);
+    int cut = why == SESS_MAX_TOKENS || why == SESS_CONTEXT_FULL;
+    if (cut && !sh->out.err_tty && !sh->out.json)      /* there the aside below is silent */
+        render_event(&sh->out, "status", NULL, "[%s]", notes[why] + strlen(" | "));
     if (sh->vars.v[VAR_TIMING].num == TIMING_ON)
         render_aside(&sh->out, "[%llu tokens, %.0f tok/s%s | %s%s%s | context %u/%u%s%s%s%.40s%s%s]",
                      (unsigned long long)st->gen_tokens, rate(st->gen_tokens, st->gen_s), prompt,

@@ -228,6 +228,39 @@ static char *map_title(const struct view *v, const char *what)
     return done < 0 ? NULL : title;
 }
 
+static int is_chosen(const struct view *v, uint32_t layer, uint32_t expert)
+{
+    const uint16_t *chosen;
+    const float *weight;
+    for (uint32_t i = 0; i < v->r.n; i++) {
+        uint32_t k = v->tok[i] ? routing_chosen(&v->r, layer, i, &chosen, &weight) : 0;
+        for (uint32_t j = 0; j < k; j++)
+            if (chosen[j] == expert)
+                return 1;
+    }
+    return 0;
+}
+
+/* "labels: e7@2 code, e1@5 arithmetic" of the experts that the tokens chose; NULL: there are none */
+static char *map_labels(const struct view *v)
+{
+    char *text = NULL;
+    size_t size, n = 0;
+    FILE *f = v->sh->labels ? open_memstream(&text, &size) : NULL;
+    for (uint32_t l = 0; f && l < v->r.n_layers; l++)
+        for (uint32_t e = 0; v->layer[l] && e < v->r.n_experts; e++) {
+            const char *label = labels_get(v->sh->labels, l, e);
+            char *clean = label && is_chosen(v, l, e) ? text_quoted(label, strlen(label)) : NULL;
+            if (clean)
+                fprintf(f, "%s e%u@%u %s", n++ ? "," : "labels:", e, l, clean);
+            free(clean);
+        }
+    if (f && !fclose(f) && n)
+        return text;
+    free(text);
+    return NULL;
+}
+
 static int make_map(const struct view *v, struct map *m)
 {
     int by_token = v->n_tok > 1 && v->n_layer == 1;
@@ -238,6 +271,8 @@ static int make_map(const struct view *v, struct map *m)
     if (v->what != LAYER || (v->n_tok > 1 && !by_token))
         map_fit(m, v->what != LOGITS);
     m->title = map_title(v, m->what);
+    if (by_token || v->n_layer > 1)        /* else the rows have them */
+        m->note = map_labels(v);
     if (v->r.prob) {
         struct map side = { .v = m->side[0].v, .rows = 1, .cols = by_token ? m->rows : m->cols };
         map_fit(&side, 1);
@@ -262,6 +297,8 @@ static int show_map(struct view *v)
     if (!bad) {
         render_paragraph(&sh->out, 0, m.title);
         render_picture(&sh->out, text);
+        if (m.note)
+            render_paragraph(&sh->out, 0, m.note);
     }
     map_free(&m);
     free(text);

@@ -48,6 +48,19 @@ static const void *host_get(const struct dbrx_host *h, const char *id)
     return NULL;
 }
 
+/* Branches that come and go unasked */
+static void tree_changed(void *ctx, enum tree_change what, const char *name)
+{
+    struct shell *sh = ctx;
+    cJSON *f = cJSON_CreateObject();
+    field_string(f, what == TREE_DROPPED ? "forgot" : "kept_as", name);
+    if (what == TREE_DROPPED)
+        render_event(&sh->out, "status", f, "branch \"%s\", the oldest of those that the shell kept by itself, made "
+                     "room and is forgotten; /branch NAME gives one a name that stays", name);
+    else
+        render_event(&sh->out, "status", f, "what was undone is kept: /switch %s goes to it", name);
+}
+
 /* ---- opening ---- */
 
 static void add_eos(struct shell *sh, int32_t id)
@@ -211,6 +224,8 @@ int shell_open(struct shell *sh, const struct shell_options *o)
         code = EXIT_INTERNAL;
     }
     if (!code) {
+        sh->tree->changed = tree_changed;
+        sh->tree->changed_ctx = sh;
         shell_reseed(sh);
         instruments_open(sh->instruments, sh);
     }
@@ -524,4 +539,5 @@ void shell_interactive(struct shell *sh, int rc)
     }
     input_free(&in);
     line_close();
+    shell_keep(sh);
 }

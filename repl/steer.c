@@ -110,7 +110,7 @@ uint64_t steer_id(const struct steer *s)
 static int check(const struct steer *s, char *err, size_t size)
 {
     for (uint32_t l = 0; l < s->n_layers; l++) {
-        uint32_t k = s->k[l] ? s->k[l] : s->top_k, forced = 0, open = 0;
+        uint32_t k = s->k[l] ? s->k[l] : s->top_k, forced = 0, open = 0, kept = 0, forced_kept = 0;
         for (uint32_t e = 0; e < s->n_experts; e++) {
             size_t at = (size_t)l * s->n_experts + e;
             int off = s->bias[at] == -INFINITY || s->mark[at] & DBRX_STEER_SKIP;
@@ -121,6 +121,9 @@ static int check(const struct steer *s, char *err, size_t size)
             }
             forced += (s->mark[at] & DBRX_STEER_FORCE) != 0;
             open += !off;
+            int omitted = (s->mark[at] & DBRX_STEER_OMIT) != 0;
+            kept += !off && !omitted;
+            forced_kept += s->mark[at] & DBRX_STEER_FORCE && !omitted;
         }
         if (forced > k) {
             snprintf(err, size, "layer %u would have %u experts forced, but a token gets %u there; raise that "
@@ -130,6 +133,11 @@ static int check(const struct steer *s, char *err, size_t size)
         if (open < k) {
             snprintf(err, size, "layer %u would have %u experts left to choose from, but a token gets %u there; "
                      "lower that with /k, or ban fewer", l, open, k);
+            return -1;
+        }
+        if (!(forced == k ? forced_kept : kept)) {
+            snprintf(err, size, "layer %u would have every expert omitted that can be chosen, and nothing left to "
+                     "renormalise; omit fewer, or /ban --zero to drop what they add", l);
             return -1;
         }
     }

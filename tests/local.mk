@@ -1,17 +1,16 @@
 # Every test speaks TAP; automake's driver counts single checks.
-TEST_EXTENSIONS = .sh .py
+TEST_EXTENSIONS = .sh
 LOG_DRIVER    = env AM_TAP_AWK='$(AWK)' $(SHELL) $(top_srcdir)/build-aux/tap-driver.sh
 SH_LOG_DRIVER = $(LOG_DRIVER)
-PY_LOG_DRIVER = $(LOG_DRIVER)
 SH_LOG_COMPILER = $(SHELL)
-PY_LOG_COMPILER = $(PYTHON)
 # what a test may rely on: the built program, the source tree, the tools it was built with
 AM_TESTS_ENVIRONMENT = \
   DBRX='$(abs_top_builddir)/dbrx$(EXEEXT)' MODULES='$(abs_top_builddir)/modules' \
   srcdir='$(abs_top_srcdir)' builddir='$(abs_top_builddir)' CC='$(CC)' CXX='$(CXX)' NVCC='$(NVCC)' \
-  LC_ALL=C.UTF-8; export DBRX MODULES srcdir builddir CC CXX NVCC LC_ALL;
+  PYTHONPATH="$(abs_top_srcdir)/tests$${PYTHONPATH:+:$$PYTHONPATH}" LC_ALL=C.UTF-8; \
+  export DBRX MODULES srcdir builddir CC CXX NVCC PYTHONPATH LC_ALL;
 
-EXTRA_DIST += %D%/tap.h
+EXTRA_DIST += %D%/tap.h %D%/quiet_host.h %D%/common.py %D%/screen.py %D%/checkpoints.py
 
 include tests/unit/local.mk
 include tests/golden/local.mk

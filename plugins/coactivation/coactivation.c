@@ -141,9 +141,16 @@ static int by_score(const void *a, const void *b)
     return (x->score < y->score) - (x->score > y->score);
 }
 
-static struct cell cell(uint32_t l, uint32_t a, uint32_t b, double seen, double expected)
+/* The score is the log-likelihood ratio of the count against chance (Dunning, Computational Linguistics
+ * 19, 1993): it counts evidence, where lift and z are largest for what was seen once */
+static struct cell cell(uint32_t l, uint32_t a, uint32_t b, double tokens, double seen, double expected)
 {
-    return (struct cell){ l, a, b, seen, expected, expected > 0 ? fabs(seen - expected) / sqrt(expected) : 0 };
+    double not_seen = tokens - seen, not_expected = tokens - expected, g = 0;
+    if (expected > 0 && seen > 0)
+        g += 2 * seen * log(seen / expected);
+    if (not_expected > 0 && not_seen > 0)
+        g += 2 * not_seen * log(not_seen / not_expected);
+    return (struct cell){ l, a, b, seen, expected, fmax(g, 0) };
 }
 
 /* All pairs of a layer; returns how many */
@@ -157,7 +164,7 @@ static size_t pairs(const struct co *x, uint32_t l, struct cell *out, double *wo
     random_sets(p, x->E, x->k, together, together + (size_t)x->E * x->E);
     for (uint32_t a = 0; a < x->E; a++)
         for (uint32_t b = a + 1; b < x->E; b++)
-            out[n++] = cell(l, a, b, pair[a * x->E + b], together[a * x->E + b] * x->tokens);
+            out[n++] = cell(l, a, b, x->tokens, pair[a * x->E + b], together[a * x->E + b] * x->tokens);
     return n;
 }
 
@@ -167,9 +174,18 @@ static size_t transitions(const struct co *x, uint32_t l, struct cell *out)
     size_t n = 0;
     for (uint32_t a = 0; l + 1 < x->L && a < x->E; a++)
         for (uint32_t b = 0; b < x->E; b++)
-            out[n++] = cell(l, a, b, x->step[((size_t)l * x->E + a) * x->E + b],
+            out[n++] = cell(l, a, b, x->tokens, x->step[((size_t)l * x->E + a) * x->E + b],
                             now[a * x->E + a] * then[b * x->E + b] / x->tokens);
     return n;
+}
+
+/* Enough for two digits of the smallest that is shown */
+static uint32_t decimals(const struct cell *c, size_t n)
+{
+    double least = 1;
+    for (size_t i = 0; i < n; i++)
+        least = c[i].expected > 0 && c[i].expected < least ? c[i].expected : least;
+    return (uint32_t)fmin(6, 1 - floor(log10(least)));
 }
 
 static void hand_over(const struct co *x, int steps, const struct cell *c, size_t n, const struct dbrx_rows *r)
@@ -177,7 +193,7 @@ static void hand_over(const struct co *x, int steps, const struct cell *c, size_
     const struct dbrx_column col[] = {
         { "layer", NULL, DBRX_CELL_NUM, 0, 0, 0, { 0 } }, { "a", steps ? "from" : "a", DBRX_CELL_NUM, 0, 0, 0, { 0 } },
         { "b", steps ? "to" : "b", DBRX_CELL_NUM, 0, 0, 0, { 0 } }, { "tokens", NULL, DBRX_CELL_NUM, 0, 0, 0, { 0 } },
-        { "expected", "by chance", DBRX_CELL_NUM, 1, 0, 0, { 0 } }, { "lift", NULL, DBRX_CELL_NUM, 2, 0, 0, { 0 } },
+        { "expected", "by chance", DBRX_CELL_NUM, decimals(c, n), 0, 0, { 0 } }, { "lift", NULL, DBRX_CELL_NUM, 2, 0, 0, { 0 } },
         { "score", NULL, DBRX_CELL_NUM, 1, 0, 0, { 0 } } };
     char title[300];
     snprintf(title, sizeof title, steps ? "%.0f tokens: those that use an expert and then another one in the next layer, "
@@ -196,8 +212,8 @@ static void hand_over(const struct co *x, int steps, const struct cell *c, size_
         r->num(r->ctx, c[i].score);
         r->end_row(r->ctx);
     }
-    r->note(r->ctx, "Lift: times as often as by chance.  Sorted by score, the difference over the square root of "
-            "what chance expects; neighbouring tokens are alike, so it is an order and no test.");
+    r->note(r->ctx, "Lift: times as often as by chance.  Sorted by score, the log-likelihood ratio against "
+            "chance: what was seen often counts more; neighbouring tokens are alike, so it is an order and no test.");
     if (x->left_out > 0)
         r->note(r->ctx, "Tokens steered to another number of experts are left out.");
 }
@@ -233,6 +249,8 @@ static dbrx_status run(struct co *x, int steps, int argc, const char *const *arg
     for (uint32_t l = 0; st == DBRX_OK && l < x->L; l++)
         if (in[l])
             n += steps ? transitions(x, l, c + n) : pairs(x, l, c + n, work);
+    if (st == DBRX_OK && !n)
+        st = fail(err, DBRX_E_UNSUPPORTED, "layer %u is the last: there is none for its experts to go on to", x->L - 1);
     if (st == DBRX_OK) {
         qsort(c, n, sizeof *c, by_score);
         hand_over(x, steps, c, (size_t)shown < n ? (size_t)shown : n, r);

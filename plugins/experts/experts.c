@@ -15,7 +15,7 @@
 enum { MAX_MARKS = 32, MAX_NAME = 40 };
 
 /* Where the sums are in one array of doubles (whole numbers are exact to 2^53) */
-enum { TOKENS, GENERATED, PAIRS, DECIDED, HEAD };          /* DECIDED: tokens with known probabilities */
+enum { TOKENS, GENERATED, STEERED, PAIRS, DECIDED, HEAD }; /* DECIDED: tokens with known probabilities */
 
 struct experts {
     const struct dbrx_host *host;
@@ -108,6 +108,7 @@ static dbrx_status on_token(void *self, const struct dbrx_token *t, struct dbrx_
     if (!(t->flags & DBRX_TOKEN_AGAIN)) {
         x->sum[TOKENS]++;
         x->sum[GENERATED] += (t->flags & DBRX_TOKEN_GENERATED) != 0;
+        x->sum[STEERED] += (t->flags & DBRX_TOKEN_STEERED) != 0;
         x->sum[PAIRS] += pair;
         x->sum[DECIDED] += t->prob != NULL;
         for (uint32_t l = 0; l < x->L; l++) {
@@ -132,6 +133,34 @@ static double ratio(double a, double b)
     return b > 0 ? a / b : NAN;
 }
 
+/* The load all experts of a layer had if they shared its work evenly: every token counts with the
+ * number of experts that it was given */
+static double even(const struct experts *x, double *sum, uint32_t l)
+{
+    double all = 0;
+    for (uint32_t e = 0; e < x->E; e++)
+        all += used(x, sum, l)[e];
+    return ratio(all, sum[TOKENS]) / x->E;
+}
+
+/* "31 tokens since m, 24 of them generated, 12 steered; load: ... (even: 0.25)" */
+static void head_line(const struct experts *x, double *sum, const uint8_t *in, const char *mark, char *out, size_t size)
+{
+    char steered[60] = "", to[40] = "";
+    double lo = INFINITY, hi = 0;
+    for (uint32_t l = 0; l < x->L; l++)
+        if (in[l]) {
+            lo = fmin(lo, even(x, sum, l));
+            hi = fmax(hi, even(x, sum, l));
+        }
+    if (sum[STEERED] > 0)
+        snprintf(steered, sizeof steered, ", %.0f steered", sum[STEERED]);
+    if (hi - lo > 1e-9)
+        snprintf(to, sizeof to, " to %.3g, by layer", hi);
+    snprintf(out, size, "%.0f tokens%s%.40s, %.0f of them generated%s; load: the share of them that uses an expert "
+             "(even: %.3g%s)", sum[TOKENS], mark ? " since " : "", mark ? mark : "", sum[GENERATED], steered, lo, to);
+}
+
 static void layer_table(const struct experts *x, double *sum, const char *title, const struct dbrx_rows *r)
 {
     const struct dbrx_column col[] = {
@@ -146,14 +175,14 @@ static void layer_table(const struct experts *x, double *sum, const char *title,
     r->table(r->ctx, "layers", title, col, sizeof col / sizeof *col);
     r->fact(r->ctx, "tokens", sum[TOKENS]);
     r->fact(r->ctx, "generated", sum[GENERATED]);
+    r->fact(r->ctx, "steered", sum[STEERED]);
     r->fact(r->ctx, "pairs", sum[PAIRS]);
     r->fact(r->ctx, "with_probabilities", sum[DECIDED]);
     for (uint32_t l = 0; l < x->L; l++) {
-        double load[UINT8_MAX + 1], mean = 0, var = 0;
+        double load[UINT8_MAX + 1], mean = even(x, sum, l), var = 0;
         uint32_t most = 0, dead = 0, E = x->E <= UINT8_MAX + 1 ? x->E : UINT8_MAX + 1;
         for (uint32_t e = 0; e < E; e++) {
             load[e] = ratio(used(x, sum, l)[e], sum[TOKENS]);
-            mean += load[e] / E;
             most = load[e] > load[most] ? e : most;
             dead += !(load[e] > 0);
         }
@@ -188,6 +217,7 @@ static void expert_table(const struct experts *x, double *sum, const uint8_t *in
     r->table(r->ctx, "experts", title, col, sizeof col / sizeof *col);
     r->fact(r->ctx, "tokens", sum[TOKENS]);
     r->fact(r->ctx, "generated", sum[GENERATED]);
+    r->fact(r->ctx, "steered", sum[STEERED]);
     for (uint32_t l = 0; l < x->L; l++)
         for (uint32_t e = 0; in[l] && e < x->E; e++) {
             double n = used(x, sum, l)[e];
@@ -276,13 +306,11 @@ static dbrx_status since(struct experts *x, const char *name, double **sum, stru
 static dbrx_status show(struct experts *x, double *sum, const char *mark, const char *layers, const struct dbrx_rows *r,
                         struct dbrx_error *err)
 {
-    char title[200];
+    char title[300];
     uint8_t *in = calloc(x->L, 1);
-    dbrx_status st = !in ? fail(err, DBRX_E_NOMEM, "out of memory")
-                   : layers ? x->sets->layers(x->host, layers, in, err) : DBRX_OK;
-    snprintf(title, sizeof title, "%.0f tokens%s%.40s, %.0f of them generated; load: the share of them that uses an "
-             "expert (even: %.3g)", sum[TOKENS], mark ? " since " : "", mark ? mark : "", sum[GENERATED],
-             (double)x->k / x->E);
+    dbrx_status st = in ? x->sets->layers(x->host, layers ? layers : "*", in, err) : fail(err, DBRX_E_NOMEM, "out of memory");
+    if (st == DBRX_OK)
+        head_line(x, sum, in, mark, title, sizeof title);
     if (st == DBRX_OK && !(sum[TOKENS] > 0))
         st = fail(err, DBRX_E_UNSUPPORTED, "no token has been counted%s%.40s; type a prompt first",
                   mark ? " since the mark " : " yet", mark ? mark : "");

@@ -15,7 +15,7 @@
 
 enum { KEPT = 32, SHOWN = 10, LOG = 1 << 20, BEFORE = 8, AFTER = 3, TEXT = 64 };
 
-struct hit { float prob; uint64_t at; };   /* at: in the log, from 1; 0: none             */
+struct hit { float prob; uint32_t steered; uint64_t at; }; /* at: in the log, from 1; 0: none */
 
 struct top {
     const struct dbrx_host *host;
@@ -109,7 +109,8 @@ static dbrx_status on_token(void *self, const struct dbrx_token *t, struct dbrx_
         for (uint32_t i = 0; i < t->top_k; i++) {
             uint32_t e = t->expert[l * t->top_k + i];
             if (e < x->E)
-                offer(x, x->hit + ((size_t)l * x->E + e) * KEPT, (struct hit){ t->prob[l * x->E + e], x->n });
+                offer(x, x->hit + ((size_t)l * x->E + e) * KEPT, (struct hit){ t->prob[l * x->E + e],
+                      t->flags & DBRX_TOKEN_STEERED, x->n });
         }
     return DBRX_OK;
 }
@@ -136,8 +137,8 @@ static dbrx_status show(struct top *x, const uint8_t *in, long shown, const stru
     const struct dbrx_column col[] = {
         { "layer", NULL, DBRX_CELL_NUM, 0, 0, 0, { 0 } }, { "expert", NULL, DBRX_CELL_NUM, 0, 0, 0, { 0 } },
         { "prob", NULL, DBRX_CELL_NUM, 3, 0, 0, { 0 } }, { "id", NULL, DBRX_CELL_NUM, 0, 0, 0, { 0 } },
-        { "context", NULL, DBRX_CELL_TEXT, 0, 0, 0, { 0 } } };
-    size_t any = 0;
+        { "steered", "", DBRX_CELL_TEXT, 0, 0, 0, { 0 } }, { "context", NULL, DBRX_CELL_TEXT, 0, 0, 0, { 0 } } };
+    size_t any = 0, steered = 0;
     r->table(r->ctx, "top", "tokens by router probability, each in [] with the words around it", col,
              sizeof col / sizeof *col);
     for (size_t i = 0; i < (size_t)x->L * x->E; i++)
@@ -149,9 +150,13 @@ static dbrx_status show(struct top *x, const uint8_t *in, long shown, const stru
             r->num(r->ctx, (double)(i % x->E));
             r->num(r->ctx, (double)h->prob);
             r->num(r->ctx, logged(x, h->at));
+            r->text(r->ctx, h->steered ? "*" : "");
             r->text(r->ctx, text);
+            steered += h->steered != 0;
             r->end_row(r->ctx);
         }
+    if (steered)
+        r->note(r->ctx, "* The choice of experts was steered when this token was evaluated.");
     return any ? DBRX_OK : fail(err, DBRX_E_UNSUPPORTED, "none of the tokens so far used that; say more, or see /experts");
 }
 

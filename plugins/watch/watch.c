@@ -91,7 +91,7 @@ static void live(void *self, const struct dbrx_rows *r)
         return;
     const struct dbrx_column col[] = {
         { "expert", "", DBRX_CELL_TEXT, 0, 0, 0, { 0 } },
-        { w->layer < 0 ? "layers" : "tokens", NULL, DBRX_CELL_HEAT, 0, 0, 1, { 0 } } };
+        { w->layer < 0 ? "layers" : "tokens", NULL, DBRX_CELL_HEAT, w->layer < 0, 0, 1, { 0 } } };
     char text[80];
     double row[TOKENS];
     if (w->layer < 0)

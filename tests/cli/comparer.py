@@ -12,26 +12,12 @@ import time
 
 import numpy as np
 
-import screen
-from screen import DBRX, Shell, finish
+from common import DBRX, SRC, events, finish, lines, ok, run
+from screen import Shell
 
-SRC = os.environ["srcdir"]
 MODULES = os.environ["MODULES"] + ":" + os.environ["builddir"] + "/tests/conformance/.libs"
 TMP = tempfile.TemporaryDirectory()
 K = 3
-
-
-def ok(good, name, *seen):
-    screen.ok(good, name, seen)
-
-
-def run(*args, **kw):
-    return subprocess.run([DBRX, *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          timeout=300, **kw)
-
-
-def events(*args):
-    return [json.loads(line) for line in run(*args).stdout.decode("utf-8").splitlines()]
 
 
 def log_softmax(x):
@@ -99,7 +85,7 @@ for name in "tiny-bf16", "tiny-clip", "tiny-f16":
     model = os.path.join(SRC, "tests/data", name)
     ids = " ".join(map(str, json.load(open(model + "/golden.json"))["cases"][0]["tokens"]))
     for a, b in (("cpu-blas isa=plain", "ref"), ("ref", "broken break=router-1"), ("broken break=experts-0", "cpu-blas")):
-        e = events("--json", "--module-path", MODULES, "-m", model, "-b", "ref", "--threads", "1", "-c", "/backend " + a,
+        e = events("--module-path", MODULES, "-m", model, "-b", "ref", "--threads", "1", "-c", "/backend " + a,
                    "-c", "/feed " + ids, "-c", "/compare %s --top %d" % (b, K))[-1]
         what = "%s: %s, then %s" % (name, a, b)
         if e["type"] != "compare":
@@ -126,12 +112,12 @@ for name in "tiny-bf16", "tiny-clip", "tiny-f16":
 feed = ["-c", "/feed 930 739 259 559 11 300 12 13 14 15 900 4001"]
 
 
-def perplexity(*lines):
-    evs = events("--json", "-b", "ref", *feed, *(x for line in lines for x in ("-c", line)))
+def perplexity(*commands):
+    evs = events("-b", "ref", *feed, *lines(*commands))
     return [(e["perplexity_a"], e["perplexity_b"]) if e["type"] == "compare" else e["perplexity"] for e in evs[-2:]]
 
 
-free, steered = (perplexity(*lines, "/surprise", "/compare cpu-blas isa=plain") for lines in ([], ["/k 1", "/ban 5@*"]))
+free, steered = (perplexity(*how, "/surprise", "/compare cpu-blas isa=plain") for how in ([], ["/k 1", "/ban 5@*"]))
 ok(all(close(x, p[0], 1e-5) for p in (free, steered) for x in p[1]) and not close(free[0], steered[0], 1e-3),
    "perplexity is what /surprise says, with steering and without", free, steered)
 
@@ -140,7 +126,7 @@ prompts = TMP.name + "/prompts.jsonl"
 with open(prompts, "w") as f:
     f.write('{"id":"lily","prompt":"Once upon a time, there was a little girl named Lily."}\n\n'
             '{"messages":[{"role":"user","content":"What is the capital of France?"}]}\n{"id":7,"tokens":[930,739,259]}\n')
-common = ["--module-path", MODULES, "--prompts", prompts, "--json"]
+common = ["--module-path", MODULES, "--prompts", prompts]
 evs = events("compare", "ref", "cpu-blas:isa=plain,threads=1", *common)
 texts = [e for e in evs if e["type"] == "compare_text"]
 ok([e.get("id") for e in texts] == ["lily", 3, 7] and evs[-1]["type"] == "compare" and evs[-1]["texts"] == 3 and
@@ -149,10 +135,10 @@ ok([e.get("id") for e in texts] == ["lily", 3, 7] and evs[-1]["type"] == "compar
 ok(max(e["kl_max"] for e in texts) == evs[-1]["kl_max"] and
    close(sum(e["kl_mean"] * e["tokens"] for e in texts) / evs[-1]["tokens"], evs[-1]["kl_mean"]), "... whose figures add up")
 for limit, code in (["--max-kl", "1e-4"], 0), (["--max-kl", "1e-30"], 3), (["--min-top1", "1"], 0), (["--max-kl", "0"], 3):
-    out = run("compare", "ref", "cpu-blas", *common, *limit)
+    out = run("compare", "ref", "cpu-blas", *common, *limit, "--json")
     ok(out.returncode == code and (b'"failed":"max-kl"' in out.stdout) == (code == 3), "exit code %d with %s" % (code, limit),
        out.returncode, out.stderr)
-out = run("compare", "ref", "broken:break=router-0", *common, "--max-kl", "1e-6", "--min-top1", "1")
+out = run("compare", "ref", "broken:break=router-0", *common, "--max-kl", "1e-6", "--min-top1", "1", "--json")
 ok(out.returncode == 3 and b'"failed":"max-kl, min-top1"' in out.stdout and b"the check failed" in out.stderr,
    "a broken backend fails both checks", out.returncode, out.stderr)
 ok(run("compare", "ref", "ref", *common, "--max-kl", "0", "--min-top1", "1").returncode == 0, "a backend passes against itself")

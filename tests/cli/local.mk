@@ -3,7 +3,7 @@
 AM_TESTS_ENVIRONMENT += PYTHON='$(PYTHON)'; export PYTHON;
 TESTS += %D%/cli.sh %D%/read.sh %D%/json.sh %D%/manual.sh %D%/typing.sh %D%/switching.sh %D%/terminal.sh %D%/compare.sh %D%/weights.sh
 EXTRA_DIST += %D%/switching.sh %D%/switcher.py
-EXTRA_DIST += %D%/cli.sh %D%/cases.test %D%/read.sh %D%/reader.py %D%/terminal.sh %D%/viewer.py %D%/typing.sh %D%/typist.py %D%/screen.py \
+EXTRA_DIST += %D%/cli.sh %D%/cases.test %D%/read.sh %D%/reader.py %D%/terminal.sh %D%/viewer.py %D%/typing.sh %D%/typist.py \
   %D%/compare.sh %D%/comparer.py %D%/json.sh %D%/events.py %D%/manual.sh %D%/weights.sh %D%/weights.py
 
 # ... and its parts from inside

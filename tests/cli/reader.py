@@ -7,36 +7,12 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import tempfile
 
-DBRX, SRC = os.environ["DBRX"], os.environ["srcdir"]
+from common import DBRX, LILY, SRC, events, finish, ok, run, skip
+
 GOLDEN = json.load(open(os.path.join(SRC, "models/nano/golden.json")))["cases"]
-LILY = "Once upon a time, there was a little girl named Lily."
 TYPES = {"session", "backend", "token", "route", "reply", "rows", "status", "error"}
-count = failed = 0
-
-
-def ok(good, name, *seen):
-    global count, failed
-    count += 1
-    failed += not good
-    print("%sok %d - %s" % ("" if good else "not ", count, name))
-    if not good:
-        for s in seen:
-            print("# %s" % str(s)[:2000].replace("\n", "\n# "))
-    sys.stdout.flush()
-
-
-def run(*args, **kw):
-    return subprocess.run([DBRX, *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, timeout=300, **kw)
-
-
-def events(*args):
-    """The objects of a --json run; strict about lines and UTF-8."""
-    out = run("--json", *args).stdout
-    return [json.loads(line) for line in out.decode("utf-8").splitlines()]
 
 
 def of(evs, kind):
@@ -223,9 +199,8 @@ ok(p.returncode == 1 and b"cannot be written" in p.stderr, "a full disk under st
 try:
     import numpy as np
 except ImportError:
-    print("ok %d # SKIP no numpy: /dump is not read back" % (count + 1))
-    print("1..%d" % (count + 1))
-    sys.exit(failed != 0)
+    skip("no numpy: /dump is not read back")
+    finish()
 
 T, L, E, K, V = 13 + 20, 6, 16, 4, 4096
 for backend in "ref", "cpu-blas":
@@ -273,5 +248,4 @@ with tempfile.TemporaryDirectory() as tmp:
     ok(os.listdir(tmp + "/old") == ["logits.npy"] and open(tmp + "/old/logits.npy").read() == "precious",
        "/dump: ... and keeps what was there", r, os.listdir(tmp + "/old"))
 
-print("1..%d" % count)
-sys.exit(failed != 0)
+finish()

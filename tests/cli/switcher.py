@@ -4,7 +4,8 @@ Run by switching.sh; speaks TAP.  Nothing is timed."""
 import os
 import tempfile
 
-from screen import Shell, finish
+from common import finish
+from screen import Shell
 
 tmp = tempfile.TemporaryDirectory()
 os.environ["XDG_STATE_HOME"] = os.environ["XDG_CONFIG_HOME"] = tmp.name

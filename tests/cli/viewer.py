@@ -8,7 +8,8 @@ import stat
 import tempfile
 import termios
 
-from screen import LIBEDIT, WILD, Shell, finish, ok
+from common import finish, ok
+from screen import LIBEDIT, WILD, Shell
 
 tmp = tempfile.TemporaryDirectory()
 os.environ["XDG_STATE_HOME"] = os.environ["XDG_CONFIG_HOME"] = tmp.name

@@ -3,34 +3,17 @@
 import json
 import os
 import struct
-import subprocess
-import sys
 import tempfile
 
 import numpy as np
 
-SRC = os.path.abspath(os.environ["srcdir"])
-DBRX = os.environ["DBRX"]
+from common import SRC, finish, ok, run
+
 NANO = SRC + "/models/nano"
-count = failed = 0
-
-
-def ok(good, name, *seen):
-    global count, failed
-    count += 1
-    failed += not good
-    print("%sok %d - %s" % ("" if good else "not ", count, name))
-    for s in seen if not good else ():
-        print("# " + str(s)[:2000].replace("\n", "\n# "))
-
-
-def dbrx(*args, **kw):
-    return subprocess.run([DBRX, *map(str, args)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          timeout=300, **kw)
 
 
 def event(*args):
-    out = dbrx(*args)
+    out = run(*args)
     try:
         return json.loads(out.stdout)
     except ValueError:
@@ -44,7 +27,7 @@ def figure(e, name):
 def logits(ids, cwd):
     """What the model says after each of these, from an empty session."""
     where = "%s/dump%d" % (cwd, len(os.listdir(cwd)))
-    dbrx("-b", "ref", "-c", "/feed " + " ".join(map(str, ids)), "-c", "/dump " + where)
+    run("-b", "ref", "-c", "/feed " + " ".join(map(str, ids)), "-c", "/dump " + where)
     return np.load(where + "/logits.npy").astype(np.float64)
 
 
@@ -109,7 +92,7 @@ def perplexity(cwd):
     text = cwd + "/text.txt"
     open(text, "w").write("Once upon a time there was a little dog. " * 3 + "He liked to run in the park with his friend Tim, "
                           "who was a big cat. One day they found a red ball under a tree and played all day")
-    ids = [int(x) for x in dbrx("tokenize", text).stdout.split()]
+    ids = [int(x) for x in run("tokenize", text).stdout.split()]
     w = 24
     e = event("perplexity", "--json", "-b", "ref", "--window", w, text)
     s = sum((surprises(ids[i:i + w], w // 2, cwd) for i in range(0, len(ids) - w + 1, w)), [])
@@ -124,11 +107,11 @@ def perplexity(cwd):
     ok(e.get("scored") == len(s) and abs(figure(e, "perplexity")["value"] / np.exp(np.mean(s)) - 1) < 1e-5,
        "perplexity: with --stride the last tokens of windows that overlap", e, np.exp(np.mean(s)))
     q = cwd + "/q.gguf"
-    dbrx("quantize", NANO, q, "--type", "q4_0")
+    run("quantize", NANO, q, "--type", "q4_0")
     e = event("perplexity", "--json", "-m", q, "-b", "ref", "--window", w, "--windows", 1, "--reference", NANO, text)
     a = logits(ids[:w], cwd)
     dump = cwd + "/dumpq"
-    dbrx("-m", q, "-b", "ref", "-c", "/feed " + " ".join(map(str, ids[:w])), "-c", "/dump " + dump)
+    run("-m", q, "-b", "ref", "-c", "/feed " + " ".join(map(str, ids[:w])), "-c", "/dump " + dump)
     b = np.load(dump + "/logits.npy").astype(np.float64)
     lp = [x - x.max(1, keepdims=True) for x in (a, b)]
     lp = [x - np.log(np.exp(x).sum(1, keepdims=True)) for x in lp]
@@ -140,7 +123,7 @@ def perplexity(cwd):
     for args, want in ((["--window", 10000, text], "more than the context"), (["--window", w, "--stride", w, text], "below --window"),
                        ([cwd + "/none"], "cannot be read"), (["--window", w, "--reference", SRC + "/docs", text], "neither config.json"),
                        (["--window", w, "--against", "nobody", text], "no backend"), ([], "wants a text")):
-        out = dbrx("perplexity", *args)
+        out = run("perplexity", *args)
         ok(out.returncode and want in out.stderr.decode(), "perplexity refuses: " + want, out.stderr)
     return text, ids
 
@@ -169,14 +152,14 @@ def imatrix(cwd, text, ids):
     one = cwd + "/one.jsonl"
     open(one, "w").write(json.dumps({"tokens": ids[:1]}) + "\n")
     im1 = cwd + "/im1.gguf"
-    dbrx("imatrix", "-b", "ref", "--prompts", one, "--out", im1)
+    run("imatrix", "-b", "ref", "--prompts", one, "--out", im1)
     _, u = tensors_gguf(im1)
     h2 = u["blk.0.ffn_gate_inp.weight.in_sum2"][0]
     chosen = np.flatnonzero(u["blk.0.ffn_down_exps.weight.counts"][:, 0])
     ok(len(chosen) == 4 and all(np.array_equal(u["blk.0.ffn_gate_exps.weight.in_sum2"][c], h2) for c in chosen),
        "one token goes to four experts", chosen)
     other = cwd + "/im-cpu.gguf"
-    out = dbrx("imatrix", "-b", "cpu-blas", "--text", text, "--out", other)
+    out = run("imatrix", "-b", "cpu-blas", "--text", text, "--out", other)
     if out.returncode == 5:
         print("# cpu-blas cannot run here")
     else:
@@ -184,17 +167,16 @@ def imatrix(cwd, text, ids):
         worst = max(np.abs(t[n] - v[n]).sum() / np.abs(t[n]).sum() for n in t)
         ok(worst < 0.02, "cpu-blas hands out what ref does", worst)
     q = cwd + "/qi.gguf"
-    out = dbrx("quantize", NANO, q, "--type", "q4_0", "--imatrix", im)
+    out = run("quantize", NANO, q, "--type", "q4_0", "--imatrix", im)
     a, b = open(cwd + "/q.gguf", "rb").read(), open(q, "rb").read()
     ok(out.returncode == 0 and abs(len(a) - len(b)) < 64 and a[-10**6:] != b[-10**6:],
        "quantize takes it, and other blocks come of it", out.stderr)
     for args, want in ((["--out", im], "wants --prompts"), (["--text", cwd + "/none", "--out", im], "cannot be read"),
                        (["--text", text, "--out", cwd + "/no/where"], "cannot be written")):
-        out = dbrx("imatrix", *args)
+        out = run("imatrix", *args)
         ok(out.returncode and want in out.stderr.decode(), "imatrix refuses: " + want, out.stderr)
 
 
 with tempfile.TemporaryDirectory() as where:
     imatrix(where, *perplexity(where))
-print("1..%d" % count)
-sys.exit(failed != 0)
+finish()

@@ -12,6 +12,7 @@
 #include "backends/backend.h"
 #include "backends/model/checkpoint.h"
 #include "plugins/loader.h"
+#include "tests/quiet_host.h"
 #include "tests/tap.h"
 
 #include <cJSON.h>
@@ -27,28 +28,7 @@ static const struct dbrx_backend *be;
 static struct ckpt *ck;
 static dbrx_model *model;
 
-static void host_log(const struct dbrx_host *h, int level, const char *line)
-{
-    (void)h, (void)level, (void)line;
-}
-static int host_stop(const struct dbrx_host *h)
-{
-    (void)h;
-    return 0;
-}
-static void host_progress(const struct dbrx_host *h, const char *what, uint64_t at, uint64_t of)
-{
-    (void)h, (void)what, (void)at, (void)of;
-}
-static const void *host_get(const struct dbrx_host *h, const char *id)
-{
-    (void)h, (void)id;
-    return NULL;
-}
-static const struct dbrx_host host = {
-    .struct_size = sizeof host, .log = host_log, .should_stop = host_stop,
-    .progress = host_progress, .get = host_get,
-};
+static const struct dbrx_host host = QUIET_HOST(host_never);
 
 /* ---- golden.json ----------------------------------------------------------- */
 

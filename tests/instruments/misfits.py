@@ -5,20 +5,10 @@ import json
 import os
 import re
 import subprocess
-import sys
 import tempfile
 
-count = failed = 0
-
-
-def ok(good, name, *seen):
-    global count, failed
-    count += 1
-    failed += not good
-    print("%sok %d - %s" % ("" if good else "not ", count, name))
-    for s in seen if not good else ():
-        print("# %s" % str(s)[:2000].replace("\n", "\n# "))
-    sys.stdout.flush()
+import common
+from common import finish, ok
 
 
 def build(to, name, how):
@@ -43,8 +33,7 @@ CASES = {
 
 
 def run(tmp, *args):
-    return subprocess.run([os.environ["DBRX"], "--module-path", tmp, "-b", "ref", "-s", "on_error=continue", *args],
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300)
+    return common.run("--module-path", tmp, "-b", "ref", "-s", "on_error=continue", *args)
 
 
 for how, (error, state, also) in CASES.items():
@@ -72,5 +61,4 @@ for how, (error, state, also) in CASES.items():
         else:
             ok(not tables, "no table of it is shown", tables)
         ok("takes" not in err or error, "usage is no option of ours", err)
-print("1..%d" % count)
-sys.exit(failed != 0)
+finish()

@@ -1,30 +1,16 @@
 """dbrx specialists: its scores against numpy, what it does not believe, and its file as labels.
 Run by specialists.sh; speaks TAP."""
 import json
-import os
 import subprocess
-import sys
 import tempfile
 
 import numpy as np
 
-count = failed = 0
-SRC, DBRX = os.environ["srcdir"], os.environ["DBRX"]
-
-
-def ok(good, name, *seen):
-    global count, failed
-    count += 1
-    failed += not good
-    print("%sok %d - %s" % ("" if good else "not ", count, name))
-    for s in seen if not good else ():
-        print("# %s" % str(s)[:2000].replace("\n", "\n# "))
-    sys.stdout.flush()
+from common import DBRX, SRC, events, finish, ok, run
 
 
 def tool(cwd, *args):
-    return subprocess.run([DBRX, "specialists", *args], cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, timeout=900)
+    return run("specialists", *args, cwd=cwd)
 
 
 ALL = [json.loads(x) for x in open(SRC + "/docs/topics.jsonl", encoding="utf-8")]
@@ -82,9 +68,7 @@ with tempfile.TemporaryDirectory() as tmp:
 
     # ---- labels
     best = j["specialists"][0]
-    run = subprocess.run([DBRX, "--json", "-b", "ref", "-s", "labels=%s/two.json" % tmp, "-c", "/feed 930", "-c",
-                          "/experts --layer %d" % best["layer"]], stdout=subprocess.PIPE, check=True).stdout.decode()
-    rows = json.loads(run.splitlines()[-1])["rows"]
+    rows = events("-b", "ref", "-s", "labels=%s/two.json" % tmp, "-c", "/feed 930", "-c", "/experts --layer %d" % best["layer"])[-1]["rows"]
     ok(rows[best["expert"]]["label"] == best["topic"], "/experts shows the label", rows[best["expert"]])
     p = subprocess.run([DBRX, "-b", "ref", "-s", "on_error=continue", "-c", "/set labels %s/two.json" % tmp, "-c", "/set labels /nowhere",
                         "-c", "/set labels", "-c", "/set labels default", "-c", "/feed 930", "-c", "/experts"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -111,5 +95,4 @@ with tempfile.TemporaryDirectory() as tmp:
                            (["--prompts", "two.jsonl", "-b", "cpu-blas", "--out", "/nowhere/x"], 1, "cannot be written"):
         p = tool(tmp, *args)
         ok(p.returncode == code and why in p.stderr.decode(), "refused: " + why, p)
-print("1..%d" % count)
-sys.exit(failed != 0)
+finish()

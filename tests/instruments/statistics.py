@@ -3,7 +3,6 @@ formulas where there are any.  Run by statistics.sh; speaks TAP."""
 import itertools
 import json
 import math
-import os
 import re
 import subprocess
 import sys
@@ -11,27 +10,14 @@ import tempfile
 
 import numpy as np
 
-count = failed = 0
-SRC = os.environ["srcdir"]
+import common
+from common import DBRX, SRC, finish, lines, ok
 
 
-def ok(good, name, *seen):
-    global count, failed
-    count += 1
-    failed += not good
-    print("%sok %d - %s" % ("" if good else "not ", count, name))
-    for s in seen if not good else ():
-        print("# %s" % str(s)[:2000].replace("\n", "\n# "))
-    sys.stdout.flush()
-
-
-def run(cwd, *lines, json_too=True, backend="cpu-blas"):
-    args = [os.environ["DBRX"], "-b", backend, *(["--json"] if json_too else [])]
-    for line in lines:
-        args += ["-c", line]
-    p = subprocess.run(args, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=600)
+def run(cwd, *commands):
+    p = common.run("--json", "-b", "cpu-blas", *lines(*commands), cwd=cwd)
     assert p.returncode == 0, p.stderr.decode()
-    return [json.loads(x) for x in p.stdout.splitlines()] if json_too else p.stdout.decode()
+    return [json.loads(x) for x in p.stdout.splitlines()]
 
 
 def tables(events):
@@ -113,9 +99,18 @@ with tempfile.TemporaryDirectory() as tmp:
         ok(close([r["expected"] for r in rows], [expect[r["a"], r["b"]] for r in rows], 2e-4),
            "layer %d: chance is random sets with these loads" % l,
            max(abs(r["expected"] - expect[r["a"], r["b"]]) for r in rows))
-    score = [abs(r["tokens"] - r["expected"]) / math.sqrt(r["expected"]) if r["expected"] > 0 else 0 for r in t["rows"]]
-    ok(close(col(t, "score"), score, 1e-4) and score == sorted(score, reverse=True) or
-       close(score, sorted(score, reverse=True), 1e-4), "sorted by distance from chance")
+
+
+    def likelihood_ratio(r):
+        """Of n in T under the share seen over that under chance, as two binomials."""
+        def log_p(p):
+            return (r["tokens"] and r["tokens"] * math.log(p)) + (r["tokens"] < T and (T - r["tokens"]) * math.log1p(-p))
+        return 2 * (log_p(r["tokens"] / T) - log_p(r["expected"] / T)) if 0 < r["expected"] < T else 0
+
+    score = [likelihood_ratio(r) for r in t["rows"]]
+    ok(close(col(t, "score"), score, 1e-3) and col(t, "score") == sorted(col(t, "score"), reverse=True),
+       "sorted by the log-likelihood ratio against chance", list(zip(col(t, "score"), score))[:5])
+    ok(all(r["tokens"] > 1 or r["expected"] > 1 for r in t["rows"][:20]), "what was seen once is not on top", t["rows"][:20])
 
     # ---- /transitions
     t = table(ev, "transitions")
@@ -123,6 +118,8 @@ with tempfile.TemporaryDirectory() as tmp:
     chance = np.einsum("la,lb->lab", used[:-1].sum(1), used[1:].sum(1)) / T
     ok(len(t["rows"]) == (L - 1) * E * E and all(r["tokens"] == step[r["layer"], r["a"], r["b"]] for r in t["rows"]),
        "/transitions counts steps")
+    ok(close(col(t, "score"), [likelihood_ratio(r) for r in t["rows"]], 1e-3) and
+       col(t, "score") == sorted(col(t, "score"), reverse=True), "... sorted by the same measure")
     ok(close(col(t, "expected"), [chance[r["layer"], r["a"], r["b"]] for r in t["rows"]], 1e-4), "... and chance is independence")
 
     # ---- /top
@@ -143,6 +140,30 @@ with tempfile.TemporaryDirectory() as tmp:
     np.put_along_axis(u, b["expert"], 1, 2)
     ok(t["facts"]["tokens"] == 6 and close(col(t, "load"), u[:, 4:].mean(1)), "--since counts what came after")
 
+    # ---- steering: tokens count with the experts they were given, and the head says how many were steered
+    plain = ["/set seed 5", "/set max_tokens 20", TEXT, "/experts mark m", "/k 2"]
+    text = run(tmp, *plain, "/experts --since m", "/experts", "/k 3 0", "/experts --layer 0..1", "/top *@0 2", json_too=False)
+    heads = re.sub(r"\s+", " ", text)
+    n = T - 20                                 # the prompt's tokens, and 20 generated
+    for want in ("%d tokens since m, 0 of them generated, %d steered;" % (n, n), "(even: 0.125)",
+                 "%d tokens, 20 of them generated, %d steered;" % (2 * n, n), "(even: 0.188)", "(even: 0.167 to 0.188, by layer)",
+                 "* The choice of experts was steered"):
+        ok(want in heads, "steered tokens: " + want, text)
+    ev = run(tmp, *plain, "/experts", "/k 4", "/experts", "/steer off", "Lily", "/experts")
+    before, again, after = (e for e in ev if e["type"] == "instrument" and e["table"] == "layers")
+    ok(before["facts"]["steered"] == before["facts"]["tokens"] / 2 and close(col(before, "load"), np.array(col(before, "load"))) and
+       close(np.array(col(before, "load")).sum(1), 3), "half of the tokens with 4 experts, half with 2: loads sum to 3", before["facts"])
+    ok(close(col(before, "max_over_mean"), np.array(col(before, "load")).max(1) / (3 / E)), "max is relative to what is even")
+    ok(after["facts"]["generated"] == 40 and after["facts"]["steered"] == before["facts"]["steered"],
+       "what is written afterwards is generated", after["facts"])
+
+    # ---- /transitions has none behind the last layer
+    p = subprocess.run([os.environ["DBRX"], "-b", "ref", "-c", "/feed 1 2 3", "-c", "/transitions --layer -1"], stderr=subprocess.PIPE)
+    ok(p.returncode == 3 and b"layer %d is the last" % (L - 1) in p.stderr, "/transitions --layer LAST says why there is nothing", p.stderr)
+    text = run(tmp, TEXT, "/coactivation 3000", json_too=False)
+    shown = re.findall(r"(?m)^ +\d+ +\d+ +\d+ +[1-9]\d* +(\d+\.\d+)", text)
+    ok(len(shown) > 50 and all(float(x) > 0 for x in shown), "by chance is shown with digits that mean something", text[:400])
+
     # ---- /contrast, against windows fed by hand
     code = open(SRC + "/repl/trace.c").read()[:6000]
     prose = open(SRC + "/docs/sampling.md").read()[:6000]
@@ -152,7 +173,7 @@ with tempfile.TemporaryDirectory() as tmp:
     t = table(ev, "contrast")
     sides = {}
     for name, text in ("a", code), ("b", prose):
-        p = subprocess.run([os.environ["DBRX"], "tokenize", "-"], input=text.encode(), stdout=subprocess.PIPE, check=True)
+        p = subprocess.run([DBRX, "tokenize", "-"], input=text.encode(), stdout=subprocess.PIPE, check=True)
         ids = [int(x) for x in p.stdout.split()][:480]
         xs, ms = [], []
         for at in range(0, len(ids), 128):
@@ -215,7 +236,7 @@ with tempfile.TemporaryDirectory() as tmp:
     # ---- texts of a .jsonl
     open(tmp + "/two.jsonl", "w").write(json.dumps({"text": code[:900]}) + "\n\n" + json.dumps({"prompt": code[900:1800]}) + "\n")
     t = table(run(tmp, "/contrast two.jsonl prose.txt"), "contrast")
-    ids = sum(len(subprocess.run([os.environ["DBRX"], "tokenize", "-"], input=c.encode(), stdout=subprocess.PIPE).stdout.split())
+    ids = sum(len(subprocess.run([DBRX, "tokenize", "-"], input=c.encode(), stdout=subprocess.PIPE).stdout.split())
               for c in (code[:900], code[900:1800]))
     ok(t["facts"]["tokens_a"] == ids, "a .jsonl has a text a line", t["facts"], ids)
 
@@ -227,5 +248,4 @@ with tempfile.TemporaryDirectory() as tmp:
             text = p.stdout.decode()
             widest = max(len(re.sub("\033\\[[0-9;]*m", "", x.rstrip())) for x in text.splitlines())
             ok(p.returncode == 0 and 40 < widest <= wide and "\033" not in text, "%s fits %d columns" % (cmd, wide), widest, text[-1500:])
-print("1..%d" % count)
-sys.exit(failed != 0)
+finish()

@@ -1,12 +1,10 @@
 """/watch on a pseudo-terminal whose screen is kept here: the reply is whole, the panel stays at
 the bottom, and both are gone when they should be.  Run by watching.sh; speaks TAP."""
-import os
 import re
 import subprocess
-import sys
 
-sys.path.insert(0, os.environ["srcdir"] + "/tests/cli")
-from screen import DBRX, Shell, finish, ok  # noqa: E402
+from common import DBRX, finish, ok
+from screen import Shell
 
 
 class Screen:
@@ -109,6 +107,8 @@ for rows, cols in (24, 80), (60, 200), (24, 40):
     ok(not scr.unknown, "%dx%d: nothing but what any terminal knows" % (cols, rows), scr.unknown)
     panel = [i for i, x in enumerate(during) if re.match("e[0-9]+ ", x + " ")]
     ok(len(panel) == 16 and panel == list(range(rows - 16, rows)), "... the panel is at the bottom", during)
+    ok(during[panel[0] - 1].split() == list("012345") and all(during[panel[0] - 1][5 + 2 * l] == str(l) for l in range(6)),
+       "... its columns have the layers' numbers", during[panel[0] - 1])
     ok(not any(re.match("e[0-9]+ +[^ ]", x) for x in after), "... and gone after", after)
     ok(scr.top == 0 and scr.bottom == rows - 1, "... the whole screen scrolls again")
     plain = subprocess.run([DBRX, "-b", "ref", "--seed", "3", "-s", "max_tokens=120", "-c", "Once upon a time"],

@@ -18,7 +18,8 @@ import xml.etree.ElementTree
 
 import numpy as np
 
-from common import DBRX, LILY, SRC, checkpoint, events, finish, lines, ok, random_model, run, with_nan_router
+from checkpoints import checkpoint, random_model, with_nan_router
+from common import DBRX, LILY, events, finish, lines, ok, outcome, run
 
 tmp = tempfile.TemporaryDirectory()
 T = tmp.name
@@ -63,7 +64,7 @@ for backend in "ref", "cpu-blas":
 for backend in "ref", "cpu-blas":
     base = ["-b", backend, "-s", "max_tokens=24", "--seed", "3"]
     out = [T + "/a" + end for end in (".npz", ".csv", ".jsonl")]
-    code, text, err = run(*base, *lines(LILY, *('/export route "%s"' % o for o in out)))
+    code, text, err = outcome(*base, *lines(LILY, *('/export route "%s"' % o for o in out)))
     a = npz(out[0])
     L, n, k = a["expert"].shape
     p = a["router_prob"].astype(np.float64)
@@ -108,7 +109,7 @@ for backend in "ref", "cpu-blas":
 
     # a set of tokens
     part = T + "/part.npz"
-    code, text, err = run(*base, *lines(LILY, '/export route "%s" 3,-5..-2' % part))
+    code, text, err = outcome(*base, *lines(LILY, '/export route "%s" 3,-5..-2' % part))
     b, pick = npz(part), [3, 32, 33, 34, 35]
     ok("of 5 tokens" in err and (b["pos"] == pick).all() and (b["text"] == a["text"][pick]).all() and
        np.abs(b["router_prob"] - a["router_prob"][:, pick]).max() < 1e-5 and (b["expert"] == a["expert"][:, pick]).all(),
@@ -124,7 +125,7 @@ for backend in "ref", "cpu-blas":
 # what is not evaluated yet, and a KV cache from a file
 saved, out = T + "/s.dbrx", T + "/s.npz"
 run("-s", "max_tokens=24", "--seed", "3", *lines(LILY, '/save "%s" --kv' % saved))
-code, text, err = run(*lines('/load "%s"' % saved, '/export route "%s"' % out))
+code, text, err = outcome(*lines('/load "%s"' % saved, '/export route "%s"' % out))
 a, b = npz(T + "/a.npz"), npz(out)
 ok(code == 0 and (a["expert"] == b["expert"]).mean() > 0.98 and np.abs(a["router_prob"] - b["router_prob"]).max() < 1e-3,
    "after /load the routing is computed when it is asked for", err)
@@ -148,7 +149,7 @@ for backend in "ref", "cpu-blas":
 
 # ---- SVG
 for name, args, rects in ("one token", "-1", 6 * 4 + 12), ("a range", "-5..", None), ("a layer", "-5.. --layer 2", 5 * 4):
-    code, text, err = run("-s", "max_tokens=9", "--seed", "3", *lines('<b> & "x" ]]>', '/route %s --svg "%s/m.svg"' % (args, T)))
+    code, text, err = outcome("-s", "max_tokens=9", "--seed", "3", *lines('<b> & "x" ]]>', '/route %s --svg "%s/m.svg"' % (args, T)))
     root = xml.etree.ElementTree.parse(T + "/m.svg").getroot()
     cells = [g for g in root if g.tag.endswith("}g")]
     ok(code == 0 and root.tag == "{http://www.w3.org/2000/svg}svg" and (rects is None or len(cells) == rects) and
@@ -190,7 +191,7 @@ def rounded(x):
 
 
 nasty = 'x</script><script>alert(1)</script><!-- é \\ " \' &amp; \u2028 一'
-code, text, err = run("-s", "max_tokens=24", "--seed", "3", *lines(LILY, nasty, '/atlas "%s/a.html"' % T, '/export route "%s"' % out))
+code, text, err = outcome("-s", "max_tokens=24", "--seed", "3", *lines(LILY, nasty, '/atlas "%s/a.html"' % T, '/export route "%s"' % out))
 page, text = page_of(T + "/a.html")
 data, a = json.loads(page.data), npz(out)
 L, n, k = a["expert"].shape
@@ -208,16 +209,24 @@ ok(len(data["scale"]) == 33 and data["scale"][0] == "#440154" and data["scale"][
 # ---- labels of experts
 json.dump({"type": "dbrx.specialists/1", "layers": 6, "experts": 16, "specialists": [
     {"topic": "a \x1b[31m<b>", "layer": 5, "expert": e, "score": 1} for e in range(16)]}, open(T + "/labels.json", "w"))
-code, text, err = run("-s", "labels=%s/labels.json" % T, *lines(LILY, '/atlas "%s/l.html"' % T, "/route --tokens", "/route --layer 5"))
+code, text, err = outcome("-s", "labels=%s/labels.json" % T, *lines(LILY, '/atlas "%s/l.html"' % T, "/route --tokens", "/route --layer 5"))
 data = json.loads(page_of(T + "/l.html")[0].data)
 ok(code == 0 and data["labels"] == [[None] * 16] * 5 + [["a \x1b[31m<b>"] * 16] and "\x1b" not in text and
    re.search(r"= e\d+ a \\x1b\[31m<b> \d", text) and re.search(r"(?m)^e7 a \\x1b", text), "labels of experts, fit to print", err, text[-900:])
+
+code, text, err = outcome("-s", "labels=%s/labels.json" % T, *lines(LILY, "/route", "/route -3.. --layer 5", "/route --layer 4", "/route -1 --prob",
+                                                                   '/route --svg "%s/l.svg"' % T))
+svg = "".join(xml.etree.ElementTree.parse(T + "/l.svg").getroot().itertext())
+named = re.split(r"\nlabels: ", re.sub(r"[ \n]+(?=\S+@|\\x1b|a )", " ", text))[1:]
+ok(code == 0 and len(named) == 3 and [n.count("@5 a \\x1b[31m<b>") for n in named][::2] == [4, 4] and 4 <= named[1].count("@5 a") <= 12 and
+   "labels: e" in svg and svg.count("@5 a ") == 4 and "\x1b" not in text + svg,
+   "labels below maps of several layers or tokens, and in an SVG", err, text[-2500:], svg[-500:])
 
 # ---- a router that is no number: the backend says so, and there is nothing to show
 nan = T + "/nan"
 with_nan_router(nan, 1)
 for command in "/route", "/route * --list", '/export route "%s/n.npz"' % T, '/atlas "%s/n.html"' % T:
-    code, text, err = run("-m", nan, "-s", "on_error=continue", *lines("/feed 1 2 3 4", command))
+    code, text, err = outcome("-m", nan, "-s", "on_error=continue", *lines("/feed 1 2 3 4", command))
     ok(code == 3 and "router of layer 1" in err and not glob.glob(T + "/n.*"), "a router that is no number: " + command, err)
 
 # ---- all experts chosen: there is no margin
@@ -227,8 +236,8 @@ os.chmod(every + "/config.json", 0o644)
 config = json.load(open(every + "/config.json"))
 config["ffn_config"]["moe_top_k"] = config["ffn_config"]["moe_num_experts"]
 json.dump(config, open(every + "/config.json", "w"))
-code, text, err = run("-m", every, *lines("/feed 1 2 3 4", '/export route "%s"' % out, '/export route "%s/n.csv"' % T,
-                                          '/atlas "%s/n.html"' % T, '/route * --svg "%s/n.svg"' % T, "/route", "/route * --list"))
+code, text, err = outcome("-m", every, *lines("/feed 1 2 3 4", '/export route "%s"' % out, '/export route "%s/n.csv"' % T,
+                                              '/atlas "%s/n.html"' % T, '/route * --svg "%s/n.svg"' % T, "/route", "/route * --list"))
 a, (page, _) = npz(out), page_of(T + "/n.html")
 data = json.loads(page.data, parse_constant=lambda c: 1 / 0)
 ok(code == 0 and np.isnan(a["margin"]).all() and set(data["margin"]) == {None} and
@@ -243,9 +252,9 @@ prompts = [{"prompt": "Once upon a time"}, {"id": "a/../b c", "prompt": LILY}, {
            {"id": "ids", "tokens": [1, 2, 3]}, {"id": 7, "prompt": "seven"}]
 corpus, folder = T + "/p.jsonl", T + "/traces"
 open(corpus, "w").write("\n".join(map(json.dumps, prompts)) + "\n\n")
-code, text, err = run("trace", "--prompts", corpus, "--out", folder)
+code, text, err = outcome("trace", "--prompts", corpus, "--out", folder)
 files = sorted(os.listdir(folder))
-ok(code == 0 and files == ["%2ex.npz", "1.npz", "7.npz", "a%2f..%2fb%20c.npz", "ids.npz", "trace.json"] and
+ok(code == 0 and files == ["%2ex.npz", "1.npz", "7.npz", "a%2f..%2fb%20c.npz", "ids.npz", "trace.json", "trace.tokens"] and
    "5 texts traced (" in err and "0 failed" in err, "dbrx trace: a file a prompt, whatever its id is", files, err)
 run(*lines("/feed 1 2 3", '/export route "%s"' % out))
 a, b = npz(out), npz(folder + "/ids.npz")
@@ -253,23 +262,39 @@ ok(set(a) == set(b) and all((a[x] == b[x]).all() for x in a if x not in ("weight
    "... as /export route has it")
 stamp = {f: os.stat(folder + "/" + f).st_mtime_ns for f in files}
 os.remove(folder + "/7.npz")
-code, text, err = run("trace", "--prompts", corpus, "--out", folder)
+code, text, err = outcome("trace", "--prompts", corpus, "--out", folder)
 ok(code == 0 and "1 texts traced" in err and "4 there already" in err and
-   all(os.stat(folder + "/" + f).st_mtime_ns == stamp[f] for f in files if f != "7.npz") and os.path.exists(folder + "/7.npz"),
+   all(os.stat(folder + "/" + f).st_mtime_ns == stamp[f] for f in files if f not in ("7.npz", "trace.tokens")) and os.path.exists(folder + "/7.npz"),
    "... run again it does what is missing", err)
-evs = events("trace", "--json", "--prompts", corpus, "--out", folder, "--format", "csv") or \
-    [json.loads(x) for x in run("trace", "--json", "--prompts", corpus, "--out", folder, "--format", "csv")[1].splitlines()]
+prompts[3]["tokens"] = [3, 2, 1, 4]
+open(corpus, "w").write("\n".join(map(json.dumps, prompts)) + "\n")
+code, text, err = outcome("trace", "--prompts", corpus, "--out", folder)
+ok(code == 0 and "1 texts traced (4 tokens), 4 there already" in err and list(npz(folder + "/ids.npz")["tokens"]) == [3, 2, 1, 4],
+   "... and what a changed prompt has left", err)
+prompts[3]["tokens"] = [1, 2, 3]           # back again: the last line of the ledger counts; its end may be cut
+open(corpus, "w").write("\n".join(map(json.dumps, prompts)) + "\n")
+open(folder + "/trace.tokens", "a").write("0123")
+code, text, err = outcome("trace", "--prompts", corpus, "--out", folder)
+ok(code == 0 and "1 texts traced (3 tokens), 4 there already" in err and list(npz(folder + "/ids.npz")["tokens"]) == [1, 2, 3],
+   "... twice", err)
+used = json.load(open(folder + "/trace.json"))["backend"]
+other = "ref" if used != "ref" else "cpu-blas"
+code, text, err = outcome("trace", "-b", other, "--prompts", corpus, "--out", folder)
+ok(code == 3 and "traces of the backend %s, and this is %s; go on with -b %s" % (used, other, used) in err, "... of one backend a folder", err)
+code, text, err = outcome("trace", "-b", used, "--prompts", corpus, "--out", folder)
+ok(code == 0 and "5 there already" in err, "... with which it goes on", err)
+evs = events("trace", "--prompts", corpus, "--out", folder, "--format", "csv")
 ok(evs[-1]["traced"] + evs[-1]["there"] == 5 and os.path.exists(folder + "/ids.csv"), "... in another format", evs)
-code, text, err = run("trace", "-m", checkpoint("tiny-clip"), "--prompts", corpus, "--out", folder)
+code, text, err = outcome("trace", "-m", checkpoint("tiny-clip"), "--prompts", corpus, "--out", folder)
 ok(code == 3 and "of another checkpoint" in err, "... of one checkpoint a folder", err)
 open(corpus, "w").write('{"id":"a","prompt":"x"}\n{"id":"a","prompt":"y"}\nnonsense\n{"prompt":1}\n{"id":[],"prompt":"x"}\n{"tokens":[99999]}\n{"id":"z","prompt":"last"}\n')
-code, text, err = run("trace", "--prompts", corpus, "--out", T + "/bad")
+code, text, err = outcome("trace", "--prompts", corpus, "--out", T + "/bad")
 ok(code == 3 and "was there before" in err and ":3: it is no JSON object" in err and "no token id" in err and "5 failed" in err and
-   sorted(os.listdir(T + "/bad")) == ["a.npz", "trace.json", "z.npz"], "... bad lines are said and passed over", err, os.listdir(T + "/bad"))
-code, text, err = run("trace", "--prompts", corpus, "--out", corpus)
+   sorted(os.listdir(T + "/bad")) == ["a.npz", "trace.json", "trace.tokens", "z.npz"], "... bad lines are said and passed over", err, os.listdir(T + "/bad"))
+code, text, err = outcome("trace", "--prompts", corpus, "--out", corpus)
 ok(code == 3 and ("Not a directory" in err or "cannot be" in err), "... a file is no folder", err)
 for args in ([], ["--prompts", corpus], ["--prompts", corpus, "--out", T, "--format", "parquet"], ["--nonsense"]):
-    code, text, err = run("trace", *args)
+    code, text, err = outcome("trace", *args)
     ok(code == 2 and "dbrx" in err, "trace " + " ".join(args[:1]) + ": usage", code, err)
 open(corpus, "w").write("".join('{"prompt":"%s %d"}\n' % (LILY * 8, i) for i in range(400)))
 p = subprocess.Popen([DBRX, "trace", "-b", "ref", "--prompts", corpus, "--out", T + "/many"], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -289,7 +314,7 @@ for commands, want in ((["/export route x.npz"], "conversation is empty"), (["/a
                        (["/feed 1", "/route --layer 6"], "layer 6 is not there"),
                        (["/feed 1", "/route 0..5"], "token 5 is not there"), (["/feed 1", "/route --prob --load"], "at a time"),
                        (["/feed 1", "/route 0 --svg /nowhere/x.svg"], "No such file"), (["/feed 1", "/route 5..2"], "token 5 is not there|ends before")):
-    code, text, err = run(*lines(*commands), cwd=T)
+    code, text, err = outcome(*lines(*commands), cwd=T)
     ok(code == 3 and re.search(want, err) and not glob.glob(T + "/x.*p*"), commands[-1] + " is refused", err)
 
 # ---- a full disk leaves what was there, and nothing else
@@ -303,18 +328,18 @@ os.mkdir(full)
 for name, command in (("x.npz", "/export route"), ("x.csv", "/export route"), ("x.jsonl", "/export route"), ("x.html", "/atlas"),
                       ("x.svg", "/route * --svg")):
     open(full + "/" + name, "w").write("precious")
-    code, text, err = run(*lines("/feed 1 2 3 4 5 6", '%s "%s/%s"' % (command, full, name)), preexec_fn=small_files)
+    code, text, err = outcome(*lines("/feed 1 2 3 4 5 6", '%s "%s/%s"' % (command, full, name)), preexec_fn=small_files)
     ok(code == 3 and "cannot be written: File too large" in err and open(full + "/" + name).read() == "precious",
        "a full disk: " + command + " " + name, code, err)
 open(corpus, "w").write('{"prompt":"%s"}\n' % LILY)
-code, text, err = run("trace", "--prompts", corpus, "--out", full + "/t", preexec_fn=small_files)
+code, text, err = outcome("trace", "--prompts", corpus, "--out", full + "/t", preexec_fn=small_files)
 ok(code == 3 and "File too large" in err and sorted(os.listdir(full)) == ["t", "x.csv", "x.html", "x.jsonl", "x.npz", "x.svg"] and
    os.listdir(full + "/t") == ["trace.json"], "... and dbrx trace", code, err, os.listdir(full))
 
 # ---- the size it must hold: 1,000 tokens of 40 layers
 random_model(T + "/wide", 40)
 ids = " ".join(str(i % 4000 + 1) for i in range(1000))
-code, text, err = run("-m", T + "/wide", *lines("/feed " + ids, '/atlas "%s/w.html"' % T, '/export route "%s"' % out))
+code, text, err = outcome("-m", T + "/wide", *lines("/feed " + ids, '/atlas "%s/w.html"' % T, '/export route "%s"' % out))
 a, data = npz(out), json.loads(page_of(T + "/w.html")[0].data)
 ok(code == 0 and data["expert"] == list(a["expert"].ravel()) and data["prob"] == rounded(a["router_prob"]) and
    a["expert"].shape == (40, 1000, 4) and os.path.getsize(T + "/w.html") < 10e6, "1,000 tokens of 40 layers", err)

@@ -5,14 +5,13 @@ Run by views.sh; speaks TAP."""
 import json
 import os
 import re
-import sys
 import tempfile
 
 import numpy as np
 
-sys.path.insert(0, os.path.join(os.environ["srcdir"], "tests/cli"))
-import screen  # noqa: E402
-from common import LILY, finish, lines, ok, random_model, run  # noqa: E402
+from checkpoints import random_model
+from common import LILY, finish, lines, ok, run
+from screen import Shell
 
 tmp = tempfile.TemporaryDirectory()
 T = tmp.name
@@ -25,7 +24,7 @@ random_model(wide, 40)
 def all_seen(commands, *args, **kw):
     """What each command prints at a terminal, line by line."""
     marked = [x for c in commands for x in ("/echo <<<", c)]
-    s = screen.Shell("-b", "ref", "-s", "max_tokens=1", "--seed", "3", *args, *lines(LILY, *marked), **kw)
+    s = Shell("-b", "ref", "-s", "max_tokens=1", "--seed", "3", *args, *lines(LILY, *marked), **kw)
     s.wait()
     text = re.sub("\r[^\r\n]*(?=\r[^\n])", "", s.all.decode("utf-8", "replace"))    # progress that was erased
     return [[l.lstrip("\r") for l in part.split("\r\n")[:-1]] for part in text.split("<<<\r\n")[1:]]
@@ -39,6 +38,11 @@ def numbers(rows):
     """{row name: its numbers} of a map without colour."""
     return {r.split()[0]: [float(x) for x in r.split()[1:]] for r in rows}
 
+
+# ---- a legend explains what is in the cells: numbers, or ink
+narrow, inky = seen("/route", NO_COLOR="1"), seen("/route", "-m", wide, NO_COLOR="1")
+ok(any(re.match(r"weight 0 to 1  ", l) for l in narrow) and "..:" not in "".join(narrow), "numbers in the cells: no ink in the legend", narrow[-3:])
+ok(any("..::--==++**##%%@@" in l for l in inky), "ink in the cells: ink in the legend", inky[-3:])
 
 # ---- whatever the terminal: no line too long, no colour where there is none, always a legend
 VIEWS = {"/route": "entropy 0 to 4", "/route *": "weight 0 ", "/route -5.. --layer 3": "weight 0 ", "/route --prob": "probability 0",
@@ -131,7 +135,7 @@ commands = "/route", "/route * --layer 2", "/route --tokens", "/route --list 3 -
 for command, out in zip(commands, all_seen(commands, "-m", many, cols=80)):
     flat = [ESC.sub("", l) for l in out]
     ok(max(map(len, flat)) <= 80 and len(flat) > 2, "100 layers of 40 experts at 80 columns: " + command, flat)
-s = screen.Shell("-b", "ref", "-s", "max_tokens=1", *lines("日本語 é \t 한국어\nzwei", "/route *  --tokens", "/route * --layer 1", "/route"), cols=40)
+s = Shell("-b", "ref", "-s", "max_tokens=1", *lines("日本語 é \t 한국어\nzwei", "/route *  --tokens", "/route * --layer 1", "/route"), cols=40)
 code = s.wait()
 ok(code == 0 and "entropy 0 to 4" in s.all.decode("utf-8", "replace"), "text that is no ASCII at 40 columns", code, s.all[-500:])
 finish()

@@ -3,6 +3,7 @@
 #include "backends/model/checkpoint.h"
 #include "repl/beam.h"
 #include "repl/grammar/grammar.h"
+#include "tests/quiet_host.h"
 #include "tests/tap.h"
 
 #include <cjson/cJSON.h>
@@ -17,20 +18,7 @@ static int should_stop(const struct dbrx_host *h)
     (void)h;
     return stop_in && --stop_in == 0 ? (stop_in = 1) : 0;
 }
-static void be_quiet(const struct dbrx_host *h, int level, const char *line)
-{
-    (void)h, (void)level, (void)line;
-}
-static void no_progress(const struct dbrx_host *h, const char *what, uint64_t d, uint64_t t)
-{
-    (void)h, (void)what, (void)d, (void)t;
-}
-static const void *nothing(const struct dbrx_host *h, const char *id)
-{
-    (void)h, (void)id;
-    return NULL;
-}
-static const struct dbrx_host host = { sizeof host, NULL, be_quiet, should_stop, no_progress, nothing };
+static const struct dbrx_host host = QUIET_HOST(should_stop);
 static struct modules mods;
 
 /* a checkpoint at work */

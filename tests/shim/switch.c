@@ -4,6 +4,7 @@
  * violation in the end. */
 #include "backends/model/checkpoint.h"
 #include "repl/session.h"
+#include "tests/quiet_host.h"
 #include "tests/tap.h"
 
 #include <string.h>
@@ -15,10 +16,7 @@ static int should_stop(const struct dbrx_host *h)
     (void)h;
     return stop_in && --stop_in == 0;
 }
-static void be_quiet(const struct dbrx_host *h, int level, const char *line) { (void)h, (void)level, (void)line; }
-static void no_progress(const struct dbrx_host *h, const char *w, uint64_t d, uint64_t t) { (void)h, (void)w, (void)d, (void)t; }
-static const void *nothing(const struct dbrx_host *h, const char *id) { (void)h, (void)id; return NULL; }
-static const struct dbrx_host host = { sizeof host, NULL, be_quiet, should_stop, no_progress, nothing };
+static const struct dbrx_host host = QUIET_HOST(should_stop);
 
 static const int32_t prompt[] = { 5, 17, 300, 2, 99, 5, 64 };
 enum { N_PROMPT = sizeof prompt / sizeof *prompt, N = 12, MAX_POS = 48 };

@@ -4,14 +4,11 @@ colour; the mark in the prompt; a sweep that is interrupted and goes on; a damag
 Run by steering.sh; speaks TAP."""
 import os
 import re
-import sys
 import tempfile
 
-for folder in "tests/cli", "tests/route":
-    sys.path.insert(0, os.path.join(os.environ["srcdir"], folder))
-import screen  # noqa: E402
-from common import LILY, events, lines, run, with_nan_router  # noqa: E402
-from screen import ok  # noqa: E402
+from checkpoints import with_nan_router
+from common import LILY, events, finish, lines, ok, outcome
+from screen import Shell
 
 tmp = tempfile.TemporaryDirectory()
 T = tmp.name
@@ -28,7 +25,7 @@ for cols in 80, 200:
     for name, env in {"colour": {}, "NO_COLOR": {"NO_COLOR": "1"}, "TERM=dumb": {"TERM": "dumb"}, "no UTF-8": {"LC_ALL": "C"}}.items():
         if cols == 200 and name not in ("colour", "NO_COLOR"):
             continue
-        s = screen.Shell(*PLAIN, *lines(LILY, *[x for c in VIEWS for x in ("/echo <<<", c)]), cols=cols, **env)
+        s = Shell(*PLAIN, *lines(LILY, *[x for c in VIEWS for x in ("/echo <<<", c)]), cols=cols, **env)
         s.wait()
         text = re.sub("\r[^\r\n]*(?=\r[^\n])", "", s.all.decode("utf-8", "replace"))
         shown, bad = text.split("<<<\r\n")[1:], []
@@ -43,7 +40,7 @@ for cols in 80, 200:
         ok(len(shown) == len(VIEWS) and not bad, "%d columns, %s: all views" % (cols, name), bad)
 
 # ---- the prompt says that something is on, and the status line what
-s = screen.Shell(*PLAIN)
+s = Shell(*PLAIN)
 s.expect("dbrx> $", "nothing is on: the plain prompt")
 s.send("/ban 3@0\r")
 s.expect(r"dbrx\*> $", "something is on: the prompt has a mark")
@@ -91,9 +88,8 @@ ok(shares["rows"][-1]["part"] == "sum" and all(abs(a - b) < 1e-3 for a, b in zip
 
 # ---- a router that gives no number
 with_nan_router(T + "/nan", 1)
-code, out, err = run("-m", T + "/nan", "-b", "ref", "-s", "on_error=continue",
-                     *lines("/feed 5 6 7", "/ban 3@0", "/feed 5 6 7", "/ablate 3@0", "/steer"))
+code, out, err = outcome("-m", T + "/nan", "-b", "ref", "-s", "on_error=continue",
+                         *lines("/feed 5 6 7", "/ban 3@0", "/feed 5 6 7", "/ablate 3@0", "/steer"))
 ok(code == 3 and "no number" in err and "router of layer 1" in err and "ban 3@0" in out,
    "a damaged router is an error in a sentence, and the steering stays", (code, out, err))
-print("1..%d" % screen.count)
-sys.exit(screen.failed != 0)
+finish()

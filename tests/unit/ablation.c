@@ -1,9 +1,8 @@
 /* tests/unit/ablation.c -- ablation against two plain forward passes, one without the experts;
  * exact zeros; any order of runs and any interrupt give the same bits. */
-#include "backends/model/checkpoint.h"
 #include "repl/ablation.h"
-#include "tests/tap.h"
 #include "tests/unit/plain_forward.h"
+#include "tests/unit/tiny_model.h"
 
 static int stop_in;                        /* polls until a stop; 0: never */
 static int should_stop(const struct dbrx_host *h)
@@ -11,31 +10,9 @@ static int should_stop(const struct dbrx_host *h)
     (void)h;
     return stop_in && --stop_in == 0;
 }
-static void mute(const struct dbrx_host *h, int level, const char *line)
-{
-    (void)h, (void)level, (void)line;
-}
-static void idle(const struct dbrx_host *h, const char *what, uint64_t d, uint64_t t)
-{
-    (void)h, (void)what, (void)d, (void)t;
-}
-static const void *nothing(const struct dbrx_host *h, const char *id)
-{
-    (void)h, (void)id;
-    return NULL;
-}
-static const struct dbrx_host host = { sizeof host, NULL, mute, should_stop, idle, nothing };
+static const struct dbrx_host host = QUIET_HOST(should_stop);
 static const int32_t tok[] = { 5, 17, 300, 2, 99, 5, 64, 11, 200, 7 };
 enum { T = sizeof tok / sizeof *tok };
-
-static struct pf_rule *rules(const struct dbrx_config *c)
-{
-    struct pf_rule *r = calloc(c->n_layers, sizeof *r);
-    for (uint32_t l = 0; l < c->n_layers; l++)
-        for (uint32_t e = 0; e < c->n_experts; e++)
-            r[l].scale[e] = 1;
-    return r;
-}
 
 static double log2p(const double *z, uint32_t n, uint32_t i)
 {
@@ -98,7 +75,7 @@ static void test_on(struct disp *d, const struct dbrx_model_desc *m, const char 
     struct dbrx_error err = { 0 };
     struct ablation *a = NULL, *b = NULL;
     static const enum steer_effect hows[] = { STEER_ZERO, STEER_OMIT, STEER_SKIP, STEER_BAN };
-    struct pf_rule *with = rules(c);
+    struct pf_rule *with = pf_rules(c);
     if (*base)
         with[0].skip[3] = 1;               /* what base says, too */
     ok(ablation_open(d, c, tok, T, base, &a, &err) == DBRX_OK, "on %s, steered \"%s\": a baseline", disp_name(d), base);
@@ -107,7 +84,7 @@ static void test_on(struct disp *d, const struct dbrx_model_desc *m, const char 
     for (uint32_t l = 0; l < c->n_layers; l++)
         for (uint32_t e = *base ? 4 : 0; e < c->n_experts; e += 3) {
             enum steer_effect how = hows[tried++ % 4];
-            struct pf_rule *r = rules(c);
+            struct pf_rule *r = pf_rules(c);
             memcpy(r, with, c->n_layers * sizeof *r);
             uint8_t *flag = how == STEER_ZERO ? r[l].zero : how == STEER_OMIT ? r[l].omit : how == STEER_SKIP ? r[l].skip : r[l].ban;
             flag[e] = 1;
@@ -181,11 +158,7 @@ int main(void)
 {
     struct dbrx_error err = { 0 };
     struct modules mods = { 0 };
-    struct ckpt *ck;
-    char dir[4096];
-    snprintf(dir, sizeof dir, "%s/tests/data/tiny-bf16", getenv("srcdir"));
-    if (ckpt_open(dir, &ck, &err) != DBRX_OK || modules_scan(&mods, getenv("MODULES"), &err) != DBRX_OK)
-        bail("%s", err.text);
+    struct ckpt *ck = tiny_open(&mods);
     struct disp *d = disp_new(&ck->desc, &mods, &host, 40);
     struct ablation *none = NULL;
     ok(ablation_open(d, &ck->desc.config, tok, T, "", &none, &err) == DBRX_E_INVALID && !none, "without a backend: %s",

@@ -5,6 +5,7 @@
 #include "repl/grammar/matcher.h"
 #include "repl/grammar/schema.h"
 #include "repl/session.h"
+#include "tests/quiet_host.h"
 #include "tests/tap.h"
 #include "tests/unit/tok_fixture.h"
 
@@ -151,11 +152,7 @@ static void test_ends(const struct trie *trie)
 
 /* ---- a session on the bundled model ---- */
 
-static int should_stop(const struct dbrx_host *h) { (void)h; return 0; }
-static void be_quiet(const struct dbrx_host *h, int level, const char *line) { (void)h, (void)level, (void)line; }
-static void no_progress(const struct dbrx_host *h, const char *w, uint64_t d, uint64_t t) { (void)h, (void)w, (void)d, (void)t; }
-static const void *nothing(const struct dbrx_host *h, const char *id) { (void)h, (void)id; return NULL; }
-static const struct dbrx_host host = { sizeof host, NULL, be_quiet, should_stop, no_progress, nothing };
+static const struct dbrx_host host = QUIET_HOST(host_never);
 
 static size_t said(const struct sess *s, uint32_t from, char *out)
 {

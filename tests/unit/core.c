@@ -1,8 +1,7 @@
 /* tests/unit/core.c -- the shell's core without a shell: trace, dispatch and session, on the
  * tiny golden checkpoint with the real backends. */
-#include "backends/model/checkpoint.h"
 #include "repl/session.h"
-#include "tests/tap.h"
+#include "tests/unit/tiny_model.h"
 
 #include <string.h>
 
@@ -44,20 +43,7 @@ static int should_stop(const struct dbrx_host *h)
     (void)h;
     return stop_in && --stop_in == 0 ? (stop_in = 1) : 0;
 }
-static void be_quiet(const struct dbrx_host *h, int level, const char *line)
-{
-    (void)h, (void)level, (void)line;
-}
-static void no_progress(const struct dbrx_host *h, const char *what, uint64_t d, uint64_t t)
-{
-    (void)h, (void)what, (void)d, (void)t;
-}
-static const void *nothing(const struct dbrx_host *h, const char *id)
-{
-    (void)h, (void)id;
-    return NULL;
-}
-static const struct dbrx_host host = { sizeof host, NULL, be_quiet, should_stop, no_progress, nothing };
+static const struct dbrx_host host = QUIET_HOST(should_stop);
 
 static const int32_t prompt[] = { 5, 17, 300, 2, 99, 5, 64 };
 enum { N_PROMPT = sizeof prompt / sizeof *prompt };
@@ -248,15 +234,9 @@ static void test_session(const struct ckpt *ck, const struct modules *mods)
 
 int main(void)
 {
-    struct dbrx_error err = { 0 };
     struct modules mods = { 0 };
-    struct ckpt *ck;
-    char dir[4096];
     test_trace();
-    snprintf(dir, sizeof dir, "%s/tests/data/tiny-bf16", getenv("srcdir"));
-    if (ckpt_open(dir, &ck, &err) != DBRX_OK ||
-        modules_scan(&mods, getenv("MODULES"), &err) != DBRX_OK)
-        bail("%s", err.text);
+    struct ckpt *ck = tiny_open(&mods);
     test_session(ck, &mods);
     modules_free(&mods);
     ckpt_close(ck);

@@ -5,6 +5,7 @@
 #include "repl/comparison.h"
 #include "repl/dispatch.h"
 #include "repl/measure.h"
+#include "tests/quiet_host.h"
 #include "tests/tap.h"
 
 #include <math.h>
@@ -141,22 +142,13 @@ static int should_stop(const struct dbrx_host *h)
     (void)h;
     return stop_in && --stop_in == 0 ? (stop_in = 1) : 0;
 }
-static void be_quiet(const struct dbrx_host *h, int level, const char *line)
-{
-    (void)h, (void)level, (void)line;
-}
 static uint64_t progressed;
 static void progress(const struct dbrx_host *h, const char *what, uint64_t done, uint64_t total)
 {
     (void)h, (void)what;
     progressed += done < total;
 }
-static const void *nothing(const struct dbrx_host *h, const char *id)
-{
-    (void)h, (void)id;
-    return NULL;
-}
-static const struct dbrx_host host = { sizeof host, NULL, be_quiet, should_stop, progress, nothing };
+static const struct dbrx_host host = { sizeof host, NULL, host_mute, should_stop, progress, host_nothing };
 
 enum { N = 40 };
 static int32_t text[N];

@@ -1,28 +1,9 @@
 /* tests/unit/lens.c -- the logit lens and its shares, against the weights themselves. */
-#include "backends/model/checkpoint.h"
 #include "repl/logit_lens.h"
-#include "tests/tap.h"
 #include "tests/unit/plain_forward.h"
+#include "tests/unit/tiny_model.h"
 
-static int never(const struct dbrx_host *h)
-{
-    (void)h;
-    return 0;
-}
-static void mute(const struct dbrx_host *h, int level, const char *line)
-{
-    (void)h, (void)level, (void)line;
-}
-static void idle(const struct dbrx_host *h, const char *what, uint64_t d, uint64_t t)
-{
-    (void)h, (void)what, (void)d, (void)t;
-}
-static const void *nothing(const struct dbrx_host *h, const char *id)
-{
-    (void)h, (void)id;
-    return NULL;
-}
-static const struct dbrx_host host = { sizeof host, NULL, mute, never, idle, nothing };
+static const struct dbrx_host host = QUIET_HOST(host_never);
 static const int32_t tok[] = { 5, 17, 300, 2, 99, 5, 64, 11 };
 enum { T = sizeof tok / sizeof *tok };
 
@@ -108,12 +89,8 @@ int main(void)
 {
     struct dbrx_error err = { 0 };
     struct modules mods = { 0 };
-    struct ckpt *ck;
-    char dir[4096];
     test_rank();
-    snprintf(dir, sizeof dir, "%s/tests/data/tiny-bf16", getenv("srcdir"));
-    if (ckpt_open(dir, &ck, &err) != DBRX_OK || modules_scan(&mods, getenv("MODULES"), &err) != DBRX_OK)
-        bail("%s", err.text);
+    struct ckpt *ck = tiny_open(&mods);
     struct disp *d = disp_new(&ck->desc, &mods, &host, 40);
     struct sess *s = sess_new(d, &ck->desc.config, NULL);
     struct lens *none = NULL;

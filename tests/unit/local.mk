@@ -14,6 +14,7 @@ check_PROGRAMS += %D%/kernels %D%/core %D%/dequant
 TESTS += %D%/kernels %D%/core %D%/dequant
 %C%_dequant_LDADD = libgraph.la -lm
 %C%_kernels_LDADD = libcpu.la libgraph.la -lm
+%C%_core_SOURCES = %D%/core.c %D%/tiny_model.h
 %C%_core_LDADD = librepl.la libmodel.la libplugins.la -lm
 
 # --- what is seen on both sides of dlopen, and who sees what
@@ -72,7 +73,7 @@ TESTS += %D%/sets
 # --- steering
 check_PROGRAMS += %D%/steer
 TESTS += %D%/steer
-%C%_steer_SOURCES = %D%/steer.c %D%/plain_forward.h
+%C%_steer_SOURCES = %D%/steer.c %D%/plain_forward.h %D%/tiny_model.h
 %C%_steer_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
 %C%_steer_LDADD = librepl.la libmodel.la libplugins.la $(CJSON_LIBS) -lm
 
@@ -84,7 +85,7 @@ TESTS += %D%/divergence
 # --- ablation
 check_PROGRAMS += %D%/ablation
 TESTS += %D%/ablation
-%C%_ablation_SOURCES = %D%/ablation.c %D%/plain_forward.h
+%C%_ablation_SOURCES = %D%/ablation.c %D%/plain_forward.h %D%/tiny_model.h
 %C%_ablation_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
 %C%_ablation_LDADD = librepl.la libmodel.la libplugins.la $(CJSON_LIBS) -lm
 # --- GGUF, and rows to blocks
@@ -97,6 +98,6 @@ EXTRA_DIST     += %D%/gguf.sh
 # --- the logit lens
 check_PROGRAMS += %D%/lens
 TESTS += %D%/lens
-%C%_lens_SOURCES = %D%/lens.c %D%/plain_forward.h
+%C%_lens_SOURCES = %D%/lens.c %D%/plain_forward.h %D%/tiny_model.h
 %C%_lens_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
 %C%_lens_LDADD = librepl.la libmodel.la libplugins.la $(CJSON_LIBS) -lm

@@ -6,6 +6,7 @@
 #include "repl/grammar/matcher.h"
 #include "repl/grammar/schema.h"
 #include "repl/session.h"
+#include "tests/quiet_host.h"
 #include "tests/tap.h"
 #include "tests/unit/schema_valid.h"
 #include "tests/unit/tok_fixture.h"
@@ -506,11 +507,7 @@ static void test_random(void)
 
 /* ---- replies of the bundled model ---- */
 
-static int should_stop(const struct dbrx_host *h) { (void)h; return 0; }
-static void be_quiet(const struct dbrx_host *h, int level, const char *line) { (void)h, (void)level, (void)line; }
-static void no_progress(const struct dbrx_host *h, const char *w, uint64_t d, uint64_t t) { (void)h, (void)w, (void)d, (void)t; }
-static const void *nothing(const struct dbrx_host *h, const char *id) { (void)h, (void)id; return NULL; }
-static const struct dbrx_host host = { sizeof host, NULL, be_quiet, should_stop, no_progress, nothing };
+static const struct dbrx_host host = QUIET_HOST(host_never);
 
 static const char *const asked[] = {
     ("{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\",\"maxLength\":20},\"age\":{\"type\":\"integer\",\"minimum\":1,"

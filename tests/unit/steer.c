@@ -1,10 +1,9 @@
 /* tests/unit/steer.c -- steering: its edits, their text and JSON, what is refused; and that a
  * steered session computes what plain_forward.h computes, and an unsteered one what it always did. */
-#include "backends/model/checkpoint.h"
 #include "repl/session.h"
 #include "repl/steer.h"
-#include "tests/tap.h"
 #include "tests/unit/plain_forward.h"
+#include "tests/unit/tiny_model.h"
 
 static const struct dbrx_config big = { .n_layers = 6, .n_experts = 16, .top_k = 4 };
 
@@ -88,6 +87,8 @@ static void test_refused(void)
         { { STEER_SWAP, "0", 0, { 0, 16 } }, "expert 16 is not there" },
         { { STEER_SWAP, "0", 0, { 16, 0 } }, "expert 16 is not there" },
         { { STEER_SWAP, "0", 0, { 2, 2 } }, "cannot change places with itself" },
+        { { STEER_OMIT, "*", 0, { 0 } }, "layer 0 would have every expert omitted" },
+        { { STEER_OMIT, "0..4,6..15@1", 0, { 0 } }, "layer 1 would have every expert omitted" },
     };
     struct steer *s = steer_new(&big);
     apply(s, STEER_BAN, "5@1", 0);
@@ -174,25 +175,7 @@ static void test_forms(void)
 
 /* ---- what is computed ---------------------------------------------------- */
 
-static int deaf(const struct dbrx_host *h)
-{
-    (void)h;
-    return 0;
-}
-static void mute(const struct dbrx_host *h, int level, const char *line)
-{
-    (void)h, (void)level, (void)line;
-}
-static void idle(const struct dbrx_host *h, const char *what, uint64_t d, uint64_t t)
-{
-    (void)h, (void)what, (void)d, (void)t;
-}
-static const void *nothing(const struct dbrx_host *h, const char *id)
-{
-    (void)h, (void)id;
-    return NULL;
-}
-static const struct dbrx_host host = { sizeof host, NULL, mute, deaf, idle, nothing };
+static const struct dbrx_host host = QUIET_HOST(host_never);
 static const int32_t tok[] = { 5, 17, 300, 2, 99, 5, 64, 11 };
 enum { T = sizeof tok / sizeof *tok };
 
@@ -215,15 +198,6 @@ static float *logits_of(struct sess *s)
     return out;
 }
 
-static struct pf_rule *rules(const struct dbrx_config *c)
-{
-    struct pf_rule *r = calloc(c->n_layers, sizeof *r);
-    for (uint32_t l = 0; l < c->n_layers; l++)
-        for (uint32_t e = 0; e < c->n_experts; e++)
-            r[l].scale[e] = 1;
-    return r;
-}
-
 static double apart(const float *a, const double *b, size_t n)
 {
     double far = 0, size = 0;
@@ -240,7 +214,7 @@ static void same_as_plain(struct sess *s, const struct dbrx_model_desc *m, const
 {
     const struct dbrx_config *c = &m->config;
     struct steer *st = steer_new(c);
-    struct pf_rule *none = rules(c);
+    struct pf_rule *none = pf_rules(c);
     char err[400] = "";
     size_t n = (size_t)T * c->n_vocab;
     double *want = calloc(n, sizeof *want), *bare = calloc(n, sizeof *bare);
@@ -279,7 +253,7 @@ static void test_meanings(struct sess *s, const struct dbrx_model_desc *m)
     struct pf_rule *r;
     static const char *const how[] = { "ban", "skip", "omit", "zero" };
     for (int i = 0; i < 4; i++) {          /* on layer 0 the one that token 3 wants most; on the last, expert 0 */
-        r = rules(c);
+        r = pf_rules(c);
         for (int two = 0; two < 2; two++) {
             struct pf_rule *at = two ? &r[c->n_layers - 1] : r;
             uint8_t *flags[] = { at->ban, at->skip, at->omit, at->zero };
@@ -288,20 +262,20 @@ static void test_meanings(struct sess *s, const struct dbrx_model_desc *m)
         snprintf(text, sizeof text, "%s %u@0 0@-1", how[i], heavy);
         same_as_plain(s, m, text, r);
     }
-    r = rules(c);
+    r = pf_rules(c);
     r[0].force[unused] = 1;
     snprintf(text, sizeof text, "force %u@0", unused);
     same_as_plain(s, m, text, r);
-    r = rules(c);
+    r = pf_rules(c);
     r[0].bias[heavy] = -1.25;
     r[0].scale[heavy] = 0.5;
     snprintf(text, sizeof text, "bias %u@0 -1.25; scale %u@0 0.5", heavy, heavy);
     same_as_plain(s, m, text, r);
-    r = rules(c);
+    r = pf_rules(c);
     r[0].swap[0] = heavy, r[0].swap[1] = heavy ? 0 : last;
     snprintf(text, sizeof text, "swap %u %u @0", heavy, heavy ? 0 : last);
     same_as_plain(s, m, text, r);
-    r = rules(c);
+    r = pf_rules(c);
     for (uint32_t l = 0; l < c->n_layers; l++)
         r[l].k = 1;
     same_as_plain(s, m, "k 1 @*", r);
@@ -362,14 +336,10 @@ int main(void)
 {
     struct dbrx_error err = { 0 };
     struct modules mods = { 0 };
-    struct ckpt *ck;
-    char dir[4096];
     test_edits();
     test_refused();
     test_forms();
-    snprintf(dir, sizeof dir, "%s/tests/data/tiny-bf16", getenv("srcdir"));
-    if (ckpt_open(dir, &ck, &err) != DBRX_OK || modules_scan(&mods, getenv("MODULES"), &err) != DBRX_OK)
-        bail("%s", err.text);
+    struct ckpt *ck = tiny_open(&mods);
     struct disp *d = disp_new(&ck->desc, &mods, &host, 40);
     struct sess *s = sess_new(d, &ck->desc.config, NULL);
     for (int cpu = 0; cpu < 2; cpu++) {

@@ -1,45 +1,10 @@
-"""What files.py and views.py share: TAP, runs of the program, checkpoints that are broken."""
+"""Checkpoints: those of the tree by name, broken copies, and any shape made of noise."""
 import json
 import os
 import shutil
 import struct
-import subprocess
-import sys
 
-DBRX, SRC = os.environ["DBRX"], os.environ["srcdir"]
-LILY = "Once upon a time, there was a little girl named Lily."
-count = failed = 0
-
-
-def ok(good, name, *seen):
-    global count, failed
-    count += 1
-    failed += not good
-    print("%sok %d - %s" % ("" if good else "not ", count, name))
-    for s in seen if not good else ():
-        print("# %s" % str(s)[:2000].replace("\n", "\n# "))
-    sys.stdout.flush()
-    return good
-
-
-def finish():
-    print("1..%d" % count)
-    sys.exit(failed != 0)
-
-
-def run(*args, **kw):
-    """Exit code, stdout, stderr."""
-    p = subprocess.run([DBRX, *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                       timeout=600, **kw)
-    return p.returncode, p.stdout.decode("utf-8", "replace"), p.stderr.decode("utf-8", "replace")
-
-
-def lines(*commands):
-    return [x for c in commands for x in ("-c", c)]
-
-
-def events(*args, **kw):
-    return [json.loads(line) for line in run("--json", *args, **kw)[1].splitlines()]
+from common import SRC
 
 
 def checkpoint(name):

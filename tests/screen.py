@@ -1,4 +1,4 @@
-"""A shell on a pseudo-terminal, for viewer.py and typist.py; speaks TAP."""
+"""A shell on a pseudo-terminal."""
 import fcntl
 import os
 import pty
@@ -6,28 +6,17 @@ import re
 import select
 import signal
 import struct
-import sys
 import termios
 import time
 
-DBRX = os.environ["DBRX"]
+from common import DBRX, ok
+
 WAIT = int(os.environ.get("WAIT", 60))
-count = failed = 0
 try:                                   # it pastes no newlines and redraws in its own way
     LIBEDIT = "#define USE_LIBEDIT 1" in open(os.environ["builddir"] + "/config.h").read()
 except (KeyError, OSError):
     LIBEDIT = False
 WILD = ["-b", "ref", "-s", "max_tokens=0", "-s", "temperature=90", "-s", "top_p=1", "--seed", "1"]
-
-
-def ok(good, name, seen=""):
-    global count, failed
-    count += 1
-    failed += not good
-    print("%sok %d - %s" % ("" if good else "not ", count, name))
-    if not good:
-        print("# " + repr(seen)[-1500:])
-    sys.stdout.flush()
 
 
 class Shell:
@@ -88,8 +77,3 @@ class Shell:
         self.send("\x04")
         code = self.wait()
         ok(code == 0, name, (code, self.all[-300:]))
-
-
-def finish():
-    print("1..%d" % count)
-    sys.exit(failed != 0)
