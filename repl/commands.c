@@ -29,8 +29,9 @@ static const struct command table[] = {
       "The conversation stays: its KV cache is copied to the new backend, or recomputed when one "
       "side cannot or --replay asks for it.  If anything fails the old backend stays.  --keep holds "
       "the old one open, so that going back to it takes milliseconds: what it knows of the "
-      "conversation stays, only what is new is copied.  --drop closes one that is kept (without NAME "
-      "all).  Options of a backend are shown in the list.", "/backend cpu-blas threads=2 --keep", handle_backend },
+      "conversation stays, only what is new is copied.  NAME alone goes back to the last one kept of that "
+      "name, whatever its options; with K=V to one that has these, or it opens afresh.  --drop closes one "
+      "that is kept (without NAME all).  Options of a backend are shown in the list.", "/backend cpu-blas threads=2 --keep", handle_backend },
     { "quit", "shell", { { ARG_END, NULL, 0 } },
       "leave (so does Ctrl-D)", "", "/quit", handle_quit },
 
@@ -104,12 +105,13 @@ static const struct command table[] = {
       "/undo 2", handle_undo },
     { "redo", "conversation", { { ARG_END, NULL, 0 } },
       "bring back what the last /undo took",
-      "Until something new is said.", "/redo", handle_redo },
+      "Until something new is said; then what was undone is kept as a branch \"undone-N\".", "/redo", handle_redo },
     { "branch", "conversation", { { ARG_BRANCH, "NAME", 0 }, { ARG_FLAG, "--drop", 0 } },
       "fork the conversation here, or list branches",
       "Without NAME lists the branches.  With it a copy of the conversation gets that name and goes "
       "on; what is there stays as it is under its own.  --drop forgets a branch.  The shell itself "
-      "keeps at most 64 branches, of /new, /retry and a full context; the oldest of them make room.",
+      "keeps at most 64 branches, of /new, /retry, /undo and a full context; the oldest of them make "
+      "room, and it says which.",
       "/branch other-ending", handle_branch },
     { "switch", "conversation", { { ARG_BRANCH, "NAME", 1 } },
       "go to another branch",
@@ -140,11 +142,13 @@ static const struct command table[] = {
     { "save", "files", { { ARG_FILE, "FILE", 1 }, { ARG_FLAG, "--kv", 0 } },
       "save all branches and settings to a file",
       "With --kv also the KV cache, so that nothing is computed again when it is loaded.  A crash "
-      "or a full disk leaves an older file as it was.", "/save story.dbrx --kv", handle_save },
-    { "load", "files", { { ARG_FILE, "FILE", 1 }, { ARG_FLAG, "--tokens-only", 0 } },
+      "or a full disk leaves an older file as it was.  What is not saved when a session at a terminal "
+      "ends is kept for /load without FILE.", "/save story.dbrx --kv", handle_save },
+    { "load", "files", { { ARG_FILE, "FILE", 0 }, { ARG_FLAG, "--tokens-only", 0 } },
       "go on with a saved conversation",
       "Branches and settings become those of the file; a conversation that is open is kept as a "
-      "branch.  A file from another checkpoint is refused, unless --tokens-only insists.",
+      "branch.  A file from another checkpoint is refused, unless --tokens-only insists.  Without FILE "
+      "it is what was not saved when the last session at a terminal ended.",
       "/load story.dbrx", handle_load },
     { "export", "files", { { ARG_FORMAT, "md|json|txt|route", 1 }, { ARG_FILE, "FILE", 1 }, { ARG_TOKENS, "TOKENS", 0 } },
       "write the transcript, or routing, to a file",

@@ -123,7 +123,7 @@ void line_open(struct shell *sh)
 #endif
     using_history();
     stifle_history(HISTORY_LINES);
-    history_path = path_history();
+    history_path = path_state("history");
     /* ours alone from the start: a prompt may be private */
     int fd = history_path ? open(history_path, O_CREAT | O_RDWR | O_CLOEXEC, 0600) : -1;
     if (fd < 0) {

@@ -175,6 +175,7 @@ static void say_session(struct shell *sh)
 int main(int argc, char **argv)
 {
     setlocale(LC_CTYPE, "");               /* numbers stay as in C */
+    signal(SIGXFSZ, SIG_IGN);              /* a write past the limit fails, and that is said */
     for (const struct tool_row *t = tool_rows; argc > 1 && t->name; t++)
         if (!strcmp(argv[1], t->name))
             return t->run(argc - 1, argv + 1);

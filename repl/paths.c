@@ -110,9 +110,9 @@ FILE *path_open(const char *path, char *err, size_t size)
     return f;
 }
 
-char *path_history(void)
+char *path_state(const char *file)
 {
-    char *path = xdg("XDG_STATE_HOME", ".local/state", "history");
+    char *path = xdg("XDG_STATE_HOME", ".local/state", file);
     for (char *slash = path ? strchr(path + 1, '/') : NULL; slash; slash = strchr(slash + 1, '/')) {
         *slash = '\0';
         mkdir(path, 0700);

@@ -23,8 +23,8 @@ char *path_typed(const char *path);
  * without end.  NULL and a sentence. */
 FILE *path_open(const char *path, char *err, size_t size);
 
-/* The history file, its folder created; NULL when there can be none.  free() it. */
-char *path_history(void);
+/* A file in the XDG state folder, the folder created; NULL when there can be none.  free() it. */
+char *path_state(const char *file);
 
 /* The rc file in the XDG config folder, whether it exists or not.  free() it; NULL: none. */
 char *path_rc(void);

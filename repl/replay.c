@@ -46,7 +46,7 @@ static uint32_t first_difference(const struct sess *s, const int32_t *id, uint32
 
 /* Draws one turn again; a row of what came of it, 0 or -1 */
 static int replay_turn(struct shell *sh, struct steer *then, const struct turn *t, uint32_t k,
-                       const int32_t *all, cJSON *list, int *differ)
+                       const int32_t *all, cJSON *list, int *differ, uint32_t *compared)
 {
     struct sess *s = sh->sess;
     struct dbrx_error err = { 0 };
@@ -69,6 +69,7 @@ static int replay_turn(struct shell *sh, struct steer *then, const struct turn *
         struct sess_gen g = reply_gen(sh);
         if (sh->vars.v[VAR_NUM_BEAMS].num < 2)     /* a search chooses among ends, it needs its own limit */
             g.max_tokens = n;
+        ++*compared;
         sampler_seed(s->sampler, t->state);
         dbrx_status st = sess_replace(s, all, t->reply, &err);
         shell_constrain_turn(sh, k);
@@ -109,6 +110,7 @@ int handle_replay(struct shell *sh, const struct args *a)
     struct vars was;
     uint32_t n = s->n;
     int failed = 0, differ = 0;
+    uint32_t compared = 0;
     (void)a;
     if (!b->n_turns)
         return render_error(&sh->out, "there is nothing to replay: the conversation is empty");
@@ -128,7 +130,7 @@ int handle_replay(struct shell *sh, const struct args *a)
     s->aside = 1;                          /* nobody counts a comparison */
     for (uint32_t k = 0; k < b->n_turns && !failed; k++) {
         render_progress(&sh->out, "replaying", k, b->n_turns);
-        failed = replay_turn(sh, then, &b->turn[k], k, all, list, &differ);
+        failed = replay_turn(sh, then, &b->turn[k], k, all, list, &differ, &compared);
     }
     render_busy(&sh->out, 0);
     s->aside = 0;
@@ -145,6 +147,10 @@ int handle_replay(struct shell *sh, const struct args *a)
     }
     render_rows(&sh->out, &rows, NULL, NULL, list);
     cJSON *f = cJSON_CreateObject();
+    if (!compared && !differ) {
+        render_event(&sh->out, "status", f, "there was no reply to compare");
+        return 0;
+    }
     cJSON_AddBoolToObject(f, "same", !differ);
     render_event(&sh->out, "status", f, differ ? "on %s the replies are not the same" :
                  "on %s all replies are the same, byte for byte", disp_name(sh->disp));

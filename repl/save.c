@@ -7,9 +7,12 @@
 #include "repl/atomic.h"
 
 #include <cjson/cJSON.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 /* What is set on this machine rather than for this conversation stays out of the file */
 static int is_saved(int var)
@@ -115,6 +118,18 @@ static dbrx_status write_block(void *ctx, const struct dbrx_kv_block *b)
     atomic_write(s->f, b->k, bytes);
     atomic_write(s->f, b->v, bytes);
     return s->f->error ? fail(s->err, DBRX_E_IO, "%s", strerror(s->f->error)) : DBRX_OK;
+}
+
+int save_is_one(const char *path)
+{
+    char head[sizeof SAVE_MAGIC - 1];
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    int is = fd >= 0 && !fstat(fd, &st) && S_ISREG(st.st_mode) &&
+             pread(fd, head, sizeof head, 0) == (ssize_t)sizeof head && !memcmp(head, SAVE_MAGIC, sizeof head);
+    if (fd >= 0)
+        close(fd);
+    return is;
 }
 
 int save_write(const char *path, const struct save_source *s, char *err, size_t size)

@@ -22,6 +22,9 @@ struct save_source {
 /* 0, or -1 and one sentence in err; then an older file is as it was. */
 int save_write(const char *path, const struct save_source *, char *err, size_t size);
 
+/* Does that regular file begin as a saved session does?  Other things are not written over it. */
+int save_is_one(const char *path);
+
 struct saved {
     FILE *f;                               /* at the KV blocks */
     char *model, *backend, *steering;

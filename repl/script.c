@@ -7,6 +7,7 @@
 #include "repl/handlers.h"
 #include "repl/input.h"
 #include "repl/paths.h"
+#include "repl/save.h"
 #include "repl/signals.h"
 
 #include <errno.h>
@@ -203,6 +204,9 @@ int handle_output(struct shell *sh, const struct args *a)
         render_event(&sh->out, "status", NULL, "results go to no file; /output FILE makes them");
     if (!name)
         return output_end(sh);
+    if (save_is_one(name))
+        return render_error(&sh->out, "%s is a saved session, which results behind it would spoil; choose another "
+                            "file; results go where they went", name);
     int fd = open(name, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK, 0666);  /* no wait for a pipe's reader */
     char *copy = strdup(name);
     if (fd < 0 || !copy) {

@@ -48,6 +48,19 @@ static const void *host_get(const struct dbrx_host *h, const char *id)
     return NULL;
 }
 
+/* Branches that come and go unasked */
+static void tree_changed(void *ctx, enum tree_change what, const char *name)
+{
+    struct shell *sh = ctx;
+    cJSON *f = cJSON_CreateObject();
+    field_string(f, what == TREE_DROPPED ? "forgot" : "kept_as", name);
+    if (what == TREE_DROPPED)
+        render_event(&sh->out, "status", f, "branch \"%s\", the oldest of those that the shell kept by itself, made "
+                     "room and is forgotten; /branch NAME gives one a name that stays", name);
+    else
+        render_event(&sh->out, "status", f, "what was undone is kept: /switch %s goes to it", name);
+}
+
 /* ---- opening ---- */
 
 static void add_eos(struct shell *sh, int32_t id)
@@ -211,6 +224,8 @@ int shell_open(struct shell *sh, const struct shell_options *o)
         code = EXIT_INTERNAL;
     }
     if (!code) {
+        sh->tree->changed = tree_changed;
+        sh->tree->changed_ctx = sh;
         shell_reseed(sh);
         instruments_open(sh->instruments, sh);
     }
@@ -309,13 +324,41 @@ int shell_knows_threads(const struct shell *sh, const char *name)
     return 0;
 }
 
-static int is_backend(const struct shell *sh, const char *name)
+/* Does the module's table have the option "k=v", and its list of choices the value?  0 or -1 */
+static int check_option(const struct module *m, const struct dbrx_option *o, const char *opt, char *err, size_t size)
+{
+    size_t n = strcspn(opt, "=");
+    const struct dbrx_choices *c = m->info->get(DBRX_CHOICES);
+    while (o->name && (strncmp(o->name, opt, n) || o->name[n]))
+        o++;
+    const char *const *list = o->name && c ? c->values(o->name) : NULL, *const *v = list;
+    while (v && *v && strcmp(*v, opt + n + 1))
+        v++;
+    if (o->name && (!v || *v))
+        return 0;
+    size_t at = (size_t)(o->name ? snprintf(err, size, "handover: %s cannot be \"%.40s\"; it takes", o->name, opt + n + 1)
+                                 : snprintf(err, size, "handover: %s has no option \"%.60s\"; /backend lists them",
+                                            m->info->name, opt));
+    for (v = o->name ? list : NULL; v && *v && at < size; v++)
+        at += (size_t)snprintf(err + at, size - at, "%s %s", v > list ? "," : "", *v);
+    return -1;
+}
+
+/* Is there such a backend with such options?  0 or -1 */
+static int check_step(const struct shell *sh, const struct handover_step *s, char *err, size_t size)
 {
     const struct module *m;
-    for (size_t i = 0; (m = disp_module(sh->disp, i)); i++)
-        if (m->info && !strcmp(m->info->name, name) && disp_options(sh->disp, i))
-            return 1;
-    return 0;
+    for (size_t i = 0; (m = disp_module(sh->disp, i)); i++) {
+        const struct dbrx_option *o = m->info && !strcmp(m->info->name, s->backend) ? disp_options(sh->disp, i) : NULL;
+        if (!o)
+            continue;
+        for (size_t k = 0; s->opt[k]; k++)
+            if (check_option(m, o, s->opt[k], err, size))
+                return -1;
+        return 0;
+    }
+    snprintf(err, size, "handover: there is no backend \"%.60s\"; /backend lists those found", s->backend);
+    return -1;
 }
 
 int shell_plan(const struct shell *sh, struct handover *plan, char *err, size_t size)
@@ -323,9 +366,7 @@ int shell_plan(const struct shell *sh, struct handover *plan, char *err, size_t 
     if (handover_parse(plan, sh->vars.v[VAR_HANDOVER].text, err, size))
         return -1;
     for (uint32_t i = 0; i < plan->n; i++)
-        if (!is_backend(sh, plan->step[i].backend)) {
-            snprintf(err, size, "handover: there is no backend \"%.60s\"; /backend lists those found",
-                     plan->step[i].backend);
+        if (check_step(sh, &plan->step[i], err, size)) {
             handover_free(plan);
             return -1;
         }
@@ -498,4 +539,5 @@ void shell_interactive(struct shell *sh, int rc)
     }
     input_free(&in);
     line_close();
+    shell_keep(sh);
 }

@@ -57,6 +57,7 @@ struct shell {
     struct instruments *instruments;
     struct labels *labels;                 /* names of experts, or NULL                 */
     struct tree *tree;                     /* the conversation's branches and turns     */
+    uint64_t saved;                        /* tree->said when they were saved           */
     struct id_list logit_bias, suppress_tokens;    /* the settings of these names, read */
     int seed_shown;
     int show_explained;                    /* what /set show does, here                 */
@@ -78,6 +79,9 @@ int shell_prompt(struct shell *, const char *text, size_t len);
 void shell_remember(const char *text, int literal);
 /* Prompts until /quit, Ctrl-D or SIGTERM; with `rc` the rc file comes first. */
 void shell_interactive(struct shell *, int rc);
+
+/* repl/store.c.  Leaving: turns that were not saved since go to the state folder, for /load. */
+void shell_keep(struct shell *);
 
 /* repl/script.c.  Lines of a file until the first failure, or as on_error says; 0 or -1.
  * name is for messages. */

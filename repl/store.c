@@ -2,11 +2,48 @@
 #include "repl/handlers.h"
 
 #include "repl/commands.h"
+#include "repl/paths.h"
 #include "repl/save.h"
 #include "repl/shell.h"
 
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <unistd.h>
+
+/* 0, or -1 and a sentence in err */
+static int write_session(const struct shell *sh, const char *path, int kv, char *err, size_t size)
+{
+    char *steering = steer_text(sh->steer);
+    if (!steering) {
+        snprintf(err, size, "out of memory");
+        return -1;
+    }
+    struct save_source from = { sh->tree, &sh->vars, &sh->ckpt->desc, sh->name, disp_name(sh->disp), kv, steering };
+    int failed = save_write(path, &from, err, size);
+    free(steering);
+    return failed;
+}
+
+static const char last_session[] = "last.dbrx";
+
+void shell_keep(struct shell *sh)
+{
+    char err[512];
+    struct dbrx_error ignored;
+    if (sh->tree->said == sh->saved)
+        return;
+    char *path = path_state(last_session);
+    if (!path) {
+        render_error(&sh->out, "the conversation was not saved: there is no folder for it, $HOME is not set");
+        return;
+    }
+    tree_keep_undone(sh->tree, &ignored);  /* a file has no redo */
+    if (write_session(sh, path, 0, err, sizeof err))
+        render_error(&sh->out, "%s", err);
+    else
+        render_event(&sh->out, "status", NULL, "the conversation is kept in %s; /load goes on with it", path);
+    free(path);
+}
 
 int handle_save(struct shell *sh, const struct args *a)
 {
@@ -19,36 +56,32 @@ int handle_save(struct shell *sh, const struct args *a)
                             disp_name(sh->disp) ? disp_name(sh->disp) : "no backend is open, so nobody");
     if (kv && sh->sess->n && catch_up(sh, "nothing was saved"))
         return -1;
-    char *steering = steer_text(sh->steer);
-    if (!steering)
-        return render_error(&sh->out, "out of memory");
-    struct save_source from = { sh->tree, &sh->vars, &sh->ckpt->desc, sh->name, disp_name(sh->disp),
-                                kv && sh->sess->n, steering };
+    kv = kv && sh->sess->n;
     render_busy(&sh->out, 1);
-    int failed = save_write(path, &from, err, sizeof err);
+    int failed = write_session(sh, path, kv, err, sizeof err);
     render_busy(&sh->out, 0);
-    free(steering);
     if (failed)
         return render_error(&sh->out, "%s", err);
+    sh->saved = sh->tree->said;
     double bytes = stat(path, &st) ? 0 : (double)st.st_size;
     cJSON *f = cJSON_CreateObject();
     field_string(f, "file", path);
     cJSON_AddNumberToObject(f, "bytes", bytes);
     cJSON_AddNumberToObject(f, "branches", sh->tree->n);
-    cJSON_AddBoolToObject(f, "kv", from.kv);
+    cJSON_AddBoolToObject(f, "kv", kv);
     render_event(&sh->out, "status", f, "saved %u branch%s to %s (%.1f KB%s)", sh->tree->n,
-                 sh->tree->n == 1 ? "" : "es", path, bytes / 1000, from.kv ? ", with the KV cache" : "");
+                 sh->tree->n == 1 ? "" : "es", path, bytes / 1000, kv ? ", with the KV cache" : "");
     return 0;
 }
 
-int handle_load(struct shell *sh, const struct args *a)
+static int load(struct shell *sh, const char *path, int tokens_only)
 {
     struct saved s;
     struct dbrx_error err = { 0 };
     char text[512];
     const char *kv = "computed when needed";
-    if (save_read(a->text[0], &sh->ckpt->desc, disp_max_pos(sh->disp), &sh->vars, a->text[1] != NULL, &s,
-                  text, sizeof text))
+    if (save_read(path, &sh->ckpt->desc, disp_max_pos(sh->disp), &sh->vars, tokens_only, &s, text,
+                  sizeof text))
         return render_error(&sh->out, "%s", text);
     uint32_t n = s.n;
     char why[400];
@@ -58,14 +91,14 @@ int handle_load(struct shell *sh, const struct args *a)
         render_event(&sh->out, "status", NULL, "the file's steering does not fit this model, and is off: %s", why);
     } else if (steered < 0) {
         saved_free(&s);
-        return render_error(&sh->out, "%s was not loaded: %s", a->text[0], why);
+        return render_error(&sh->out, "%s was not loaded: %s", path, why);
     }
     dbrx_status st = tree_adopt(sh->tree, s.branch, n, s.now, &err);
     if (st != DBRX_OK) {
         if (steered > 0)
             steer_undo(sh->steer);
         saved_free(&s);
-        return render_error(&sh->out, "%s was not loaded: %s", a->text[0], err.text);
+        return render_error(&sh->out, "%s was not loaded: %s", path, err.text);
     }
     shell_steer(sh);
     s.n = 0;                               /* the tree's now */
@@ -85,7 +118,7 @@ int handle_load(struct shell *sh, const struct args *a)
         }
     }
     cJSON *f = cJSON_CreateObject();
-    field_string(f, "file", a->text[0]);
+    field_string(f, "file", path);
     cJSON_AddStringToObject(f, "branch", sh->tree->now->name);
     cJSON_AddNumberToObject(f, "branches", n);
     cJSON_AddNumberToObject(f, "tokens", sh->sess->n);
@@ -100,4 +133,17 @@ int handle_load(struct shell *sh, const struct args *a)
                  s.same ? "" : "; made with another checkpoint");
     saved_free(&s);
     return 0;
+}
+
+/* Without FILE: what was kept when the last session ended */
+int handle_load(struct shell *sh, const struct args *a)
+{
+    char *last = a->text[0] ? NULL : path_state(last_session);
+    if (!a->text[0] && (!last || access(last, F_OK))) {
+        free(last);
+        return render_error(&sh->out, "no conversation was kept when a session ended; /load FILE takes a file of /save");
+    }
+    int failed = load(sh, last ? last : a->text[0], a->text[1] != NULL);
+    free(last);
+    return failed;
 }

@@ -112,7 +112,6 @@ struct tree *tree_new(struct sess *s)
     struct branch *b = calloc(1, sizeof *b);
     if (t && b && (t->branch = calloc(1, sizeof *t->branch)) && (b->name = strdup("main"))) {
         t->sess = s;
-        b->automatic = 1;
         t->now = t->branch[t->n++] = b;
         return t;
     }
@@ -188,15 +187,23 @@ static uint32_t count(const struct tree *t, int automatic)
     return n;
 }
 
+static int may_go(const struct tree *t, const struct branch *b)
+{
+    return b->automatic && b != t->now && strcmp(b->name, "main");     /* older files call it automatic */
+}
+
 /* The oldest that the shell kept by itself go, until there are not too many, `spare` (not
  * yet among them) included */
 static void make_room(struct tree *t, const struct branch *spare)
 {
     for (uint32_t i = 0; i < t->n && count(t, 1) >= TREE_MAX + !spare; )
-        if (t->branch[i]->automatic && t->branch[i] != t->now && t->branch[i] != spare)
+        if (may_go(t, t->branch[i]) && t->branch[i] != spare) {
+            if (t->changed)
+                t->changed(t->changed_ctx, TREE_DROPPED, t->branch[i]->name);
             unlink_branch(t, i);
-        else
+        } else {
             i++;
+        }
 }
 
 /* "stem-N" with the next N; NULL: no memory */
@@ -221,36 +228,66 @@ static char *free_name(const struct tree *t, const char *stem)
     return name;
 }
 
-/* Puts b, whose name and from are set here, among the branches; takes it, also on failure */
+/* Puts b, whose name and from are set here, among the branches; 0, or -1: no memory, and b is
+ * still the caller's */
+static int join(struct tree *t, struct branch *b, const char *name, const char *stem, const struct branch *from)
+{
+    struct branch **list = realloc(t->branch, (t->n + (size_t)1) * sizeof *list);
+    if (list)
+        t->branch = list;
+    if (!list || !(b->name = name ? strdup(name) : free_name(t, stem)) || (from && !(b->from = strdup(from->name)))) {
+        free(b->name);
+        b->name = NULL;
+        return -1;
+    }
+    b->automatic = !name;
+    if (b->automatic)
+        make_room(t, b);
+    t->branch[t->n++] = b;
+    return 0;
+}
+
+/* join, if that name is one; takes b, also on failure */
 static dbrx_status enroll(struct tree *t, struct branch *b, const char *name, const char *stem,
                           const struct branch *from, struct dbrx_error *err)
 {
     dbrx_status st = DBRX_OK;
-    struct branch **list = NULL;
     if (name && !branch_name_ok(name))
         st = fail(err, DBRX_E_INVALID, "\"%.60s\" is no name for a branch: letters, digits, . _ and -, "
                   "at most %d", name, TREE_NAME);
     else if (name && tree_find(t, name))
         st = fail(err, DBRX_E_INVALID, "there is a branch \"%s\" already; /switch %s goes there",
                   name, name);
-    else if (name && count(t, 0) >= TREE_MAX)
+    else if (name && count(t, 0) > TREE_MAX)      /* "main" is one more */
         st = fail(err, DBRX_E_FULL, "there are %d named branches, and no room for more; "
                   "/branch --drop NAME makes some", TREE_MAX);
-    else if (!b || !(b->name = name ? strdup(name) : free_name(t, stem)) ||
-             (from && !(b->from = strdup(from->name))) ||
-             !(list = realloc(t->branch, (t->n + (size_t)1) * sizeof *list)))
+    else if (!b || join(t, b, name, stem, from))
         st = no_memory(err);
-    if (list)
-        t->branch = list;
-    if (st != DBRX_OK) {
+    if (st != DBRX_OK)
         branch_free(b);
-        return st;
-    }
-    b->automatic = !name;
-    if (b->automatic)
-        make_room(t, b);
-    t->branch[t->n++] = b;
+    return st;
+}
+
+/* What b could redo becomes a branch; then there is nothing to redo */
+static dbrx_status keep_undone(struct tree *t, struct branch *b, struct dbrx_error *err)
+{
+    struct branch *whole = b->undone;
+    if (whole && join(t, whole, NULL, "undone", b))
+        return no_memory(err);
+    b->undone = NULL;
+    forget_undone(b);
+    if (whole && t->changed)
+        t->changed(t->changed_ctx, TREE_KEPT_UNDONE, whole->name);
     return DBRX_OK;
+}
+
+dbrx_status tree_keep_undone(struct tree *t, struct dbrx_error *err)
+{
+    dbrx_status st = DBRX_OK;
+    for (uint32_t i = t->n; st == DBRX_OK && i-- > 0; )    /* new ones are added behind */
+        if (i < t->n)                      /* older ones may have made room */
+            st = keep_undone(t, t->branch[i], err);
+    return st;
 }
 
 dbrx_status tree_switch(struct tree *t, struct branch *b, struct dbrx_error *err)
@@ -333,8 +370,13 @@ dbrx_status tree_add(struct tree *t, struct turn turn, struct dbrx_error *err)
         free(turn.settings);
         return no_memory(err);
     }
-    forget_undone(b);
+    dbrx_status st = keep_undone(t, b, err);
+    if (st != DBRX_OK) {
+        free(turn.settings);
+        return st;
+    }
     b->turn[b->n_turns++] = turn;
+    t->said++;
     return DBRX_OK;
 }
 
@@ -343,13 +385,17 @@ dbrx_status tree_settle(struct tree *t, struct dbrx_error *err)
     struct branch *b = t->now;
     struct turn *last;
     uint32_t n = t->sess->n;
+    if ((last = tree_last(t)) && last->end > n) {
+        dbrx_status st = keep_undone(t, b, err);
+        if (st != DBRX_OK)
+            return st;
+    }
     while ((last = tree_last(t)) && last->begin >= n)
         cut_turns(b, b->n_turns - 1);
     if (last && last->end > n) {
         last->end = n;
         last->reply = last->reply < n ? last->reply : n;
         spans_cut(&last->by, n);
-        forget_undone(b);
     }
     if (last ? last->end == n : !n)
         return DBRX_OK;
@@ -430,11 +476,12 @@ dbrx_status tree_shift(struct tree *t, uint32_t need, uint32_t keep, int32_t end
         to = keep + drop;
     else if (to < n && s->token[to] == end)
         to++;
-    struct branch *old = snapshot(t, b->n_turns);
-    dbrx_status st = enroll(t, old, NULL, "full", NULL, err);
+    dbrx_status st = keep_undone(t, b, err);
     if (st != DBRX_OK)
         return st;
-    forget_undone(b);
+    struct branch *old = snapshot(t, b->n_turns);
+    if ((st = enroll(t, old, NULL, "full", NULL, err)) != DBRX_OK)
+        return st;
     drop = to - keep;
     memmove(s->token + keep, s->token + to, (n - to) * sizeof *s->token);
     sess_truncate(s, n - drop);
@@ -493,7 +540,7 @@ dbrx_status tree_adopt(struct tree *t, struct branch **in, uint32_t n, uint32_t 
     all[at + n] = open;                    /* ... but for what is being talked about */
     t->branch = all;
     t->n = n + n_was;
-    dbrx_status st = count(t, 0) > 2 * TREE_MAX
+    dbrx_status st = count(t, 0) > 2 * (TREE_MAX + 1)
                    ? fail(err, DBRX_E_FULL, "its branches and those here are too many together; "
                           "/branch --drop NAME makes room") : tree_switch(t, in[now], err);
     if (st != DBRX_OK) {

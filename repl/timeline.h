@@ -6,7 +6,8 @@
  * terminal, no printf.
  *
  * Bounded: at most TREE_MAX named branches, and as many that the shell kept by itself
- * (the first one, /new, /retry, a shifted context): the oldest of those makes room.
+ * (/new, /retry, what was undone, a shifted context): the oldest of those makes room, but
+ * never "main" or the current one.
  * Every function either does all of it or, with an error, nothing. */
 #ifndef DBRX_REPL_TIMELINE_H
 #define DBRX_REPL_TIMELINE_H
@@ -41,12 +42,19 @@ struct branch {
     uint32_t n_steps;
 };
 
+enum tree_change { TREE_KEPT_UNDONE, TREE_DROPPED };
+
 struct tree {
     struct sess *sess;                     /* not owned                                      */
     struct branch **branch;                /* [n], in order of birth                         */
     uint32_t n;
     struct branch *now;
     uint64_t seed;                         /* of the current branch                          */
+    uint64_t said;                         /* turns added, ever                              */
+    /* NULL, or told of branches that come and go unasked: what was undone became one when
+     * something new was said; the oldest made room (its name is valid during the call)       */
+    void   (*changed)(void *ctx, enum tree_change, const char *name);
+    void    *changed_ctx;
 };
 
 struct tree *tree_new(struct sess *);      /* one empty branch, "main"; NULL: no memory      */
@@ -63,7 +71,7 @@ void tree_seed(struct tree *, uint64_t seed);          /* restarts the current o
 
 /* What was just said or fed: a turn from the last one's end to the timeline's, with today's
  * seed and random numbers; a reply that grows later sets its end.  Takes settings (may be
- * NULL).  Ends redo. */
+ * NULL).  Ends redo: what was undone becomes a branch "undone-N". */
 dbrx_status tree_add(struct tree *, struct turn, struct dbrx_error *);
 struct turn *tree_last(const struct tree *);           /* the current branch's, or NULL */
 /* The turns follow a timeline that somebody else changed: cut, or one turn more. */
@@ -82,6 +90,8 @@ dbrx_status tree_drop(struct tree *, struct branch *, struct dbrx_error *);   /*
 dbrx_status tree_undo(struct tree *, uint32_t n, uint32_t *undone, struct dbrx_error *);
 /* What the last undo took; 0 turns if there is nothing. */
 dbrx_status tree_redo(struct tree *, uint32_t *redone, struct dbrx_error *);
+/* What any branch could still redo becomes a branch "undone-N", as if something new were said. */
+dbrx_status tree_keep_undone(struct tree *, struct dbrx_error *);
 
 /* Makes room for `need` tokens and more: keeps the first `keep` ones, drops whole turns
  * behind them, the oldest first; in a reply the last one loses tokens instead.  A

@@ -5,6 +5,7 @@
 
 #include "repl/atomic.h"
 #include "repl/commands.h"
+#include "repl/save.h"
 #include "repl/shell.h"
 #include "repl/words.h"
 
@@ -320,6 +321,8 @@ static void export_json(struct atomic *f, struct shell *sh, const struct message
 int handle_export(struct shell *sh, const struct args *a)
 {
     const char *format = a->text[0], *path = a->text[1];
+    if (save_is_one(path))
+        return render_error(&sh->out, "%s is a saved session, and stays as it is; choose another file", path);
     if (!strcmp(format, "route"))
         return export_route(sh, path, &a->set[2]);
     if (a->text[2])

@@ -69,6 +69,17 @@ int handle_undo(struct shell *sh, const struct args *a)
     return 0;
 }
 
+/* The latest branch that was undone on the one we are on, or NULL */
+static const struct branch *undone_branch(const struct tree *t)
+{
+    static const char stem[] = "undone-";
+    for (uint32_t i = t->n; i-- > 0; )
+        if (!strncmp(t->branch[i]->name, stem, sizeof stem - 1) && t->branch[i]->from &&
+            !strcmp(t->branch[i]->from, t->now->name))
+            return t->branch[i];
+    return NULL;
+}
+
 int handle_redo(struct shell *sh, const struct args *a)
 {
     struct dbrx_error err;
@@ -77,9 +88,12 @@ int handle_redo(struct shell *sh, const struct args *a)
     dbrx_status st = tree_redo(sh->tree, &n, &err);
     if (st != DBRX_OK)
         return shell_failed(sh, st, &err);
+    const struct branch *kept = n ? NULL : undone_branch(sh->tree);
+    if (kept)
+        return render_error(&sh->out, "there is nothing to bring back: something new was said since the /undo; "
+                            "/switch %s goes to what there was before", kept->name);
     if (!n)
-        return render_error(&sh->out, "there is nothing to bring back: nothing was undone, or something new "
-                            "was said since");
+        return render_error(&sh->out, "there is nothing to bring back: nothing was undone");
     char *words = last_words(sh, sh->tree->now);
     render_event(&sh->out, "status", where(sh), "brought back %u turn%s: %s", n, plural(n), words ? words : "");
     free(words);

@@ -306,6 +306,34 @@ s.prompt()
 s.quit("... and leaves")
 ok(b"38;5" not in s.all, "... and has none", s.all)
 
+# ---- what was not saved when a session ends
+import signal
+
+last = os.path.join(tmp.name, "dbrx/last.dbrx")
+for how in "Ctrl-D", "/quit", "SIGTERM", "SIGHUP":
+    if os.path.exists(last):
+        os.unlink(last)
+    s = Shell(*QUIET)
+    s.prompt()
+    s.send("Once upon\r")
+    s.read("context 3/")
+    s.prompt()
+    if how.startswith("SIG"):
+        os.kill(s.pid, getattr(signal, how))
+    else:
+        s.send("\x04" if how == "Ctrl-D" else "/quit\r")
+    s.expect("kept in .*last.dbrx; /load goes on with it", how + " keeps the conversation")
+    s.wait()
+    ok(os.path.exists(last) and os.stat(last).st_mode & 0o777 == 0o600, "... in a file of its owner's", how)
+s = Shell(*QUIET)
+s.prompt()
+s.send("/load\r")
+s.expect('loaded 1 branch, now on "main": 3 tokens', "/load alone goes on with it")
+s.prompt()
+os.unlink(last)
+s.quit("... and leaves")
+ok(not os.path.exists(last), "what was loaded and not added to is not kept again", s.all)
+
 # ---- the rc file
 rc = put("dbrx/rc", '# a comment\n\ntemperature = 0.25\n  top_k 7\nsystem = "Be brief."\nmode=chat\n/echo from the rc file\n'
          "/nonsense\ntemprature = 1\nmin_p\n/set max_tokens 5\n")

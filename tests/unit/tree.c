@@ -75,7 +75,22 @@ static int say(struct world *w, uint32_t n)
 
 struct naive { char name[48]; int32_t id[MAX_POS]; uint32_t n, end[MAX_POS], turns; };
 static struct naive model[300], *now, before[MAX_POS];
-static uint32_t n_model, n_before;
+static uint32_t n_model, n_before, n_undone;
+
+static int room_for_undone(void)           /* the model knows nothing of branches that make room */
+{
+    return !n_before || n_undone < 20;
+}
+
+/* Something new ends redo: all of it as it was before the first undo becomes a branch */
+static void keep_undone(void)
+{
+    if (n_before) {
+        model[n_model] = before[0];
+        snprintf(model[n_model++].name, sizeof model->name, "undone-%u", ++n_undone);
+    }
+    n_before = 0;
+}
 
 static void follow(struct world *w)        /* what the shell's tree says now, as a naive branch */
 {
@@ -128,14 +143,14 @@ static int step(struct world *w)
     char name[32];
     if (what < 35) {                       /* something new */
         uint32_t len = 1 + roll(5), room = MAX_POS - w->s->n, at = w->s->n;
-        if (len > room)
+        if (len > room || !room_for_undone())
             return 1;
         if (say(w, len))
             return 0;
         memcpy(now->id + at, w->s->token + at, len * sizeof *now->id);
         now->n += len;
         now->end[now->turns++] = now->n;
-        n_before = 0;
+        keep_undone();
     } else if (what < 55) {
         uint32_t k = 1 + roll(3), want = k < now->turns ? k : now->turns;
         if (tree_undo(t, k, &n, &err) != DBRX_OK || n != want)
@@ -152,7 +167,7 @@ static int step(struct world *w)
             *now = before[--n_before];
     } else if (what < 80) {
         snprintf(name, sizeof name, "b%u", n_model);
-        if (n_model >= 40 || n_before)     /* redo belongs to a branch; the model knows one only */
+        if (n_model - n_undone >= 40 || n_before)     /* redo belongs to a branch; the model knows one only */
             return 1;
         if (tree_fork(t, name, NULL, now->turns, &err) != DBRX_OK)
             return 0;
@@ -169,14 +184,14 @@ static int step(struct world *w)
         now = &model[to];
         n_before = 0;
         return !t->now->n_steps;
-    } else if (n_model < 40 && now->n && !n_before) {
+    } else if (n_model - n_undone < 40 && now->n && !n_before) {
         if (tree_fresh(t, &err) != DBRX_OK)
             return 0;
         now = &model[n_model++];
         *now = (struct naive){ 0 };
         n_before = 0;
         follow(w);
-    } else {
+    } else if (room_for_undone()) {
         sess_truncate(w->s, w->s->n / 2);  /* somebody cuts the timeline: the turns follow */
         if (tree_settle(t, &err) != DBRX_OK)
             return 0;
@@ -185,7 +200,8 @@ static int step(struct world *w)
             now->turns--;
         if (now->turns)
             now->end[now->turns - 1] = now->n;
-        n_before = w->t->now->n_steps ? n_before : 0;
+        if (!w->t->now->n_steps)
+            keep_undone();
     }
     return 1;
 }
@@ -199,7 +215,7 @@ static void test_tree(const char *backend)
     n_model = 1;
     now = model;
     *now = (struct naive){ .name = "main" };
-    n_before = 0;
+    n_before = n_undone = 0;
     for (i = 0; i < STEPS && good; i++) {
         good = step(&w) && agree(&w);
         if (good && (i % 4 == 0 || i > STEPS - 50)) {
@@ -211,6 +227,15 @@ static void test_tree(const char *backend)
        "equal a fresh computation", backend, i, n_model, checked);
     world_free(&w);
     world_free(&other);
+}
+
+static uint32_t dropped;
+static char last_dropped[64];
+static void count_dropped(void *ctx, enum tree_change what, const char *name)
+{
+    (void)ctx;
+    dropped += what == TREE_DROPPED;
+    snprintf(last_dropped, sizeof last_dropped, "%s", name);
 }
 
 /* Going back to what was not overwritten costs one token */
@@ -246,13 +271,16 @@ static void test_cost(void)
        (unsigned long long)w.s->last.prompt_tokens);
     ok(tree_fork(w.t, "-x", NULL, 0, &err) == DBRX_E_INVALID && tree_fork(w.t, "side", NULL, 0, &err) == DBRX_E_INVALID &&
        tree_drop(w.t, w.t->now, &err) == DBRX_E_INVALID, "bad names, taken names, the branch one is on");
+    w.t->changed = count_dropped;
     for (int i = 0; i < 300; i++) {
         sess_append(w.s, other, 1, &err);
         tree_settle(w.t, &err);
         tree_fresh(w.t, &err);
     }
-    ok(w.t->n <= 2 * TREE_MAX && tree_find(w.t, "side") && !tree_find(w.t, "main") && tree_find(w.t, "new-300"),
-       "300 conversations: %u branches, the named one is there", w.t->n);
+    ok(w.t->n <= 2 * TREE_MAX && tree_find(w.t, "side") && tree_find(w.t, "main") && tree_find(w.t, "new-300"),
+       "300 conversations: %u branches, main and the named one are there", w.t->n);
+    ok(dropped == 300 - TREE_MAX && !strcmp(last_dropped, "new-236") && !tree_find(w.t, "new-236") &&
+       tree_find(w.t, "new-237"), "each that made room was told of (%u, the last is %s)", dropped, last_dropped);
     struct branch *home = NULL;
     for (uint32_t i = 0; i < w.t->n && !home; i++)
         home = w.t->branch[i]->automatic ? w.t->branch[i] : NULL;
