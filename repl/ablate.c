@@ -4,6 +4,7 @@
 #include "repl/ablate.h"
 
 #include "repl/commands.h"
+#include "repl/corpus.h"
 #include "repl/handlers.h"
 #include "repl/words.h"
 
@@ -12,19 +13,35 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { EXPERTS, AGAINST, CONTROL, SWEEP, OUT, BAN, SKIP, OMIT };       /* arguments, by position */
+enum { EXPERTS, AGAINST, CONTROL, SWEEP, OUT, BAN, SKIP, OMIT, ZERO }; /* arguments, by position */
 enum { MOST_CHANGED = 10, MAX_CONTROL = 1000 };
 
 /* ---- what is replayed ---- */
 
+struct texts { struct tok *tok; struct tok_ids *ids; };
+
+static dbrx_status add_text(void *ctx, const char *text, size_t len, uint64_t done, uint64_t total, struct dbrx_error *err)
+{
+    const struct texts *t = ctx;
+    (void)done, (void)total, (void)err;
+    return tok_encode(t->tok, text, len, TOK_PLAIN, t->ids) ? DBRX_E_NOMEM : DBRX_OK;
+}
+
 static int read_tokens(struct shell *sh, const char *file, struct ablate *job)
 {
     struct tok_ids ids = { 0 };
-    size_t len, max = disp_max_pos(sh->disp);
+    size_t len, max = disp_max_pos(sh->disp), n = strlen(file);
     if (!sh->tok)
         return render_error(&sh->out, "--against needs a tokenizer: %s", sh->tok_why);
-    char *text = read_named(sh, file, &len);
-    int bad = !text || (tok_encode(sh->tok, text, len, TOK_PLAIN, &ids) && render_error(&sh->out, "out of memory"));
+    int bad, lines = n > 6 && !strcmp(file + n - 6, ".jsonl");
+    char *text = lines ? NULL : read_named(sh, file, &len);
+    if (lines) {
+        struct texts t = { sh->tok, &ids };
+        struct dbrx_error err = { 0 };
+        dbrx_status st = corpus_texts(file, add_text, &t, &err);
+        bad = st != DBRX_OK && render_error(&sh->out, "%s", st == DBRX_E_NOMEM ? "out of memory" : err.text);
+    } else
+        bad = !text || (tok_encode(sh->tok, text, len, TOK_PLAIN, &ids) && render_error(&sh->out, "out of memory"));
     free(text);
     job->token = ids.id;
     job->n = (uint32_t)(ids.n < max ? ids.n : max);
@@ -37,8 +54,8 @@ static int read_tokens(struct shell *sh, const char *file, struct ablate *job)
 
 static int open_job(struct shell *sh, const struct args *a, struct ablate *job)
 {
-    if ((a->text[BAN] != NULL) + (a->text[SKIP] != NULL) + (a->text[OMIT] != NULL) > 1)
-        return render_error(&sh->out, "--ban, --skip and --omit are different meanings of \"without\": choose one");
+    if (!!a->text[BAN] + !!a->text[SKIP] + !!a->text[OMIT] + !!a->text[ZERO] > 1)
+        return render_error(&sh->out, "--ban, --skip, --omit and --zero are different meanings of \"without\": choose one");
     job->how = a->text[BAN] ? STEER_BAN : a->text[SKIP] ? STEER_SKIP : a->text[OMIT] ? STEER_OMIT : STEER_ZERO;
     if (!disp_name(sh->disp))
         return render_error(&sh->out, "no backend is open; /backend NAME opens one");
@@ -164,7 +181,8 @@ static char *put_figure(const cJSON *row, double x)
 static char *show_value(const struct render *r, const cJSON *row)
 {
     (void)r;
-    return put_figure(row, field(row, "value"));
+    double x = field(row, "value");        /* of people's tables: there may be nothing to count */
+    return isnan(x) ? strdup("none") : put_figure(row, x);
 }
 
 static char *show_control(const struct render *r, const cJSON *row)
@@ -204,8 +222,8 @@ static void say_figures(struct shell *sh, const struct ablate *job, const char *
 {
     static const struct column col[] = {
         { NULL, "", 0, 0, show_what }, { NULL, "ablated", 1, 0, show_value }, { NULL, "control", 0, 0, show_control },
-        { 0 } };
-    static const struct rows rows = { "rows", "ablation", "rows", col, 0 };
+        { 0 } }, alone[] = { { NULL, "", 0, 0, show_what }, { NULL, "ablated", 1, 0, show_value }, { 0 } };
+    const struct rows rows = { "rows", "ablation", "rows", m->n_control ? col : alone, 0 };
     const struct dbrx_config *c = &sh->ckpt->desc.config;
     cJSON *head = cJSON_CreateObject(), *list = cJSON_CreateArray();
     field_string(head, "experts", where);
@@ -224,9 +242,10 @@ static void say_figures(struct shell *sh, const struct ablate *job, const char *
         cJSON *row = cJSON_CreateObject();
         cJSON_AddItemToArray(list, row);
         field_string(row, "name", figure[i].name);
-        field_real(row, "value", figure_of(&m->sums, job->n, i));
+        int none = i == SHIFTED && !m->sums.routed && !sh->out.json;     /* no later layer */
+        field_real(row, "value", none ? (double)NAN : figure_of(&m->sums, job->n, i));
         field_string(row, "unit", figure[i].unit);
-        if (m->n_control) {
+        if (m->n_control && !none) {
             field_real(row, "control_mean", spread_mean(&m->control[i]));
             field_real(row, "control_sd", spread_sd(&m->control[i]));
         }
@@ -249,6 +268,17 @@ static int larger_kl(const void *a, const void *b)
 {
     uint32_t i = *(const uint32_t *)a, j = *(const uint32_t *)b;
     return by_kl[i].kl != by_kl[j].kl ? by_kl[i].kl < by_kl[j].kl ? 1 : -1 : i < j ? -1 : i > j;
+}
+
+/* A token's text in quotes; long runs of blanks, which some vocabularies have, are counted: they would
+ * push everything else out of its column */
+static char *in_quotes(const char *text)
+{
+    char *out = NULL;
+    size_t n = text ? strspn(text, " ") : 0;
+    int done = n > 3 ? asprintf(&out, "\"%zu blanks%s%s\"", n, text[n] ? " and " : "", text + n)
+                     : asprintf(&out, "\"%s\"", text ? text : "");
+    return done < 0 ? NULL : out;
 }
 
 static void say_tokens(struct shell *sh, const struct ablate *job, const struct ablation_token *each)
@@ -285,11 +315,14 @@ static void say_tokens(struct shell *sh, const struct ablate *job, const struct 
             field_string(row, "text", text ? text : "");
             cJSON_AddNumberToObject(row, "likeliest", t->was);
             cJSON_AddNumberToObject(row, "likeliest_without", t->now);
-        } else if (asprintf(&quoted, "\"%s\"", text ? text : "") >= 0 &&
-                   asprintf(&choice, t->was == t->now ? "\"%s\"" : "\"%s\", now \"%s\"", was ? was : "",
-                            now ? now : "") >= 0) {
-            field_string(row, "quoted", quoted);
-            field_string(row, "choice", choice);
+        } else {
+            char *before = in_quotes(was), *after = in_quotes(now);
+            quoted = in_quotes(text);
+            if (!before || !after || asprintf(&choice, t->was == t->now ? "%s" : "%s, now %s", before, after) < 0)
+                choice = NULL;
+            field_string(row, "quoted", quoted ? quoted : "");
+            field_string(row, "choice", choice ? choice : "");
+            free(before), free(after);
         }
         free(quoted), free(choice), free(text), free(was), free(now);
     }

@@ -28,7 +28,7 @@ static void kv_text(const struct shell *sh, char *out, size_t size)
         covered += k;
         at += (size_t)snprintf(out + at, size - at, "%s%u %s", at ? ", " : "", k, o->list[i].name);
     }
-    if (covered < n || !n)
+    if (at < size && (covered < n || !n))
         snprintf(out + at, size - at, "%s%u computed", at ? ", " : "", n - covered);
 }
 
@@ -90,10 +90,12 @@ static char *show_backend(const struct render *r, const cJSON *row)
     add_line(&text, "%s", str(row, "device"));
     bytes_text(num(row, "memory_weights"), a);
     bytes_text(num(row, "memory_kv"), b);
-    if (num(row, "memory_total") > 0)
-        add_line(&text, "needs %s of weights, about %s of KV; %s free", a, b, bytes_text(num(row, "memory_free"), c));
-    else
-        add_line(&text, "needs %s of weights, about %s of KV", a, b);
+    if (str(row, "in_use") && *str(row, "in_use"))
+        add_line(&text, "in use with %s", str(row, "in_use"));
+    const char *about = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(row, "memory_kv_known")) ? "about" : "up to";
+    int known = num(row, "memory_total") > 0;
+    add_line(&text, "needs %s of weights, %s %s of KV%s%s%s", a, about, b, known ? "; " : "",
+             known ? bytes_text(num(row, "memory_free"), c) : "", known ? " free" : "");
     if (str(row, "kv"))
         add_line(&text, "kv: %s", str(row, "kv"));
     if (str(row, "same_bits") && *str(row, "same_bits"))
@@ -152,10 +154,16 @@ static void option_rows_of(const struct shell *sh, size_t i, const struct module
     }
 }
 
+/* "isa=plain kv=f16": what follows the name, or "" */
+static const char *label_options(const char *label)
+{
+    return label + strcspn(label, " ") + (strchr(label, ' ') != NULL);
+}
+
 static void backend_row(struct shell *sh, size_t i, const struct module *m, cJSON *list)
 {
     struct dbrx_probe p = { 0 };
-    char text[400];
+    char text[1600];
     uint64_t weights, kv;
     if (m->info && !disp_probe(sh->disp, i, &p))
         return;                            /* a module of another kind */
@@ -167,16 +175,18 @@ static void backend_row(struct shell *sh, size_t i, const struct module *m, cJSO
     field_string(row, "name", name);
     cJSON_AddNumberToObject(row, "score", p.score);
     if (p.score > 0) {
-        disp_needs(sh->disp, &weights, &kv);
+        int known = disp_needs(sh->disp, current ? disp_label(sh->disp) : NULL, &weights, &kv);
         field_string(row, "device", p.device);
         cJSON_AddNumberToObject(row, "memory_weights", (double)weights);
         cJSON_AddNumberToObject(row, "memory_kv", (double)kv);
+        cJSON_AddBoolToObject(row, "memory_kv_known", known);
         cJSON_AddNumberToObject(row, "memory_free", (double)p.mem_free);
         cJSON_AddNumberToObject(row, "memory_total", (double)p.mem_total);
     } else {
         field_string(row, "reason", m->info ? p.reason : m->why);
     }
     if (current) {
+        field_string(row, "in_use", label_options(disp_label(sh->disp)));
         kv_text(sh, text, sizeof text);
         field_string(row, "kv", text);
         promises_text(disp_promises(sh->disp), text, sizeof text);
@@ -206,34 +216,48 @@ static void list_backends(struct shell *sh)
 
 /* ---- the way over ---- */
 
+/* "; kept open: ref, cpu-blas kv=q8_0 (about 4.0 MiB of KV)"; how many */
+static uint32_t kept_text(const struct shell *sh, char *out, size_t size)
+{
+    uint64_t weights, one, all = 0;
+    uint32_t n, k = 0;
+    const char *label;
+    char bytes[24];
+    size_t at = 0;
+    int known = 1;
+    *out = '\0';
+    for (; (label = disp_kept(sh->disp, k, &n)); k++) {
+        if (at < size)
+            at += (size_t)snprintf(out + at, size - at, "%s%s", at ? ", " : "; kept open: ", label);
+        known &= disp_needs(sh->disp, label, &weights, &one);
+        all += one;
+    }
+    if (at && at < size)
+        snprintf(out + at, size - at, " (%s %s of KV)", known ? "about" : "up to", bytes_text((double)all, bytes));
+    return k;
+}
+
 void backend_said(struct shell *sh)
 {
     cJSON *f = cJSON_CreateObject();
-    char kept[400] = "", bytes[24];
-    const char *name;
-    uint64_t weights, kv;
-    uint32_t n, k = 0;
-    size_t at = 0;
     const char *label = disp_label(sh->disp);
-    char brief[160];
+    uint32_t moved = disp_moved(sh->disp), holds = disp_position(sh->disp), lacks = sh->sess->n - holds;
+    const char *kv = moved || !sh->sess->n ? disp_kv_origin(sh->disp) : holds ? "its own" : "to be recomputed";
+    char brief[160], kept[1600], of[24] = "", rest[40] = "";
     field_string(f, "name", disp_name(sh->disp));
-    field_string(f, "options", label + strcspn(label, " ") + (strchr(label, ' ') != NULL));
-    field_string(f, "kv", disp_kv_origin(sh->disp));
-    cJSON_AddNumberToObject(f, "position", disp_position(sh->disp));
-    for (; (name = disp_kept(sh->disp, k, &n)); k++)
-        if (at < sizeof kept)
-            at += (size_t)snprintf(kept + at, sizeof kept - at, "%s%s", at ? ", " : "; kept open: ", name);
-    disp_needs(sh->disp, &weights, &kv);
-    if (at && at < sizeof kept)
-        snprintf(kept + at, sizeof kept - at, " (about %s of KV%s)", bytes_text((double)kv, bytes), k > 1 ? " each" : "");
-    cJSON_AddNumberToObject(f, "moved", disp_moved(sh->disp));
-    cJSON_AddNumberToObject(f, "kept", k);
-    uint32_t moved = disp_moved(sh->disp), all = disp_position(sh->disp);
-    char of[24] = "";
-    if (moved && moved < all)              /* it held the others already */
+    field_string(f, "options", label_options(label));
+    field_string(f, "kv", kv);
+    cJSON_AddNumberToObject(f, "position", holds);
+    cJSON_AddNumberToObject(f, "moved", moved);
+    cJSON_AddNumberToObject(f, "kept", kept_text(sh, kept, sizeof kept));
+    if (moved && moved < holds)            /* it held the others already */
         snprintf(of, sizeof of, "%u of ", moved);
-    render_event(&sh->out, "backend", f, "now on %s; kv: %s (%s%u tokens)%s", label_brief(label, brief, sizeof brief),
-                 moved || !all ? disp_kv_origin(sh->disp) : "its own", of, all, kept);
+    if (holds && lacks)
+        snprintf(rest, sizeof rest, ", %u to be computed", lacks);
+    label_brief(label, brief, sizeof brief);
+    render_event(&sh->out, "backend", f, "now on %s%s; kv: %s (%s%u tokens)%s%s", brief,
+                 disp_was_kept(sh->disp) && strchr(brief, ' ') ? ", as it was kept" : "", kv, of,
+                 holds ? holds : lacks, rest, kept);
 }
 
 static int drop(struct shell *sh, const char *name)
@@ -260,6 +284,8 @@ int handle_backend(struct shell *sh, const struct args *a)
     }
     if (!name && keep)
         return render_error(&sh->out, "--keep needs the NAME of the backend to go on with");
+    char was[160];
+    snprintf(was, sizeof was, "%s", disp_label(sh->disp) ? disp_label(sh->disp) : "");
     if (shell_use(sh, name ? name : disp_name(sh->disp), a->list, (replay ? DISP_REPLAY : 0) | (keep ? DISP_KEEP : 0)))
         return -1;
     for (int i = 0; a->list[i]; i++) {     /* what was asked for here is the setting from now on */
@@ -268,5 +294,7 @@ int handle_backend(struct shell *sh, const struct args *a)
             vars_set(&sh->vars, VAR_THREADS, a->list[i] + 8, FROM_SESSION, err, sizeof err);
     }
     backend_said(sh);
+    if (keep && !strcmp(was, disp_label(sh->disp)))
+        render_event(&sh->out, "status", NULL, "nothing was kept: the backend is the same, with the same options");
     return 0;
 }

@@ -14,7 +14,7 @@ const struct option_row bench_options[] = {
     { "gen", GEN, "N", "tokens evaluated one by one after it (64)" },
     { "depth", DEPTH, "N", "tokens in front of both, not timed (0)" },
     { "reps", REPS, "N", "samples of each backend, after a warm-up (5)" },
-    { "all-backends", ALL, NULL, "every backend that can run here" },
+    { "all-backends", ALL, NULL, "every backend that can run here; so does the name all" },
     { "csv", CSV, NULL, "a line of comma-separated values each" },
     TOOL_OPTIONS,
     { NULL, 0, NULL, NULL },
@@ -50,6 +50,8 @@ int tool_bench(int argc, char **argv)
     b->ask = (struct bench_ask){ .prompt = BENCH_PROMPT, .gen = BENCH_GEN, .reps = BENCH_REPS };
     if (!code)
         code = options_parse(argv[0], bench_options, argc, argv, take, b);
+    if (!code && argc - optind == 1 && !strcmp(argv[optind], "all"))
+        b->all = optind++;
     if (!code && b->all && optind < argc)
         code = usage(b, "--all-backends measures all of them; name none");
     else if (!code && b->ask.csv && b->t.json)

@@ -29,8 +29,9 @@ static const struct command table[] = {
       "The conversation stays: its KV cache is copied to the new backend, or recomputed when one "
       "side cannot or --replay asks for it.  If anything fails the old backend stays.  --keep holds "
       "the old one open, so that going back to it takes milliseconds: what it knows of the "
-      "conversation stays, only what is new is copied.  --drop closes one that is kept (without NAME "
-      "all).  Options of a backend are shown in the list.", "/backend cpu-blas threads=2 --keep", handle_backend },
+      "conversation stays, only what is new is copied.  NAME alone goes back to the last one kept of that "
+      "name, whatever its options; with K=V to one that has these, or it opens afresh.  --drop closes one "
+      "that is kept (without NAME all).  Options of a backend are shown in the list.", "/backend cpu-blas threads=2 --keep", handle_backend },
     { "quit", "shell", { { ARG_END, NULL, 0 } },
       "leave (so does Ctrl-D)", "", "/quit", handle_quit },
 
@@ -230,13 +231,14 @@ static const struct command table[] = {
       "/atlas atlas.html", handle_atlas },
     { "ablate", "experts", { { ARG_EXPERTS, "E@L...", 0 }, { ARG_FILE, "--against FILE", 0 },
                              { ARG_INT, "--control N", 0 }, { ARG_FLAG, "--sweep", 0 }, { ARG_FILE, "--out FILE", 0 },
-                             { ARG_FLAG, "--ban", 0 }, { ARG_FLAG, "--skip", 0 }, { ARG_FLAG, "--omit", 0 } },
+                             { ARG_FLAG, "--ban", 0 }, { ARG_FLAG, "--skip", 0 }, { ARG_FLAG, "--omit", 0 },
+                             { ARG_FLAG, "--zero", 0 } },
       "what the same tokens lose without some experts",
-      "The conversation's tokens, or FILE's, with and without these experts together: how much less likely each "
+      "The conversation's tokens, or FILE's (of a .jsonl the texts, one behind the other), with and without these experts together: how much less likely each "
       "token that came gets, how far all probabilities move (KL), whether another token is likeliest, how many "
       "choices of later layers change.  --control N: the same with N random sets of other experts of the same "
       "layers.  --sweep: every expert alone, ranked; Ctrl-C and again goes on, and --out FILE keeps it for later.  "
-      "Without means that what they contribute is dropped; --ban, --skip, --omit: as /ban has it.  What is "
+      "Without means that what they contribute is dropped (--zero); --ban, --skip, --omit: as /ban has it.  What is "
       "steered stays on in both.  The conversation is not touched.", "/ablate 3@2 --control 5", handle_ablate },
     { "lens", "experts", { { ARG_INT, "TOKEN", 0 }, { ARG_FLAG, "--experts", 0 }, { ARG_INT, "--top K", 0 } },
       "what the model would say after every layer",

@@ -32,7 +32,7 @@ enum arg_type {
 };
 struct arg { enum arg_type type; const char *name; int required; };
 
-enum { MAX_ARGS = 8, MAX_LIST = 32, USAGE_LEN = 320 };
+enum { MAX_ARGS = 9, MAX_LIST = 32, USAGE_LEN = 320 };
 struct args {                              /* by position in command.arg                */
     const struct command *command;
     const char *text[MAX_ARGS];            /* NULL: not given                           */

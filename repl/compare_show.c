@@ -246,7 +246,7 @@ static void figure_rows(const struct compare_ask *ask, const struct compare_resu
             layer_name(number(o, "first_layer"), name, sizeof name),
             layer_name(number(o, "first_layer_off"), at, sizeof at), ask->tolerance);
     say(list, "speed", "%.1f tok/s on %s, %.1f on %s (%.2g times), %u at a time with all logits", va, a, vb, b, vb / va,
-        r->c.step);
+        r->c.widest);
 }
 
 static char *show_layer(const struct render *r, const cJSON *row)

@@ -195,6 +195,7 @@ dbrx_status comparison_text(struct comparison *c, const int32_t *token, uint32_t
             next[i] = p->pos + i + 1 < n ? token[p->pos + i + 1] : -1;
         div_logits(c->d, (struct div_place){ c->texts, p->pos }, p->n, p->logits[0], p->logits[1], next);
         c->tokens += p->n;
+        c->widest = p->n > c->widest ? p->n : c->widest;
         if (c->host->should_stop(c->host))
             st = DBRX_STOPPED;
     }

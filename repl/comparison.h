@@ -20,7 +20,7 @@ struct comparison {
     struct divergence *d;
     double   seconds[2];                   /* that evaluating took, taps and all logits included */
     uint64_t tokens;                       /* evaluated on each side                    */
-    uint32_t texts;
+    uint32_t texts, widest;                /* tokens of the longest eval                */
     struct piece *piece;
 };
 

@@ -6,6 +6,7 @@
 #include "repl/complete.h"
 
 #include "repl/commands.h"
+#include "repl/handlers.h"
 #include "repl/help.h"
 #include "repl/shell.h"
 
@@ -107,7 +108,28 @@ static const char *backend(size_t i)
     for (size_t at = 0; (m = disp_module(shell->disp, at)); at++)
         if (m->info && m->info->get(DBRX_BACKEND) && !i--)
             return m->info->name;
-    return NULL;
+    return strstr(command->arg[0].name, "|all") && !i ? "all" : NULL;
+}
+
+static const char *kept_backend(size_t i)
+{
+    static char name[64];
+    uint32_t n;
+    const char *label = disp_kept(shell->disp, (uint32_t)i, &n);
+    if (label)
+        snprintf(name, sizeof name, "%.*s", (int)strcspn(label, " "), label);
+    return label ? name : NULL;
+}
+
+/* "64=ref": the steps of a handover as far as they are typed, and the next backend */
+static const char *step_backend(size_t i)
+{
+    static char word[320];
+    const char *end = strrchr(typed, '='), *comma = strrchr(typed, ',');
+    const char *name = end && (!comma || comma < end) ? backend(i) : NULL;
+    if (!name || snprintf(word, sizeof word, "%.*s%s", (int)(end + 1 - typed), typed, name) >= (int)sizeof word)
+        return NULL;
+    return word;
 }
 
 static const char *flag(size_t i)
@@ -253,9 +275,11 @@ static char **complete(const char *text, int start, int end)
     setting_at = var_find(own ? command->name : first, 1);
     if (type == ARG_VALUE && index == !own && setting_at >= 0 && var_defs[setting_at].type == VAR_FILE)
         type = ARG_FILE;
-    candidate = type == ARG_WORDS || (type == ARG_FILE_WORDS && !strncmp(text, "--", 2)) ? word
+    int dropping = command->run == handle_backend && strstr(rl_line_buffer, " --drop ");
+    int steps = setting_at == VAR_HANDOVER && type != ARG_VAR && *text >= '0' && *text <= '9';
+    candidate = steps ? step_backend : type == ARG_WORDS || (type == ARG_FILE_WORDS && !strncmp(text, "--", 2)) ? word
               : !strncmp(text, "--", 2) ? flag : type == ARG_COMMAND ? anything
-              : type == ARG_VAR ? setting : type == ARG_BACKEND ? backend
+              : type == ARG_VAR ? setting : type == ARG_BACKEND ? dropping ? kept_backend : backend
               : type == ARG_BRANCH ? branch : type == ARG_FORMAT ? format
               : type == ARG_VALUE && index == !own ? value
               : type == ARG_OPTIONS ? strchr(text, '=') ? option_value : option : nothing;

@@ -25,6 +25,7 @@ struct disp {
     const struct dbrx_steer *steer;        /* or NULL                                  */
     struct kept kept[DISP_MAX_KEPT];       /* [n_kept], the latest last                */
     uint32_t n_kept, moved;
+    int was_kept;                          /* the current one, before it was gone back to */
 };
 
 struct disp *disp_new(const struct dbrx_model_desc *desc, const struct modules *modules,
@@ -189,7 +190,7 @@ static dbrx_status hand_over(struct disp *d, struct kept *k, int replay, const i
         if (copies) {
             st = engine_copy_kv(&d->now, e, n, d->host, lost, err);
             if (st == DBRX_OK)
-                snprintf(origin, sizeof origin, "copied from %s", disp_name(d));
+                snprintf(origin, sizeof origin, "copied from %s", d->now.label);
         }
         if (*lost)                         /* it cannot give its KV; the tokens are still here */
             st = engine_truncate(e, have, err);
@@ -241,6 +242,7 @@ dbrx_status disp_use(struct disp *d, const char *name, const char *const *opt, i
         st = engine_open(&k.engine, m, d->host, d->desc, opt, d->max_pos, err);
     if (st == DBRX_OK)
         st = hand_over(d, &k, how & DISP_REPLAY, token, have, n, &lost, err);
+    keep = keep && (st != DBRX_OK || strcmp(k.engine.label, d->now.label));
     if (lost)
         engine_close(&d->now);
     if (st != DBRX_OK) {
@@ -254,9 +256,9 @@ dbrx_status disp_use(struct disp *d, const char *name, const char *const *opt, i
         }
         return st;
     }
-    struct kept old = { d->now, d->origin, held, n };
     if (held && n)
         memcpy(held, token, n * sizeof *held);
+    struct kept old = { d->now, d->origin, held, n };
     if (keep && !lost)
         d->kept[d->n_kept++] = old;
     else
@@ -265,6 +267,7 @@ dbrx_status disp_use(struct disp *d, const char *name, const char *const *opt, i
     d->now = k.engine;
     d->origin = k.origin;
     d->moved = n - have;
+    d->was_kept = again;
     return DBRX_OK;
 }
 
@@ -331,7 +334,42 @@ const struct spans *disp_kv_spans(const struct disp *d)
 
 const char *disp_kv_origin(const struct disp *d)
 {
-    return d->origin.n ? d->origin.list[d->origin.n - 1].name : "computed";
+    return !d->now.session ? "none" : d->origin.n ? d->origin.list[d->origin.n - 1].name : "computed";
+}
+
+void disp_kv_brief(const struct disp *d, char *out, size_t size)
+{
+    static const char *const how[] = { "copied", "recomputed", "loaded", "computed" };
+    const struct spans *o = &d->origin;
+    uint32_t n = disp_position(d), count[4] = { 0 };
+    size_t at = 0;
+    int alike = o->n && !o->list[0].from;  /* one word, and all of it */
+    count[3] = n;
+    for (uint32_t i = 0; i < o->n; i++) {
+        const struct span *p = &o->list[i];
+        alike &= !strcmp(p->name, o->list[0].name) && (!i || p->from == p[-1].end);
+        for (int h = 0; h < 3; h++)
+            if (!strncmp(p->name, how[h], strlen(how[h]))) {
+                count[h] += p->end - p->from;
+                count[3] -= p->end - p->from;
+            }
+    }
+    if (d->now.session && !n) {
+        snprintf(out, size, "empty");
+        return;
+    }
+    if (!d->now.session || count[3] == n || (alike && !count[3])) {
+        snprintf(out, size, "%s", count[3] == n && d->now.session ? how[3] : disp_kv_origin(d));
+        return;
+    }
+    for (int h = 0; h < 4; h++)
+        if (count[h] && at < size)
+            at += (size_t)snprintf(out + at, size - at, "%s%u %s", at ? ", " : "", count[h], how[h]);
+}
+
+int disp_was_kept(const struct disp *d)
+{
+    return d->was_kept;
 }
 
 uint32_t disp_moved(const struct disp *d)
@@ -351,13 +389,27 @@ static uint64_t layer_bytes(const struct dbrx_layer *y)
            y->v1.bytes + y->w2.bytes;
 }
 
-void disp_needs(const struct disp *d, uint64_t *weights, uint64_t *kv)
+/* Bytes of 32 elements of the type that kv= says */
+static unsigned kv_width(const char *label)
 {
+    static const struct { const char *type; unsigned bytes; } known[] = {
+        { "f32", 128 }, { "f16", 64 }, { "bf16", 64 }, { "q8_0", 34 } };
+    const char *opt = label ? strstr(label, " kv=") : NULL;
+    for (size_t i = 0; opt && i < sizeof known / sizeof *known; i++)
+        if (strcspn(opt + 4, " ") == strlen(known[i].type) && !strncmp(opt + 4, known[i].type, strlen(known[i].type)))
+            return known[i].bytes;
+    return 0;
+}
+
+int disp_needs(const struct disp *d, const char *label, uint64_t *weights, uint64_t *kv)
+{
+    unsigned width = kv_width(label);
     const struct dbrx_config *c = &d->desc->config;
     *weights = d->desc->embed.bytes + d->desc->norm_f.bytes + d->desc->lm_head.bytes;
     for (uint32_t l = 0; l < c->n_layers; l++)
         *weights += layer_bytes((const void *)((const char *)d->desc->layer + (size_t)l * d->desc->layer_size));
-    *kv = (uint64_t)c->n_layers * d->max_pos * 2 * c->n_kv_heads * (c->d_model / c->n_heads) * sizeof(float);
+    *kv = (uint64_t)c->n_layers * d->max_pos * 2 * c->n_kv_heads * (c->d_model / c->n_heads) * (width ? width : 128) / 32;
+    return width != 0;
 }
 
 uint32_t disp_max_pos(const struct disp *d)

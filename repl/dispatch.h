@@ -34,7 +34,7 @@ const struct dbrx_option *disp_options(const struct disp *, size_t i);
  *
  * DISP_KEEP: the old one stays open, with its KV.  A later disp_use of it whose options are
  * among those it has goes back to it: what it holds of the timeline stays, the rest is copied
- * behind it or recomputed. */
+ * behind it or recomputed.  What would be kept twice, with the same options, closes. */
 enum { DISP_REPLAY = 1, DISP_KEEP = 2, DISP_MAX_KEPT = 8 };
 dbrx_status disp_use(struct disp *, const char *name, const char *const *opt, int how,
                      const int32_t *token, uint32_t n, struct dbrx_error *err);
@@ -58,14 +58,18 @@ dbrx_status disp_scratch(struct disp *, uint32_t max_pos, struct engine *e, stru
 const char *disp_name(const struct disp *);            /* "cpu-blas", or NULL before the first */
 const char *disp_label(const struct disp *);           /* ... with its options: "cpu-blas isa=plain" */
 /* Where the current KV came from: positions that were "copied from ref", "recomputed" by a
- * switch or "loaded"; what no span covers was computed on the way.  kv_origin is the last
- * one's word, or "computed". */
+ * switch or "loaded"; what no span covers was computed on the way.  Names are labels: options
+ * belong to them.  kv_origin is the last one's word, or "computed"; "none" without a backend.
+ * kv_brief is that, where it is so for all positions, "17 copied, 25 computed", or "empty". */
 const struct spans *disp_kv_spans(const struct disp *);
 const char *disp_kv_origin(const struct disp *);
+void        disp_kv_brief(const struct disp *, char *out, size_t size);
 uint32_t    disp_moved(const struct disp *);           /* positions that the last switch copied or recomputed */
+int         disp_was_kept(const struct disp *);        /* did the last switch go back to one kept open? */
 /* Bytes: of the weights, which CPU backends read where they are mapped, and of one session's
- * KV as float32. */
-void        disp_needs(const struct disp *, uint64_t *weights, uint64_t *kv);
+ * KV in the type that an option kv= of the label names; 1.  Where none does (label NULL,
+ * too), as float32, the most that it can be; 0. */
+int         disp_needs(const struct disp *, const char *label, uint64_t *weights, uint64_t *kv);
 uint32_t    disp_promises(const struct disp *);        /* DBRX_REPRO_* of the current one */
 
 /* The current session, contracts of backend.h.  After DBRX_E_LOST the backend is gone:

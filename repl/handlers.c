@@ -362,11 +362,13 @@ int handle_stats(struct shell *sh, const struct args *a)
     static const struct column col[] = { { "name", "", 0, 0, NULL }, { NULL, "", 0, 0, show_stat }, { 0 } };
     static const struct rows rows = { "rows", "stats", "rows", col, 1 };
     struct rusage use;
+    char kv[200];
     (void)a;
     cJSON *list = cJSON_CreateArray();
     stat_word(list, "model", sh->name);
-    stat_word(list, "backend", disp_name(sh->disp) ? disp_name(sh->disp) : "none");
-    stat_word(list, "kv", disp_kv_origin(sh->disp));
+    disp_kv_brief(sh->disp, kv, sizeof kv);
+    stat_word(list, "backend", disp_label(sh->disp) ? disp_label(sh->disp) : "none");
+    stat_word(list, "kv", kv);
     stat_row(list, "context used", sh->sess->n, "tokens");
     stat_row(list, "context", disp_max_pos(sh->disp), "tokens");
     stat_row(list, "seed", (double)sh->tree->seed, "");

@@ -25,6 +25,7 @@ struct reply {
     char  *text;                           /* [len], what was said                        */
     size_t len, cap;
     uint32_t shifts, dropped;              /* what a full context cost                    */
+    int handed;                            /* a handover took place                       */
 };
 
 int reply_is_eos(const struct shell *sh, int32_t id)
@@ -137,16 +138,24 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
     if (r->shifts)
         render_event(&sh->out, "status", NULL, "the context was full: the oldest %u tokens were dropped in "
                      "mid-reply and the rest was read again; /branch lists what was kept of them", r->dropped);
-    const char *origin = disp_kv_origin(sh->disp);
+    char origin[200];
+    disp_kv_brief(sh->disp, origin, sizeof origin);
     int moved = disp_name(sh->disp) && strcmp(origin, "computed");
     const struct spans *by_whom = &tree_last(sh->tree)->by;
     const char *maker = by_whom->n ? by_whom->list[by_whom->n - 1].name : disp_label(sh->disp);
-    char makers[400];
-    if (by_whom->n > 1)
+    char makers[400], idle[160];
+    /* the one that was handed over to, but ended before it made a token */
+    const char *now = disp_label(sh->disp);
+    int several = by_whom->n > 1 || (r->handed && maker && now && strcmp(maker, now));
+    if (several)
         spans_text(by_whom, 0, UINT32_MAX, makers, sizeof makers);
     else
         label_brief(maker ? maker : "no backend", makers, sizeof makers);
-    if (by_whom->n > 1 && !sh->out.json && !(sh->vars.v[VAR_TIMING].num == TIMING_ON && sh->out.err_tty))
+    if (several && now && strcmp(maker, now)) {
+        size_t at = strlen(makers);
+        snprintf(makers + at, sizeof makers - at, "%s%s 0", at ? ", " : "", label_brief(now, idle, sizeof idle));
+    }
+    if (several && !sh->out.json && !(sh->vars.v[VAR_TIMING].num == TIMING_ON && sh->out.err_tty))
         render_event(&sh->out, "status", NULL, "tokens by backend: %s", makers);
     int cut = why == SESS_MAX_TOKENS || why == SESS_CONTEXT_FULL;
     if (cut && !sh->out.err_tty && !sh->out.json)      /* there the aside below is silent */
@@ -160,6 +169,8 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
                      long_on ? "..." : "", notes[why] ? notes[why] : "");
     else if (notes[why])
         render_aside(&sh->out, "[%s]", notes[why] + strlen(" | "));    /* that is no statistic */
+    if (why == SESS_STOPPED && !signals_stop() && !sh->out.json && !sh->out.err_tty)
+        render_event(&sh->out, "status", NULL, "the reply was interrupted");   /* not by who reads this */
     const struct var *v = sh->vars.v;
     int random = v[VAR_TEMPERATURE].num > 0 && v[VAR_NUM_BEAMS].num == 1;
     if (!sh->seed_shown && v[VAR_SEED].num < 0 && random)
@@ -185,9 +196,10 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
     cJSON_AddNumberToObject(f, "prompt_tokens", (double)st->prompt_tokens);
     field_real(f, "prompt_seconds", st->prompt_s);
     field_real(f, "seconds", st->gen_s);
-    field_text(f, "backend", maker ? maker : "none", maker ? strcspn(maker, " ") : strlen("none"));
+    const char *on_now = now ? now : maker ? maker : "none";
+    field_text(f, "backend", on_now, strcspn(on_now, " "));
     cJSON_AddItemToObject(f, "made_by", makers_json(by_whom));
-    field_string(f, "kv", disp_kv_origin(sh->disp));
+    field_string(f, "kv", origin);
     render_object(&sh->out, "reply", f);
 }
 
@@ -455,13 +467,19 @@ int reply_draw(struct shell *sh, int quiet, struct said *said)
             }
             if (sh->out.json && !quiet)
                 backend_said(sh);
+            r.handed = 1;
             step++;
             continue;
         }
         uint32_t until = next ? next->at - made : 0;
         g.max_tokens = until && (!left || until < left) ? until : left;
         g.reply = tree_last(sh->tree)->reply;
+        const struct sess_stats before = s->total;
         st = reply_generate(sh, &g, &why, &err);
+        if (r.handed) {                    /* the last token once more is no prompt */
+            s->total.prompt_tokens = before.prompt_tokens;
+            s->total.prompt_s = before.prompt_s;
+        }
         sum.gen_tokens += s->last.gen_tokens;
         sum.gen_s += s->last.gen_s;
         made += (uint32_t)s->last.gen_tokens;

@@ -476,6 +476,8 @@ int handle_route(struct shell *sh, const struct args *a)
         return render_error(&sh->out, "there is no token yet: type a prompt, or /feed some ids");
     if (!!a->text[PROB] + !!a->text[LOGITS] + !!a->text[LOAD] > 1)
         return render_error(&sh->out, "/route shows one of --prob, --logits and --load at a time");
+    if (a->text[LOAD] && !a->text[SVG] && (sh->out.json || a->text[LIST]))
+        return render_error(&sh->out, "--load is of the map: a list (and --json) has the experts of each token, \"expert\"");
     uint32_t from = tokens->in ? tokens->first : a->text[AS_TEXT] ? 0 : n - 1;
     uint32_t to = tokens->in ? tokens->last + 1 : n;
     v.tok = malloc(to - from);

@@ -324,13 +324,41 @@ int shell_knows_threads(const struct shell *sh, const char *name)
     return 0;
 }
 
-static int is_backend(const struct shell *sh, const char *name)
+/* Does the module's table have the option "k=v", and its list of choices the value?  0 or -1 */
+static int check_option(const struct module *m, const struct dbrx_option *o, const char *opt, char *err, size_t size)
+{
+    size_t n = strcspn(opt, "=");
+    const struct dbrx_choices *c = m->info->get(DBRX_CHOICES);
+    while (o->name && (strncmp(o->name, opt, n) || o->name[n]))
+        o++;
+    const char *const *list = o->name && c ? c->values(o->name) : NULL, *const *v = list;
+    while (v && *v && strcmp(*v, opt + n + 1))
+        v++;
+    if (o->name && (!v || *v))
+        return 0;
+    size_t at = (size_t)(o->name ? snprintf(err, size, "handover: %s cannot be \"%.40s\"; it takes", o->name, opt + n + 1)
+                                 : snprintf(err, size, "handover: %s has no option \"%.60s\"; /backend lists them",
+                                            m->info->name, opt));
+    for (v = o->name ? list : NULL; v && *v && at < size; v++)
+        at += (size_t)snprintf(err + at, size - at, "%s %s", v > list ? "," : "", *v);
+    return -1;
+}
+
+/* Is there such a backend with such options?  0 or -1 */
+static int check_step(const struct shell *sh, const struct handover_step *s, char *err, size_t size)
 {
     const struct module *m;
-    for (size_t i = 0; (m = disp_module(sh->disp, i)); i++)
-        if (m->info && !strcmp(m->info->name, name) && disp_options(sh->disp, i))
-            return 1;
-    return 0;
+    for (size_t i = 0; (m = disp_module(sh->disp, i)); i++) {
+        const struct dbrx_option *o = m->info && !strcmp(m->info->name, s->backend) ? disp_options(sh->disp, i) : NULL;
+        if (!o)
+            continue;
+        for (size_t k = 0; s->opt[k]; k++)
+            if (check_option(m, o, s->opt[k], err, size))
+                return -1;
+        return 0;
+    }
+    snprintf(err, size, "handover: there is no backend \"%.60s\"; /backend lists those found", s->backend);
+    return -1;
 }
 
 int shell_plan(const struct shell *sh, struct handover *plan, char *err, size_t size)
@@ -338,9 +366,7 @@ int shell_plan(const struct shell *sh, struct handover *plan, char *err, size_t 
     if (handover_parse(plan, sh->vars.v[VAR_HANDOVER].text, err, size))
         return -1;
     for (uint32_t i = 0; i < plan->n; i++)
-        if (!is_backend(sh, plan->step[i].backend)) {
-            snprintf(err, size, "handover: there is no backend \"%.60s\"; /backend lists those found",
-                     plan->step[i].backend);
+        if (check_step(sh, &plan->step[i], err, size)) {
             handover_free(plan);
             return -1;
         }

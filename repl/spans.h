@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-struct span  { uint32_t from, end; char name[160]; };   /* positions [from,end) */
+struct span  { uint32_t from, end; char name[176]; };   /* positions [from,end) */
 struct spans { struct span *list; uint32_t n; };       /* zero-initialise      */
 
 void spans_free(struct spans *);           /* empty again */

@@ -2,7 +2,9 @@
  * it and fails on request.
  *
  *   of=NAME|FILE.so    what to wrap (default $SHIM_OF, else ref), looked for in $MODULES
- *   inject=FAULT@N     lost@N, nomem@N: the N-th call that can fail so, counted from model_open;
+ *   inject=FAULT@N     lost@N, nomem@N: the N-th call of those that can fail, model_open being the
+ *                      first and every session_open, eval, truncate, KV block and so on another;
+ *                      lost@N does nothing if the N-th is model_open or session_open;
  *                      stop@N: the N-th look at should_stop says yes; slow: a pause in each call
  *                      (default $SHIM_INJECT)
  *   any other option   goes to the wrapped one

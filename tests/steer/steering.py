@@ -77,6 +77,17 @@ idle = [r for r in whole if r["used"] == 0]
 ok(idle and all(r["kl"] == r["logprob_change"] == r["argmax_changed"] == r["routing_shifted"] == 0 for r in idle),
    "an expert that contributes nothing reports exactly 0 (%d of them)" % len(idle))
 
+# ---- its arguments
+with open(T + "/two.jsonl", "w") as f:
+    f.write('{"text": "Once upon a time"}\n\n{"prompt": "there was   a dog"}\n')
+code, out, err = outcome(*PLAIN, *lines("/ablate 3@-1 --zero --against %s/two.jsonl" % T))
+ok(code == 0 and "of %s/two.jsonl" % T in out and "control" not in out and re.search(r"later layers, of choices +none\n", out),
+   "texts of a .jsonl; --zero may be said; no controls, no column for them; the last layer shifts none", code, out, err)
+code, out, err = outcome(*PLAIN, *lines("/ablate 3@1 --zero --omit --against %s/two.jsonl" % T))
+ok(code == 3 and "choose one" in err, "two meanings of without are refused", err)
+code, out, err = outcome(*PLAIN, *lines("/feed 1 2", "/route -1 --load --list"))
+ok(code == 3 and "--load is of the map" in err, "/route --load has no list", err)
+
 # ---- the lens, as JSON
 lens = events(*PLAIN, *lines(LILY, "/lens 5", "/lens 5 --experts --top 4"))
 layers, shares = lens[-2], lens[-1]
