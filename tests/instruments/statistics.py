@@ -14,10 +14,14 @@ import common
 from common import DBRX, SRC, finish, lines, ok
 
 
-def run(cwd, *commands):
-    p = common.run("--json", "-b", "cpu-blas", *lines(*commands), cwd=cwd)
+def printed(cwd, *commands, options=()):
+    p = common.run(*options, "-b", "cpu-blas", *lines(*commands), cwd=cwd)
     assert p.returncode == 0, p.stderr.decode()
-    return [json.loads(x) for x in p.stdout.splitlines()]
+    return p.stdout.decode()
+
+
+def run(cwd, *commands):
+    return [json.loads(x) for x in printed(cwd, *commands, options=["--json"]).strip().split("\n")]
 
 
 def tables(events):
@@ -142,7 +146,7 @@ with tempfile.TemporaryDirectory() as tmp:
 
     # ---- steering: tokens count with the experts they were given, and the head says how many were steered
     plain = ["/set seed 5", "/set max_tokens 20", TEXT, "/experts mark m", "/k 2"]
-    text = run(tmp, *plain, "/experts --since m", "/experts", "/k 3 0", "/experts --layer 0..1", "/top *@0 2", json_too=False)
+    text = printed(tmp, *plain, "/experts --since m", "/experts", "/k 3 0", "/experts --layer 0..1", "/top *@0 2")
     heads = re.sub(r"\s+", " ", text)
     n = T - 20                                 # the prompt's tokens, and 20 generated
     for want in ("%d tokens since m, 0 of them generated, %d steered;" % (n, n), "(even: 0.125)",
@@ -158,9 +162,9 @@ with tempfile.TemporaryDirectory() as tmp:
        "what is written afterwards is generated", after["facts"])
 
     # ---- /transitions has none behind the last layer
-    p = subprocess.run([os.environ["DBRX"], "-b", "ref", "-c", "/feed 1 2 3", "-c", "/transitions --layer -1"], stderr=subprocess.PIPE)
+    p = common.run("-b", "ref", *lines("/feed 1 2 3", "/transitions --layer -1"))
     ok(p.returncode == 3 and b"layer %d is the last" % (L - 1) in p.stderr, "/transitions --layer LAST says why there is nothing", p.stderr)
-    text = run(tmp, TEXT, "/coactivation 3000", json_too=False)
+    text = printed(tmp, TEXT, "/coactivation 3000")
     shown = re.findall(r"(?m)^ +\d+ +\d+ +\d+ +[1-9]\d* +(\d+\.\d+)", text)
     ok(len(shown) > 50 and all(float(x) > 0 for x in shown), "by chance is shown with digits that mean something", text[:400])
 
