@@ -220,7 +220,7 @@ static void *watch(void *arg)
     for (;;) {
         double due = r->since + PROGRESS_AFTER;
         struct timespec t = { (time_t)due, (long)((due - (double)(time_t)due) * 1e9) };
-        if (!r->busy || r->shown)
+        if (!r->busy || r->shown || r->mid_line)
             pthread_cond_wait(&r->begun, &r->lock);
         else if (now() < due)
             pthread_cond_timedwait(&r->begun, &r->lock, &t);
@@ -282,7 +282,7 @@ void render_progress(struct render *r, const char *what, uint64_t done, uint64_t
     snprintf(r->what, sizeof r->what, "%s%.40s", whole ? "" : r->part_of, what);
     r->done = done;
     r->total = total;
-    if (r->busy && t - r->since > PROGRESS_AFTER && (!r->shown || t - r->last > PROGRESS_EVERY))
+    if (r->busy && !r->mid_line && t - r->since > PROGRESS_AFTER && (!r->shown || t - r->last > PROGRESS_EVERY))
         draw_progress(r);
     pthread_mutex_unlock(&r->lock);
 }
@@ -317,8 +317,20 @@ static void clear_line(struct render *r)
 {
     pthread_mutex_lock(&r->lock);
     erase_progress(r);
+    r->since = now();                      /* what is said is a sign of life as well */
     pthread_mutex_unlock(&r->lock);
     fflush(stdout);
+}
+
+/* While a line of a reply is open, no progress comes into it */
+static void set_mid_line(struct render *r, int open)
+{
+    pthread_mutex_lock(&r->lock);
+    r->mid_line = open;
+    r->since = now();
+    if (!open && r->busy)
+        pthread_cond_signal(&r->begun);
+    pthread_mutex_unlock(&r->lock);
 }
 
 /* ---- events ---- */
@@ -467,6 +479,7 @@ void render_reply(struct render *r, const char *text, size_t len)
         return;
     if (!r->mid_line)
         clear_line(r);
+    set_mid_line(r, 1);
     if (r->shade)
         printf("\033[38;5;%dm", r->shade);
     if (r->out_tty)
@@ -476,7 +489,7 @@ void render_reply(struct render *r, const char *text, size_t len)
     if (r->shade)
         fputs("\033[0m", stdout);
     fflush(stdout);
-    r->mid_line = text[len - 1] != '\n';
+    set_mid_line(r, text[len - 1] != '\n');
 }
 
 void render_reply_end(struct render *r)
@@ -485,7 +498,7 @@ void render_reply_end(struct render *r)
     if (r->mid_line)
         putchar('\n');
     fflush(stdout);
-    r->mid_line = 0;
+    set_mid_line(r, 0);
 }
 
 void render_paragraph(struct render *r, unsigned indent, const char *text)

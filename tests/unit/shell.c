@@ -229,6 +229,24 @@ static void test_busy(void)
         n += (size_t)((got = read(master, seen + n, sizeof seen - 1 - n)) > 0 ? got : 0);
     render_busy(&r, 0);
     ok(strstr(seen, "reading:  25%") != NULL, "... one that reported once and no more: what it said");
+    /* ... but nothing comes into a line of a reply, however long it stands there */
+    int out = dup(STDOUT_FILENO);
+    fflush(stdout);
+    dup2(fd, STDOUT_FILENO);
+    render_busy(&r, 1);
+    render_reply(&r, "Once", 4);
+    usleep(300000);
+    render_progress(&r, "reading", 2, 4);
+    render_reply(&r, " upon", 5);
+    render_reply_end(&r);
+    render_busy(&r, 0);
+    dup2(out, STDOUT_FILENO);
+    close(out);
+    n = 0;
+    while ((!n || !memchr(seen, '\n', n)) && n < sizeof seen - 1 && (got = read(master, seen + n, sizeof seen - 1 - n)) > 0)
+        n += (size_t)got;
+    seen[n] = '\0';
+    ok(strstr(seen, "Once upon\r\n") != NULL, "a reply that hesitates stays in one piece");
     dup2(own, STDERR_FILENO);
     close(fd);
     close(master);
