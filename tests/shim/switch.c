@@ -263,6 +263,29 @@ static void kept(const char *hide)
     unsetenv("SHIM_HIDE");
 }
 
+/* the current one is lost, other words are said, and back to a kept one: what it holds of the old
+ * words is of no use */
+static void kept_after_loss(void)
+{
+    struct dbrx_error err = { 0 };
+    enum sess_finish why;
+    const char *const opt[] = { "inject=lost@30", NULL };      /* beyond its opening and the KV it takes over */
+    struct world w = begin("ref", NULL, 3), fresh = begin("ref", NULL, 0);
+    int fine = sess_use(w.s, "shim", opt, DISP_KEEP, &err) == DBRX_OK;
+    while (fine && disp_name(w.d) && w.s->n < MAX_POS)
+        fine = draw(w, 1, &why, &err) == DBRX_OK || err.code == DBRX_E_LOST;
+    int32_t other[N_PROMPT];
+    memcpy(other, prompt, sizeof other);
+    other[2]++;
+    fine = fine && !disp_name(w.d) && sess_replace(w.s, other, N_PROMPT, &err) == DBRX_OK &&
+           sess_use(w.s, "ref", NULL, 0, &err) == DBRX_OK && disp_position(w.d) == 2 && sess_sync(w.s, &err) == DBRX_OK;
+    fine = fine && sess_replace(fresh.s, other, N_PROMPT, &err) == DBRX_OK && sess_sync(fresh.s, &err) == DBRX_OK;
+    ok(fine && !memcmp(w.s->logits, fresh.s->logits, w.s->n_vocab * sizeof *w.s->logits),
+       "after a loss a kept one goes on from the words that are still the same");
+    end(fresh);
+    end(w);
+}
+
 /* going back to a kept one fails at its N-th call: still on the other, which goes on; and so does
  * the kept one afterwards, if it lives */
 static void kept_fails(const char *fault, dbrx_status want)
@@ -393,6 +416,7 @@ int main(void)
     kept("");
     kept("dbrx.kv/1");
     kept("extend");
+    kept_after_loss();
     kept_fails("lost", DBRX_E_LOST);
     kept_fails("nomem", DBRX_E_NOMEM);
     too_many();
