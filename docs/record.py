@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Records the session in the README: types its lines at a real (pseudo-)terminal, and puts what
-such a terminal of 80 columns then shows between the README's two markers.
+"""Records the sessions in the README: types their lines at a real (pseudo-)terminal, and puts what
+such a terminal of 80 columns then shows between the README's markers, a session a pair.
 
     docs/record.py build/dbrx README.md
 
@@ -16,10 +16,13 @@ import tempfile
 import termios
 
 COLS = 80
-ARGS = ["--seed", "7", "-s", "max_tokens=40"]
-LINES = ["/backend cpu-blas precision=fast kv=q8_0", "Once upon a time, there was a fox who",
-         "/compare ref --list 3", "/backend ref --keep", " One day", "/backend cpu-blas", "/continue",
-         "/transcript --tokens", "/quit"]
+FOX = "Once upon a time, there was a fox who"
+SESSIONS = [                               # in the README's order: arguments, lines typed
+    (["--seed", "7", "-s", "max_tokens=60"], [FOX, "/route", "/backend ref", " One day", "/quit"]),
+    (["--seed", "7", "-s", "max_tokens=40"],
+     ["/backend cpu-blas precision=fast kv=q8_0", FOX, "/compare ref --list 3", "/backend ref --keep", " One day",
+      "/backend cpu-blas", "/continue", "/transcript --tokens", "/quit"]),
+]
 BEGIN, END = "<!-- session: made by docs/record.py -->\n", "<!-- end of session -->\n"
 
 
@@ -53,16 +56,16 @@ def screen(raw):
     return ["".join(r).rstrip() for r in rows]
 
 
-def record(dbrx):
+def record(dbrx, args, typed):
     home = tempfile.TemporaryDirectory()
     pid, fd = pty.fork()
     if not pid:
         os.environ.update({"HOME": home.name, "XDG_STATE_HOME": home.name, "XDG_CONFIG_HOME": home.name,
                            "TERM": "xterm", "NO_COLOR": "1", "LC_ALL": "C.UTF-8", "INPUTRC": "/dev/null"})
-        os.execv(dbrx, [dbrx, *ARGS])
+        os.execv(dbrx, [dbrx, *args])
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 60, COLS, 0, 0))
     raw = b""
-    for line in [None, *LINES]:
+    for line in [None, *typed]:
         if line is not None:
             os.write(fd, line.encode() + b"\r")
         seen = len(raw)
@@ -98,14 +101,18 @@ def shortened(lines, head, tail):
 
 def main():
     dbrx, readme = sys.argv[1:]
-    lines = shortened([l for l in screen(record(os.path.abspath(dbrx))) if l], 3, 6)
-    text = "\n".join(["$ ./quickstart " + " ".join(ARGS)] + lines)
-    block = "".join("    %s\n" % l if l else "\n" for l in text.split("\n"))
     with open(readme, encoding="utf-8") as f:
         whole = f.read()
-    before, rest = whole.split(BEGIN)
+    parts = whole.split(BEGIN)
+    if len(parts) != len(SESSIONS) + 1:
+        sys.exit("record.py: %s has %d places for %d sessions" % (readme, len(parts) - 1, len(SESSIONS)))
+    for i, (args, typed) in enumerate(SESSIONS, 1):
+        lines = shortened([l for l in screen(record(os.path.abspath(dbrx), args, typed)) if l], 3, 6)
+        lines = lines[:lines.index("dbrx> /quit") + 1]     # what follows names a folder of this machine
+        block = "".join("    %s\n" % l for l in ["$ ./quickstart " + " ".join(args)] + lines)
+        parts[i] = "\n" + block + "\n" + END + parts[i].split(END)[1]
     with open(readme, "w", encoding="utf-8") as f:
-        f.write(before + BEGIN + "\n" + block + "\n" + END + rest.split(END)[1])
+        f.write(BEGIN.join(parts))
 
 
 main()
