@@ -251,7 +251,8 @@ static const struct command table[] = {
     { "dump", "experts", { { ARG_DIR, "DIR", 1 } },
       "write logits and routing as .npy files",
       "tokens int32 [T], logits float32 [T,V], router_prob float32 [L,T,E], expert int32 [L,T,k] "
-      "and weight float32 [L,T,k], for numpy.load().  The tokens are computed once more.",
+      "and weight float32 [L,T,k], for numpy.load(); where /k chose fewer, expert is -1.  The tokens are "
+      "computed once more.",
       "/dump out", handle_dump },
 };
 

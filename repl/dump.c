@@ -7,6 +7,7 @@
 #include "plugins/fail.h"
 #include "repl/commands.h"
 #include "repl/npy.h"
+#include "repl/routing.h"
 #include "repl/shell.h"
 
 #include <errno.h>
@@ -23,22 +24,27 @@ struct dump {
     struct npy file[N_FILES];
     uint32_t T, V, E, k;
     uint64_t routed;                       /* (token, layer) pairs that arrived */
-    int32_t *wide;                         /* [MAX_PIECE][k] experts as int32 */
+    int32_t *wide;                         /* [MAX_PIECE][k] experts as int32, -1: none   */
+    float   *weight;                       /* [MAX_PIECE][k] their weights, 0: none       */
 };
 
 static void on_route(void *ctx, const struct dbrx_route *r)
 {
     struct dump *d = ctx;
-    if (!r->prob || r->top_k != d->k || r->n_experts != d->E || r->n_tokens > MAX_PIECE ||
+    if (!r->prob || r->top_k > d->k || r->n_experts != d->E || r->n_tokens > MAX_PIECE ||
         r->pos + r->n_tokens > d->T || r->layer >= d->sh->ckpt->desc.config.n_layers)
         return;                            /* shows in the count */
     uint64_t row = (uint64_t)r->layer * d->T + r->pos;
     size_t n = (size_t)r->n_tokens * d->k;
-    for (size_t i = 0; i < n; i++)
-        d->wide[i] = r->expert[i];
+    for (size_t i = 0; i < n; i++) {       /* steering may have chosen fewer at this layer */
+        size_t from = i / d->k * r->top_k + i % d->k;
+        int there = i % d->k < r->top_k;
+        d->wide[i] = there ? r->expert[from] : -1;
+        d->weight[i] = there ? r->weight[from] : 0;
+    }
     npy_write(&d->file[PROB], row * d->E, r->prob, (size_t)r->n_tokens * d->E);
     npy_write(&d->file[EXPERT], row * d->k, d->wide, n);
-    npy_write(&d->file[WEIGHT], row * d->k, r->weight, n);
+    npy_write(&d->file[WEIGHT], row * d->k, d->weight, n);
     d->routed += r->n_tokens;
 }
 
@@ -128,14 +134,16 @@ int handle_dump(struct shell *sh, const struct args *a)
         return render_error(&sh->out, "there is nothing to dump: the conversation is empty");
     if (!disp_name(sh->disp))
         return render_error(&sh->out, "no backend is open; /backend NAME opens one");
-    struct dump d = { .sh = sh, .T = sh->sess->n, .V = c->n_vocab, .E = c->n_experts, .k = c->top_k };
+    struct dump d = { .sh = sh, .T = sh->sess->n, .V = c->n_vocab, .E = c->n_experts, .k = routing_k(c, disp_steered(sh->disp)) };
     const char *dir = a->text[0];
     d.wide = malloc((size_t)MAX_PIECE * d.k * sizeof *d.wide);
-    int failed = !d.wide ? render_error(&sh->out, "out of memory")
+    d.weight = malloc((size_t)MAX_PIECE * d.k * sizeof *d.weight);
+    int failed = !d.wide || !d.weight ? render_error(&sh->out, "out of memory")
                                  : make_dir(sh, dir, &made) || fill(&d, dir);
     for (int i = 0; i < N_FILES; i++)
         npy_abort(&d.file[i]);
     free(d.wide);
+    free(d.weight);
     if (failed) {
         if (made)
             rmdir(dir);

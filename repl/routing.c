@@ -114,13 +114,19 @@ static void take_trace(const struct sess *s, uint32_t kept, struct routing *r)
         }
 }
 
+uint32_t routing_k(const struct dbrx_config *c, const struct dbrx_steer *steer)
+{
+    uint32_t k = c->top_k;
+    for (uint32_t l = 0; steer && steer->top_k && l < c->n_layers; l++)
+        k = steer->top_k[l] > k ? steer->top_k[l] : k;
+    return k;
+}
+
 static dbrx_status make(struct routing *r, const struct dbrx_config *c, uint32_t from, uint32_t to, int probs,
                         const struct dbrx_steer *steer, struct dbrx_error *err)
 {
     *r = (struct routing){ .from = from, .n = to - from, .n_layers = c->n_layers,
-                           .n_experts = c->n_experts, .k = c->top_k };
-    for (uint32_t l = 0; steer && steer->top_k && l < c->n_layers; l++)
-        r->k = steer->top_k[l] > r->k ? steer->top_k[l] : r->k;
+                           .n_experts = c->n_experts, .k = routing_k(c, steer) };
     size_t rows = (size_t)r->n * r->n_layers;
     r->expert = malloc(rows * r->k * sizeof *r->expert);
     r->weight = calloc(rows * r->k, sizeof *r->weight);

@@ -30,6 +30,8 @@ dbrx_status routing_read(struct sess *s, const struct dbrx_config *, uint32_t fr
 dbrx_status routing_recall(struct sess *s, const struct dbrx_config *, uint32_t from, uint32_t to,
                            struct routing *r, struct dbrx_error *err);
 void routing_free(struct routing *);
+/* The k that every layer's choice fits into: the model's top_k, or the most that steering asks for. */
+uint32_t routing_k(const struct dbrx_config *, const struct dbrx_steer *);
 
 /* The measures have a float's precision.
  * Token i of r at that layer: how many experts it has (k, or fewer when steered). */

@@ -133,7 +133,7 @@ ok(code == 0 and (a["expert"] == b["expert"]).mean() > 0.98 and np.abs(a["router
 # ---- steering: what is exported is what was steered
 for backend in "ref", "cpu-blas":
     run("-b", backend, "-s", "max_tokens=5", "--seed", "3", *lines(LILY, "/ban 3@1 7@*", "/force 5@2", "/bias 9@0 2.5", "/k 6 4", "/k 2 5",
-                                                               '/export route "%s"' % out))
+                                                               '/export route "%s"' % out, '/dump "%s/steered"' % T))
     a = npz(out)
     z = a["router_logit"].astype(np.float64)
     z[1, :, 3], z[:, :, 7], z[0, :, 9] = -np.inf, -np.inf, z[0, :, 9] + 2.5
@@ -146,6 +146,10 @@ for backend in "ref", "cpu-blas":
        np.abs(p - a["router_prob"]).max() < 1e-5 and same.mean() > 0.97 and (a["weight"][5, :, 2:] == 0).all() and
        np.abs(margin_of(a["expert"], a["router_prob"].astype(np.float64)) - a["margin"]).max() < 1e-6 and a["margin"][2].min() < 0,
        backend + ": steered experts are chosen and left out as in numpy", a["expert"][:, 0], same.mean(), np.abs(p - a["router_prob"]).max())
+    expert, weight = (np.load("%s/steered/%s.npy" % (T, name)) for name in ("expert", "weight"))
+    ok(expert.shape == a["expert"].shape and (expert == a["expert"]).mean() > 0.97 and
+       ((expert == -1) == (a["expert"] == -1)).all() and (weight[expert == -1] == 0).all(),
+       backend + ": /dump has as many experts a layer as /k gives it", expert.shape, (expert == a["expert"]).mean())
 
 # ---- SVG
 for name, args, rects in ("one token", "-1", 6 * 4 + 12), ("a range", "-5..", None), ("a layer", "-5.. --layer 2", 5 * 4):
