@@ -463,6 +463,8 @@ static void test_level(const char *title, const struct cpu *c)
         { 70, 96, 352, DBRX_Q4_0, DBRX_W2_FFN_ROWS, 1, 5e-4 },
         { 70, 256, 512, DBRX_Q4_K, DBRX_W2_MODEL_ROWS, 1, 2e-2 },
         { 3, 256, 512, DBRX_Q6_K, DBRX_W2_MODEL_ROWS, 1, 5e-4 },
+        { 150, 2080, 32, DBRX_BF16, DBRX_W2_FFN_ROWS, 0, 1e-4 },   /* columns of w2 in two passes */
+        { 150, 2080, 32, DBRX_Q8_0, DBRX_W2_MODEL_ROWS, 1, 3e-2 },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         test_experts(title, c, &cases[i]);
