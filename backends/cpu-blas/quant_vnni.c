@@ -51,56 +51,61 @@ static void pack(void *dst, const float *x, size_t n)
     }
 }
 
-INLINE __m512 add_step(__m512 sum, __m512i q, __m512 s, __m512 m, const char *x, const int z,
-                       const int min)
+#define UNROLL _Pragma("GCC unroll 4") for
+enum { TOGETHER = 4 };                     /* chunks: to keep the loop's own cost small      */
+enum { AHEAD = 4096 };                     /* bytes: see simd.h                              */
+
+/* s * (q - z) to one sum, m to another */
+INLINE void add_step(__m512 *sum, __m512 *low, __m512i q, __m512 s, __m512 m, const char *x,
+                     const int z, const int min)
 {
     __m512i dot = _mm512_dpbusd_epi32(_mm512_setzero_si512(), q, _mm512_loadu_si512(x));
     dot = _mm512_dpbusd_epi32(_mm512_slli_epi32(dot, 8), q, _mm512_loadu_si512(x + LO));
     __m512 f = _mm512_cvtepi32_ps(dot), four = _mm512_loadu_ps(x + SUMS);
     if (z)
         f = _mm512_fnmadd_ps(_mm512_set1_ps((float)z), four, f);
-    sum = _mm512_fmadd_ps(f, s, sum);
-    return min ? _mm512_fmadd_ps(four, m, sum) : sum;
+    *sum = _mm512_fmadd_ps(f, s, *sum);
+    if (min)
+        *low = _mm512_fmadd_ps(four, m, *low);
 }
 
-#define UNROLL _Pragma("GCC unroll 4") for
-
-/* R rows at once share the loads of x */
+/* A row after the other, as they lie in memory, which is what it waits for */
 #define TYPE(T) \
-INLINE void rows_##T(const size_t R, float *y, const uint8_t *w, size_t cols, const char *x) \
+INLINE void add_chunk_##T(__m512 *sum, __m512 *low, const uint8_t *w, const char *x) \
 { \
-    const size_t chunks = cols / (64 * STEPS_##T), half = STEPS_##T == 1 && cols % 64; \
-    const size_t stride = chunks * CHUNK_##T + half * (CHUNK_##T / 2); \
-    const char *at = x + 64; \
-    __m512 sum[2] = { _mm512_setzero_ps(), _mm512_setzero_ps() }; \
-    float scale; \
-    memcpy(&scale, x, 4); \
-    for (size_t c = 0; c < chunks; c++, w += CHUNK_##T, at += STEPS_##T * GROUP) \
-        UNROLL (size_t r = 0; r < R; r++) { \
-            struct head h = head_##T(w + r * stride, 0); \
-            UNROLL (int i = 0; i < STEPS_##T; i++) \
-                sum[r] = add_step(sum[r], open_##T(w + r * stride, i, 0), \
-                                  of_step(h.s, i, SUB_##T), of_step(h.m, i, SUB_##T), \
-                                  at + i * GROUP, Z_##T, MIN_##T); \
-        } \
-    UNROLL (size_t r = 0; r < R; r++) { \
-        if (half) { \
-            struct head h = head_##T(w + r * stride, 1); \
-            sum[r] = add_step(sum[r], open_##T(w + r * stride, 0, 1), h.s, h.m, at, Z_##T, \
-                              MIN_##T); \
-        } \
-        y[r] = scale * _mm512_reduce_add_ps(sum[r]); \
-    } \
+    const struct head h = head_##T(w, 0); \
+    UNROLL (int i = 0; i < STEPS_##T; i++) \
+        add_step(&sum[i % 2], &low[i % 2], open_##T(w, i, 0), of_step(h.s, i, SUB_##T), \
+                 of_step(h.m, i, SUB_##T), x + i * GROUP, Z_##T, MIN_##T); \
 } \
 static void matvec_##T(float *y, const uint8_t *w, size_t rows, size_t cols, const char *x) \
 { \
-    const size_t stride = cols / (STEPS_##T == 1 ? 32 : 256) * (STEPS_##T == 1 ? CHUNK_##T / 2 \
-                                                                              : CHUNK_##T); \
-    size_t r = 0; \
-    for (; r + 2 <= rows; r += 2) \
-        rows_##T(2, y + r, w + r * stride, cols, x); \
-    if (r < rows) \
-        rows_##T(1, y + r, w + r * stride, cols, x); \
+    const size_t chunks = cols / (64 * STEPS_##T), half = STEPS_##T == 1 && cols % 64; \
+    float scale; \
+    memcpy(&scale, x, 4); \
+    for (size_t r = 0, c; r < rows; r++) { \
+        const char *at = x + 64; \
+        __m512 sum[3], low[3]; \
+        UNROLL (int i = 0; i < 3; i++) \
+            sum[i] = low[i] = _mm512_setzero_ps(); \
+        for (c = 0; c + TOGETHER <= chunks; c += TOGETHER, at += TOGETHER * STEPS_##T * GROUP) { \
+            for (int i = 0; i < TOGETHER * CHUNK_##T; i += 64) \
+                __builtin_prefetch(w + AHEAD + i, 0, 0); \
+            UNROLL (int i = 0; i < TOGETHER; i++, w += CHUNK_##T) \
+                add_chunk_##T(sum + i % 2, low + i % 2, w, at + i * STEPS_##T * GROUP); \
+        } \
+        for (; c < chunks; c++, w += CHUNK_##T, at += STEPS_##T * GROUP) \
+            add_chunk_##T(sum, low, w, at); \
+        if (half) { \
+            struct head h = head_##T(w, 1); \
+            add_step(&sum[0], &low[0], open_##T(w, 0, 1), h.s, h.m, at, Z_##T, MIN_##T); \
+            w += CHUNK_##T / 2; \
+        } \
+        sum[0] = _mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), sum[2]); \
+        if (MIN_##T) \
+            sum[0] = _mm512_add_ps(sum[0], _mm512_add_ps(_mm512_add_ps(low[0], low[1]), low[2])); \
+        y[r] = scale * _mm512_reduce_add_ps(sum[0]); \
+    } \
 }
 TYPE(q8_0)
 TYPE(q4_0)
