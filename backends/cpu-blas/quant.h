@@ -22,7 +22,7 @@ struct quant {
 
 extern const struct quant quant_vnni;
 
-enum { QUANT_GROUP = 896 };                /* bytes of 256 packed activations */
+enum { QUANT_GROUP = 640 };                /* bytes of 256 packed activations */
 static inline size_t quant_bytes(size_t n) { return 64 + (n + 255) / 256 * QUANT_GROUP; }
 
 #endif

@@ -9,9 +9,9 @@
 #include "backends/cpu-blas/quant_types.h"
 
 /* Packed activations: a scale in the first 64 bytes, then for each 256 of them QUANT_GROUP bytes.
- * Of each 64: hi, lo and the sums of four as floats, STEP bytes; then the sums of sixteen and those
- * of 32, eight and eight zeros.  x = scale * (256 hi + lo). */
-enum { STEP = 192, LO = 64, FOURS = 128, SIXTEENS = 4 * STEP, THIRTYTWOS = SIXTEENS + 64, FULL = 32512 };
+ * Of each 64 hi and lo, STEP bytes; then as floats the sums of sixteen and those of 32, eight and
+ * eight zeros.  x = scale * (256 hi + lo). */
+enum { STEP = 128, LO = 64, SIXTEENS = 4 * STEP, THIRTYTWOS = SIXTEENS + 64, FULL = 32512 };
 
 /* 64 numbers, the i-th of a group; the rest is zero */
 static void pack_step(char *group, size_t i, const float *x, size_t n, __m512 by)
@@ -36,7 +36,6 @@ static void pack_step(char *group, size_t i, const float *x, size_t n, __m512 by
     }
     __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones, byte[0]);
     sum = _mm512_dpbusd_epi32(_mm512_slli_epi32(sum, 8), ones, byte[1]);
-    _mm512_store_ps((float *)(void *)(to + FOURS), _mm512_cvtepi32_ps(sum));
     sum = _mm512_add_epi32(sum, _mm512_shuffle_epi32(sum, _MM_PERM_CDAB));
     sum = _mm512_add_epi32(sum, _mm512_shuffle_epi32(sum, _MM_PERM_BADC));
     __m512 few = _mm512_cvtepi32_ps(_mm512_permutexvar_epi32(lane, sum));
@@ -132,52 +131,94 @@ ONE(iq4_xs)
 
 enum { AHEAD = 4096 };                     /* bytes: see simd.h */
 
-/* 64 weights times as many activations.  q - Z: with the sum of the group's activations later, but
- * where Z is large at once, or much would cancel. */
-INLINE __m512 add_step(__m512 sum, __m512i q, __m512 s, const char *x, const int z)
+/* 64 weights times as many activations */
+INLINE __m512 add_step(__m512 sum, __m512i q, __m512 s, const char *x)
 {
     __m512i dot = _mm512_dpbusd_epi32(_mm512_setzero_si512(), q, _mm512_load_si512(x));
     dot = _mm512_dpbusd_epi32(_mm512_slli_epi32(dot, 8), q, _mm512_load_si512(x + LO));
-    __m512 f = _mm512_cvtepi32_ps(dot);
-    if (z > 32)
-        f = _mm512_fnmadd_ps(_mm512_set1_ps((float)z), _mm512_load_ps(x + FOURS), f);
-    return _mm512_fmadd_ps(f, s, sum);
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), s, sum);
 }
 
-/* A row after the other, as they lie in memory, which is what it waits for.  What a row has beyond
- * its last 256 is multiplied with zeros behind it. */
-#define TYPE(T) \
+#define ADD(T) \
 INLINE void add_##T(__m512 *sum, const uint8_t *w, const char *x) \
 { \
     const struct head h = head8_##T(w); \
     const char *sums = x + (GROUPS_##T == 8 ? THIRTYTWOS : SIXTEENS); \
     UNROLL (int i = 0; i < 4; i++) \
-        sum[i % 2] = add_step(sum[i % 2], open8_##T(w, i), of_step(h.s, i, GROUPS_##T), x + i * STEP, \
-                              Z_##T); \
-    if (MIN_##T || Z_##T <= 32) \
-        sum[2] = _mm512_fmadd_ps(MIN_##T ? h.m : _mm512_mul_ps(h.s, _mm512_set1_ps(-(float)Z_##T)), \
-                                 _mm512_load_ps(sums), sum[2]); \
-} \
+        sum[i % 2] = add_step(sum[i % 2], open8_##T(w, i), of_step(h.s, i, GROUPS_##T), x + i * STEP); \
+    sum[2] = _mm512_fmadd_ps(MIN_##T ? h.m : _mm512_mul_ps(h.s, _mm512_set1_ps(-(float)Z_##T)), \
+                             _mm512_load_ps(sums), sum[2]); \
+}
+ADD(q8_0)
+ADD(q4_0)
+ADD(q4_1)
+ADD(q5_0)
+ADD(q5_1)
+ADD(iq4_nl)
+ADD(q3_k)
+ADD(q4_k)
+ADD(q5_k)
+ADD(q6_k)
+ADD(iq4_xs)
+
+/* Two bits times a scale of four are a byte still: one sum of all 256 */
+INLINE void add_q2_k(__m512 *sum, const uint8_t *w, const char *x)
+{
+    const __m128i four = _mm_and_si128(_mm_loadu_si128((const __m128i *)w), _mm_set1_epi8(15));
+    const __m512i scale = _mm512_zextsi256_si512(_mm256_cvtepu8_epi16(four));
+    const __m512i lane = _mm512_set_epi64(0x0003000300030003, 0x0003000300030003, 0x0002000200020002,
+                                          0x0002000200020002, 0x0001000100010001, 0x0001000100010001, 0, 0);
+    __m512i hi = _mm512_setzero_si512(), lo = hi;
+    UNROLL (int i = 0; i < 4; i++) {
+        __m512i by = _mm512_permutexvar_epi16(_mm512_add_epi16(lane, _mm512_set1_epi16((short)(4 * i))), scale);
+        __m512i q = _mm512_mullo_epi16(open_q2_k(w, i, 0), by);
+        hi = _mm512_dpbusd_epi32(hi, q, _mm512_load_si512(x + i * STEP));
+        lo = _mm512_dpbusd_epi32(lo, q, _mm512_load_si512(x + i * STEP + LO));
+    }
+    __m512 dot = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(hi, 8), lo));
+    sum[0] = _mm512_fmadd_ps(dot, _mm512_set1_ps(half_at(w + 80)), sum[0]);
+    sum[2] = _mm512_fmadd_ps(head_q2_k(w, 0).m, _mm512_load_ps(x + SIXTEENS), sum[2]);
+}
+
+/* the sums of four vectors */
+INLINE __m128 sums_of(const __m512 *v)
+{
+    __m512 a = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+    __m512 b = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+    a = _mm512_add_ps(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xee));
+    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
+/* A row after the other, as they lie in memory, which is what it waits for.  What a row has beyond
+ * its last 256 is multiplied with zeros behind it. */
+#define TYPE(T) \
 static void matvec_##T(float *y, const uint8_t *w, size_t rows, size_t cols, const char *x) \
 { \
     const size_t rest = cols % 256 / 32 * (BYTES_##T / 8); \
     uint8_t last[BYTES_##T] = { 0 }; \
     float scale; \
     memcpy(&scale, x, 4); \
-    for (size_t r = 0, c; r < rows; r++) { \
-        const char *at = x + 64; \
-        __m512 sum[3] = { _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps() }; \
-        for (c = 0; c + 256 <= cols; c += 256, w += BYTES_##T, at += QUANT_GROUP) { \
-            for (int i = 0; i < BYTES_##T; i += 64) \
-                __builtin_prefetch(w + AHEAD + i, 0, 0); \
-            add_##T(sum, w, at); \
+    for (size_t r = 0; r < rows; r += 4) { \
+        const size_t some = rows - r < 4 ? rows - r : 4; \
+        __m512 row[4] = { _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps() }; \
+        for (size_t i = 0, c; i < some; i++) { \
+            const char *at = x + 64; \
+            __m512 sum[3] = { _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps() }; \
+            for (c = 0; c + 256 <= cols; c += 256, w += BYTES_##T, at += QUANT_GROUP) { \
+                for (int b = 0; b < BYTES_##T; b += 64) \
+                    __builtin_prefetch(w + AHEAD + b, 0, 0); \
+                add_##T(sum, w, at); \
+            } \
+            if (rest) { \
+                memcpy(last, w, rest); \
+                add_##T(sum, last, at); \
+                w += rest; \
+            } \
+            row[i] = _mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), sum[2]); \
         } \
-        if (rest) { \
-            memcpy(last, w, rest); \
-            add_##T(sum, last, at); \
-            w += rest; \
-        } \
-        y[r] = scale * _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), sum[2])); \
+        _mm_mask_storeu_ps(y + r, (__mmask8)((1 << some) - 1), \
+                           _mm_mul_ps(_mm_set1_ps(scale), sums_of(row))); \
     } \
 }
 TYPE(q8_0)
