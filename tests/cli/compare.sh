@@ -1,3 +1,3 @@
 #!/bin/sh
 # /compare and dbrx compare against numpy on what /dump writes; see comparer.py.
-exec "${SHELL:-/bin/sh}" "$srcdir/tests/each.sh" tests/cli/comparer.py numpy
+exec sh "$srcdir/tests/each.sh" tests/cli/comparer.py numpy

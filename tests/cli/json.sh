@@ -1,3 +1,3 @@
 #!/bin/sh
 # The schema of --json; see events.py.
-exec "${SHELL:-/bin/sh}" "$srcdir/tests/each.sh" tests/cli/events.py
+exec sh "$srcdir/tests/each.sh" tests/cli/events.py

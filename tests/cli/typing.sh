@@ -1,3 +1,3 @@
 #!/bin/sh
 # What hands do at a terminal; see typist.py.
-exec "${SHELL:-/bin/sh}" "$srcdir/tests/each.sh" tests/cli/typist.py
+exec sh "$srcdir/tests/each.sh" tests/cli/typist.py
