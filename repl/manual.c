@@ -224,7 +224,7 @@ static void print_bash(void)
     puts("    ?*) return ;;\n    esac\n    case $prev in");
     bash_case(is_file, "COMPREPLY=($(compgen -f -- \"$cur\")); compopt -o filenames");
     bash_case(is_dir, "COMPREPLY=($(compgen -d -- \"$cur\")); compopt -o filenames");
-    bash_case(is_name, "COMPREPLY=($(compgen -W \"$(cd '" PKGLIBDIR "' 2>/dev/null && ls | sed -n 's/\\.so$//p')\" -- \"$cur\"))");
+    bash_case(is_name, "COMPREPLY=($(compgen -W \"$(\"${COMP_WORDS[0]/#\\~/$HOME}\" --help-completion backends 2>/dev/null)\" -- \"$cur\"))");
     fputs("    -s|--set) COMPREPLY=($(compgen -S = -W \"", stdout);
     for (int i = 0; i < N_VARS; i++)
         printf("%s%s", i ? " " : "", var_defs[i].name);
@@ -304,7 +304,8 @@ static void print_zsh(void)
     fputs("        esac\n    else\n        compadd -S = --", stdout);
     for (int i = 0; i < N_VARS; i++)
         printf(" %s", var_defs[i].name);
-    puts("\n    fi\n}\n_dbrx_backends()\n{\n    compadd -- '" PKGLIBDIR "'/*.so(N:t:r)\n}\n_dbrx()\n{");
+    puts("\n    fi\n}\n_dbrx_backends()\n{\n    compadd -- ${(f)\"$(${(Q)~dbrx} --help-completion backends 2>/dev/null)\"}\n}\n"
+         "_dbrx()\n{\n    local dbrx=$words[1]");
     puts("    if (( CURRENT > 2 )); then\n        case $words[2] in");
     for (const struct tool_row *t = tool_rows; t->name; t++) {
         if (!t->options)
