@@ -167,10 +167,11 @@ static void take(char *line)
     done = 1;
 }
 
-enum line_result line_read(const char *prompt, char **line)
+enum line_result line_read(const char *prompt, int more, char **line)
 {
     got = NULL;
     done = 0;
+    complete_off(more);
     begin_edit(prompt, take);
     while (!done) {
         switch (signals_wait(STDIN_FILENO)) {

@@ -94,6 +94,19 @@ if not LIBEDIT:
     s.send("\r")
     s.expect("context", "a paste that only begins like one is sent as it is")
     s.prompt()
+    s.send("/new\r")
+    s.prompt()
+    s.send('"""\r')
+    s.read(r"\.\.\. ")
+    s.send("/t\tx\r")
+    s.read(r"\.\.\. ")
+    s.send('"""\r')
+    s.read("context")
+    s.prompt()
+    s.send("/tok\t\r")
+    s.expect(r'"\\t', "Tab in a block is a tab, behind a slash as well")
+    s.prompt()
+    ok(b"/transcript" not in s.all.split(b'/t')[-1], "... and completes nothing", s.all[-400:])
 s.quit("Ctrl-D leaves")
 
 # ---- the editor
@@ -265,6 +278,38 @@ s.send("/echo 日本語x\x7f\x7f!\r")
 s.expect("[\nh]日本!\r\n", "wide characters can be erased")
 s.prompt()
 s.quit("... and leaves")
+s = Shell(*QUIET, rows=50, cols=200)
+s.prompt()
+s.at = len(s.all)
+s.send("/help\r")
+s.read("(?s)searches.*dbrx> ")
+text = plain(s.all).split("/help\r\n")[-1]
+wide = text.split("\r\n")
+ok(len(wide) <= 50 and max(map(len, wide)) <= 200 and "  /quit          leave (so does Ctrl-D)" in text and
+   all(" /%s " % name in text for name in ("replay", "watch", "route")) and wide[0].split() == ["shell", "probabilities"],
+   "/help on a wide screen: columns of names with a line about each", text)
+s.quit("... and leaves")
+for rows in 24, 50:
+    s = Shell(*QUIET, rows=rows)
+    s.prompt()
+    s.at = len(s.all)
+    s.send("/set\r")
+    s.read("dbrx> ")
+    text = plain(s.all).split("/set\r\n")[-1]
+    first = text.split("\r\n")[1:4]
+    ok(len(text.split("\n")) <= rows and all(re.search(r"\b%s\b" % v, text) for v in ("top_k", "labels", "on_error")) and
+       (rows == 50 or ("at their defaults: top_k 50, " in text and [l.split()[0] for l in first[:2]] == ["temperature", "max_tokens"])),
+       "/set fits a screen of %d lines" % rows, text)
+    s.send("/set all\r")
+    s.expect(r"top_p +0.95 +default +0 \.\. 1\r\n", "... /set all shows all that there is")
+    s.prompt()
+    s.send("/s\r")
+    s.expect("/s could be /set, /system,(?s:.*)or /steer", "... an ambiguous command is said to be that")
+    s.prompt()
+    s.send("/set to 1\r")
+    s.expect('the setting "to" could be top_k or top_p', "... so is a setting")
+    s.prompt()
+    s.quit("... and leaves")
 for rows in 24, 60, 140:
     s = Shell(*QUIET, rows=rows)
     s.prompt()
