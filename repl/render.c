@@ -202,7 +202,7 @@ static void emit(struct render *r, const char *type, const char *of, const char 
 
 /* ---- progress ---- */
 
-static const double PROGRESS_AFTER = 0.08, PROGRESS_EVERY = 0.1;       /* seconds */
+static const double PROGRESS_AFTER = 0.06, PROGRESS_EVERY = 0.1;       /* seconds; seen within 100 ms on a busy machine, too */
 
 static void erase_progress(struct render *r)
 {
@@ -696,6 +696,8 @@ void render_rows(struct render *r, const struct rows *t, const char *title, cJSO
     if (title)
         render_paragraph(r, 0, title);
     print_rows(r, t, list);
+    if (title && !t->no_heading && r->out_tty && (unsigned)cJSON_GetArraySize(list) + 3 > render_height(r))
+        render_paragraph(r, 0, title);     /* the first one scrolled away */
     flush_out(r);
     cJSON_Delete(head);
     cJSON_Delete(list);

@@ -3,6 +3,7 @@ resizes, the rc file.  Run by typing.sh; speaks TAP.  Nothing is timed."""
 import fcntl
 import os
 import re
+import signal
 import struct
 import tempfile
 import termios
@@ -174,6 +175,12 @@ s.prompt()
 s.send("Once upon a time\r")
 s.read("time\r\n")
 s.read("[^\r\n]{40}")
+os.kill(s.pid, signal.SIGSTOP)             # as Ctrl-Z; the parent shell sets its own modes, and then fg
+os.waitpid(s.pid, os.WUNTRACED)
+termios.tcsetattr(s.fd, termios.TCSANOW, before)
+os.kill(s.pid, signal.SIGCONT)
+s.read("[^\r\n]{20}")
+ok(not termios.tcgetattr(s.fd)[3] & (termios.ECHO | termios.ICANON), "... nor after Ctrl-Z and fg", termios.tcgetattr(s.fd))
 s.send("\x04")
 s.read("[^\r\n]{20}")
 s.send("\x03")
@@ -352,8 +359,6 @@ s.quit("... and leaves")
 ok(b"38;5" not in s.all, "... and has none", s.all)
 
 # ---- what was not saved when a session ends
-import signal
-
 last = os.path.join(tmp.name, "dbrx/last.dbrx")
 for how in "Ctrl-D", "/quit", "SIGTERM", "SIGHUP":
     if os.path.exists(last):
