@@ -364,7 +364,7 @@ static void say(struct render *r, const char *text, const char *colour, size_t n
             fputs("\033[0m", stderr);
     }
     /* a script's reader finds a sentence on one line */
-    if (r->err_tty)
+    if (isatty(STDERR_FILENO))
         wrap(stderr, clean + n, at, 0, width_of(STDERR_FILENO));
     else
         put(stderr, clean + n, strlen(clean + n));

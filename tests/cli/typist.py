@@ -358,6 +358,22 @@ s.prompt()
 s.quit("... and leaves")
 ok(b"38;5" not in s.all, "... and has none", s.all)
 
+# ---- replies side by side, tables that scroll
+s = Shell("-b", "ref", "-s", "max_tokens=4", "--seed", "3", cols=120)
+s.prompt()
+s.send("Once upon a\r")
+s.read("context")
+s.prompt()
+s.send("/retry 2\r")
+s.expect(r"(?s)retry-1, seed.*retry-2, seed.*\[cut at max_tokens\] +\[cut at max_tokens\]", "replies side by side say that they were cut")
+s.prompt()
+s.send("/surprise\r")
+s.expect("(?s)perplexity [0-9.]+: .* bits in .*dbrx> ", "/surprise")
+ok(s.all.count(b"perplexity") == 1, "... says the sum once", s.all)
+s.send("/feed " + "930 " * 30 + "\r/surprise\r")
+s.expect("(?s)perplexity.*\n *36 +930 +.*\nperplexity [0-9.]+: [^\n]*\r\n[^\n]*dbrx> ", "... at both ends, when it is long")
+s.quit("... and leaves")
+
 # ---- what was not saved when a session ends
 last = os.path.join(tmp.name, "dbrx/last.dbrx")
 for how in "Ctrl-D", "/quit", "SIGTERM", "SIGHUP":
