@@ -112,8 +112,12 @@ static int parse(int argc, char **argv, struct shell *sh, struct shell_options *
     int code = options_parse(NULL, option_rows, argc, argv, take_option, &p);
     if (code)
         return code;
-    if (optind < argc)
-        return usage("\"%.80s\" is no option; a prompt is given with -p FILE or -c TEXT", argv[optind]);
+    if (optind < argc && access(argv[optind], F_OK))
+        return usage("\"%.80s\" is neither an option nor a checkpoint; a prompt is given with -p FILE or -c TEXT", argv[optind]);
+    if (argc - optind > !o->model)
+        return usage("\"%.80s\" is a checkpoint too many; there is one at a time", argv[argc - 1]);
+    if (optind < argc)                     /* -m is for those who like options */
+        o->model = argv[optind];
     for (int i = 0; i < *n_jobs; i++)
         if (jobs[i].letter == 'p' && *n_jobs > 1)
             return usage("%s stands alone: settings are made with -s, more prompts are -c TEXT", "-p");

@@ -250,7 +250,9 @@ static void print_bash(void)
     for (const struct tool_row *t = tool_rows; t->name; t++)
         printf("%s%s", t == tool_rows ? "" : "|", t->name);
     puts(") [[ $cur == -* ]] || { COMPREPLY=($(compgen -f -- \"$cur\")); compopt -o filenames; }; return ;;\n"
-         "    esac\n    COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n}\ncomplete -F _dbrx dbrx");
+         "    esac\n    COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n"
+         "    [[ $cur == -* ]] || { COMPREPLY+=($(compgen -f -- \"$cur\")); compopt -o filenames; }\n"
+         "}\ncomplete -F _dbrx dbrx");
 }
 
 /* Within single quotes and a description in brackets */
@@ -319,13 +321,14 @@ static void print_zsh(void)
         printf("%s%s", t == tool_rows ? "" : "|", t->name);
     puts(") _files; return ;;\n        esac\n    fi\n    _arguments \\");
     zsh_options(option_rows);
-    fputs("        '1:tool:((", stdout);
+    puts("        '1: :_dbrx_first' '*:model:_files'\n}\n_dbrx_first()\n{");
+    fputs("    _alternative 'tools:tool:((", stdout);
     for (const struct tool_row *t = tool_rows; t->name; t++) {
         printf("%s%s\\:\"", t == tool_rows ? "" : " ", t->name);
         zsh_text(t->help);
         putchar('"');
     }
-    puts("))'\n}\n_dbrx \"$@\"");
+    puts("))' 'models:model:_files'\n}\n_dbrx \"$@\"");
 }
 
 int print_completion(const char *shell)

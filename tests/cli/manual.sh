@@ -55,10 +55,10 @@ ask() { # the words typed, the last one unfinished
     echo "${COMPREPLY[*]}"
 }
 ask dbrx --mod; ask dbrx -s tempe; ask dbrx -s mode =; ask dbrx -s mode = ch; ask dbrx ins; ask dbrx -c te
-ask "$DBRX" -b ''; ask "$DBRX" -b r; ask "$DBRX" perplexity --backend cp
+ask "$DBRX" -b ''; ask "$DBRX" -b r; ask "$DBRX" perplexity --backend cp; ask dbrx "$T/hel"
 END
-    printf '%s\n' '--model --module-path' 'temperature=' 'base chat' chat inspect '' 'cpu-blas ref' ref cpu-blas > "$T/want"
-    bash "$T/ask" "$T/bash" > "$T/got" 2>&1
+    printf '%s\n' '--model --module-path' 'temperature=' 'base chat' chat inspect '' 'cpu-blas ref' ref cpu-blas "$T/help" > "$T/want"
+    T=$T bash "$T/ask" "$T/bash" > "$T/got" 2>&1
     diff "$T/want" "$T/got" > "$T/log"
     verdict $? "bash completes options, settings, values, tools and backends"
 else
