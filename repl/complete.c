@@ -318,6 +318,20 @@ static char **complete(const char *text, int start, int end)
     return rl_completion_matches(text, generate);
 }
 
+void complete_off(int off)
+{
+    static int is_off;
+    static rl_command_func_t *was = rl_complete;       /* or what the user's inputrc says */
+    if (off == is_off)
+        return;
+#ifndef USE_LIBEDIT
+    if (off)
+        was = rl_function_of_keyseq("\t", NULL, NULL);
+#endif
+    rl_bind_key('\t', off ? rl_insert : was);
+    is_off = off;
+}
+
 void complete_init(struct shell *sh)
 {
     shell = sh;

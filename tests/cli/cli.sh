@@ -49,6 +49,11 @@ DBRX_EXPORT const struct dbrx_module_info dbrx_module = { sizeof dbrx_module, 1,
 module other 'int nothing;'
 cp "$srcdir/tests/unit/elsewhere.c" "$T/m/" && $CC -I"$srcdir" -shared -fPIC -o "$T/m/elsewhere.so" "$T/m/elsewhere.c"
 printf '{"text":"Once"}\n[1]\n' > "$T/bad.jsonl"
+# a model that has the bundled one's name and is another
+mkdir -p "$T/other/nano"
+ln -s "$srcdir"/models/nano/* "$T/other/nano/"
+rm "$T/other/nano/config.json"
+sed 's/"rope_theta": *[0-9.]*/"rope_theta": 12345/' "$srcdir/models/nano/config.json" > "$T/other/nano/config.json"
 exec 3>&1
 n=0 bad=0
 

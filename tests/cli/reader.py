@@ -151,8 +151,34 @@ with tempfile.TemporaryDirectory() as tmp:
                          '{"prompt":"%s"}\n{"prompt":"Once"}\n' % ("long " * 600))
     r = run("-b", BACKEND, "-s", "max_tokens=3", "--prompts", src, "--json")
     got = [json.loads(l) for l in r.stdout.decode().splitlines()]
-    ok(r.returncode == 3 and [g["id"] for g in got] == [1, 9] and all("in.jsonl:%d: " % n in r.stderr.decode() for n in range(2, 9)),
+    ok(r.returncode == 3 and [g["id"] for g in got if "error" not in g] == [1, 9] and all("in.jsonl:%d: " % n in r.stderr.decode() for n in range(2, 9)),
        "bad lines are named, the others run", r.stderr.decode(), got)
+    ok([(g["id"], g["line"]) for g in got if "error" in g] == [(1, 2)] + [(n, n) for n in range(3, 9)] and
+       all("in.jsonl:%d: %s" % (g["line"], g["error"]) in r.stderr.decode() for g in got if "error" in g), "... and leave a line that says why", got)
+
+    # a result that failed is tried again, in the place where it would have come
+    with open(src, "w") as f:
+        f.write('{"id":"a","prompt":"Once"}\n{"id":"b","prompt":"Once","settings":{"grammar":"%s/g"}}\n{"id":"c","prompt":"One"}\n' % tmp)
+    cmd, fixed = ["-b", "ref", "-s", "max_tokens=3", "--prompts", src, "--out"], os.path.join(tmp, "fixed.jsonl")
+    r = run(*cmd, fixed)
+    first = results(fixed)
+    ok(r.returncode == 3 and [(g["id"], "error" in g) for g in first] == [("a", False), ("b", True), ("c", False)] and
+       b"2 drawn, 0 there already, 1 failed" in r.stderr, "what fails has a line in the output", r, first)
+    r = run(*cmd, fixed)
+    ok(r.returncode == 3 and [g["id"] for g in results(fixed)] == ["a", "c", "b"] and b"0 drawn, 2 there already, 1 failed" in r.stderr,
+       "... tried again it has one, not two", r, results(fixed))
+    open(tmp + "/g", "w").write('root ::= " upon"')
+    r = run(*cmd, fixed)
+    again = results(fixed)
+    ok(r.returncode == 0 and again[:2] == [first[0], first[2]] and again[2]["text"] == " upon" and b"1 drawn, 2 there" in r.stderr and
+       sorted(os.listdir(tmp)) == ["fixed.jsonl", "g", "in.jsonl", "out.jsonl", "whole.jsonl"], "... and then a result, the others as they were", r, again)
+    os.chmod(tmp, 0o500)
+    open(fixed, "a").write('{"id":"b","error":"x","line":2}\n')
+    before = open(fixed).read()
+    r = run(*cmd, fixed)
+    ok(os.getuid() == 0 or (r.returncode == 3 and b"cannot be written" in r.stderr and open(fixed).read() == before),
+       "... where that cannot be done nothing is lost", r)
+    os.chmod(tmp, 0o700)
 
 # ---- a session through JSON
 with tempfile.TemporaryDirectory() as tmp:

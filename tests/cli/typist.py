@@ -3,6 +3,7 @@ resizes, the rc file.  Run by typing.sh; speaks TAP.  Nothing is timed."""
 import fcntl
 import os
 import re
+import signal
 import struct
 import tempfile
 import termios
@@ -94,6 +95,19 @@ if not LIBEDIT:
     s.send("\r")
     s.expect("context", "a paste that only begins like one is sent as it is")
     s.prompt()
+    s.send("/new\r")
+    s.prompt()
+    s.send('"""\r')
+    s.read(r"\.\.\. ")
+    s.send("/t\tx\r")
+    s.read(r"\.\.\. ")
+    s.send('"""\r')
+    s.read("context")
+    s.prompt()
+    s.send("/tok\t\r")
+    s.expect(r'"\\t', "Tab in a block is a tab, behind a slash as well")
+    s.prompt()
+    ok(b"/transcript" not in s.all.split(b'/t')[-1], "... and completes nothing", s.all[-400:])
 s.quit("Ctrl-D leaves")
 
 # ---- the editor
@@ -161,6 +175,12 @@ s.prompt()
 s.send("Once upon a time\r")
 s.read("time\r\n")
 s.read("[^\r\n]{40}")
+os.kill(s.pid, signal.SIGSTOP)             # as Ctrl-Z; the parent shell sets its own modes, and then fg
+os.waitpid(s.pid, os.WUNTRACED)
+termios.tcsetattr(s.fd, termios.TCSANOW, before)
+os.kill(s.pid, signal.SIGCONT)
+s.read("[^\r\n]{20}")
+ok(not termios.tcgetattr(s.fd)[3] & (termios.ECHO | termios.ICANON), "... nor after Ctrl-Z and fg", termios.tcgetattr(s.fd))
 s.send("\x04")
 s.read("[^\r\n]{20}")
 s.send("\x03")
@@ -265,6 +285,38 @@ s.send("/echo 日本語x\x7f\x7f!\r")
 s.expect("[\nh]日本!\r\n", "wide characters can be erased")
 s.prompt()
 s.quit("... and leaves")
+s = Shell(*QUIET, rows=50, cols=200)
+s.prompt()
+s.at = len(s.all)
+s.send("/help\r")
+s.read("(?s)searches.*dbrx> ")
+text = plain(s.all).split("/help\r\n")[-1]
+wide = text.split("\r\n")
+ok(len(wide) <= 50 and max(map(len, wide)) <= 200 and "  /quit          leave (so does Ctrl-D)" in text and
+   all(" /%s " % name in text for name in ("replay", "watch", "route")) and wide[0].split() == ["shell", "probabilities"],
+   "/help on a wide screen: columns of names with a line about each", text)
+s.quit("... and leaves")
+for rows in 24, 50:
+    s = Shell(*QUIET, rows=rows)
+    s.prompt()
+    s.at = len(s.all)
+    s.send("/set\r")
+    s.read("dbrx> ")
+    text = plain(s.all).split("/set\r\n")[-1]
+    first = text.split("\r\n")[1:4]
+    ok(len(text.split("\n")) <= rows and all(re.search(r"\b%s\b" % v, text) for v in ("top_k", "labels", "on_error")) and
+       (rows == 50 or ("at their defaults: top_k 50, " in text and [l.split()[0] for l in first[:2]] == ["temperature", "max_tokens"])),
+       "/set fits a screen of %d lines" % rows, text)
+    s.send("/set all\r")
+    s.expect(r"top_p +0.95 +default +0 \.\. 1\r\n", "... /set all shows all that there is")
+    s.prompt()
+    s.send("/s\r")
+    s.expect("/s could be /set, /system,(?s:.*)or /steer", "... an ambiguous command is said to be that")
+    s.prompt()
+    s.send("/set to 1\r")
+    s.expect('the setting "to" could be top_k or top_p', "... so is a setting")
+    s.prompt()
+    s.quit("... and leaves")
 for rows in 24, 60, 140:
     s = Shell(*QUIET, rows=rows)
     s.prompt()
@@ -306,9 +358,23 @@ s.prompt()
 s.quit("... and leaves")
 ok(b"38;5" not in s.all, "... and has none", s.all)
 
-# ---- what was not saved when a session ends
-import signal
+# ---- replies side by side, tables that scroll
+s = Shell("-b", "ref", "-s", "max_tokens=4", "--seed", "3", cols=120)
+s.prompt()
+s.send("Once upon a\r")
+s.read("context")
+s.prompt()
+s.send("/retry 2\r")
+s.expect(r"(?s)retry-1, seed.*retry-2, seed.*\[cut at max_tokens\] +\[cut at max_tokens\]", "replies side by side say that they were cut")
+s.prompt()
+s.send("/surprise\r")
+s.expect("(?s)perplexity [0-9.]+: .* bits in .*dbrx> ", "/surprise")
+ok(s.all.count(b"perplexity") == 1, "... says the sum once", s.all)
+s.send("/feed " + "930 " * 30 + "\r/surprise\r")
+s.expect("(?s)perplexity.*\n *36 +930 +.*\nperplexity [0-9.]+: [^\n]*\r\n[^\n]*dbrx> ", "... at both ends, when it is long")
+s.quit("... and leaves")
 
+# ---- what was not saved when a session ends
 last = os.path.join(tmp.name, "dbrx/last.dbrx")
 for how in "Ctrl-D", "/quit", "SIGTERM", "SIGHUP":
     if os.path.exists(last):
