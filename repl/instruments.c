@@ -12,8 +12,10 @@
 #include "repl/commands.h"
 #include "repl/handlers.h"
 #include "repl/lend.h"
+#include "repl/line.h"
 #include "repl/panel.h"
 #include "repl/shell.h"
+#include "repl/signals.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -252,6 +254,13 @@ void instruments_live_begin(struct instruments *in)
 static void live_draw(struct instruments *in)
 {
     unsigned n;
+    if (in->panel.lines && signals_suspended()) {
+        int was = line_give_back();
+        panel_close(&in->panel);           /* stops here, until fg */
+        if (was)
+            line_quiet();
+        instruments_live_begin(in);
+    }
     if (!in->panel.lines || now() - in->drawn < LIVE_EVERY)
         return;
     char *text = live_text(in, in->panel.lines, &n);
