@@ -389,21 +389,9 @@ static uint64_t layer_bytes(const struct dbrx_layer *y)
            y->v1.bytes + y->w2.bytes;
 }
 
-/* Bytes of 32 elements of the type that kv= says */
-static unsigned kv_width(const char *label)
-{
-    static const struct { const char *type; unsigned bytes; } known[] = {
-        { "f32", 128 }, { "f16", 64 }, { "bf16", 64 }, { "q8_0", 34 } };
-    const char *opt = label ? strstr(label, " kv=") : NULL;
-    for (size_t i = 0; opt && i < sizeof known / sizeof *known; i++)
-        if (strcspn(opt + 4, " ") == strlen(known[i].type) && !strncmp(opt + 4, known[i].type, strlen(known[i].type)))
-            return known[i].bytes;
-    return 0;
-}
-
 int disp_needs(const struct disp *d, const char *label, uint64_t *weights, uint64_t *kv)
 {
-    unsigned width = kv_width(label);
+    unsigned width = engine_kv_width(label);
     const struct dbrx_config *c = &d->desc->config;
     *weights = d->desc->embed.bytes + d->desc->norm_f.bytes + d->desc->lm_head.bytes;
     for (uint32_t l = 0; l < c->n_layers; l++)

@@ -122,11 +122,17 @@ cJSON *makers_json(const struct spans *by)
     return list;
 }
 
+const char *reply_note(enum sess_finish why)
+{
+    static const char *const notes[SESS_N_FINISH] = { [SESS_MAX_TOKENS] = "cut at max_tokens",
+        [SESS_CONTEXT_FULL] = "context full: /new, or /set overflow shift",
+        [SESS_STOPPED] = "interrupted", [SESS_STOP_STRING] = "stop string" };
+    return notes[why];
+}
+
 static void after_reply(struct shell *sh, const struct reply *r, enum sess_finish why)
 {
-    static const char *const notes[SESS_N_FINISH] = { [SESS_MAX_TOKENS] = " | cut at max_tokens",
-        [SESS_CONTEXT_FULL] = " | context full: /new, or /set overflow shift",
-        [SESS_STOPPED] = " | interrupted", [SESS_STOP_STRING] = " | stop string" };
+    const char *note = reply_note(why);
     const struct sess_stats *st = &sh->sess->last;
     uint32_t from = tree_last(sh->tree)->reply;
     const char *by = sh->constraint ? var_defs[sh->constraint_var].name : NULL;
@@ -159,16 +165,16 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
         render_event(&sh->out, "status", NULL, "tokens by backend: %s", makers);
     int cut = why == SESS_MAX_TOKENS || why == SESS_CONTEXT_FULL;
     if (cut && !sh->out.err_tty && !sh->out.json)      /* there the aside below is silent */
-        render_event(&sh->out, "status", NULL, "[%s]", notes[why] + strlen(" | "));
+        render_event(&sh->out, "status", NULL, "[%s]", note);
     if (sh->vars.v[VAR_TIMING].num == TIMING_ON)
-        render_aside(&sh->out, "[%llu tokens, %.0f tok/s%s | %s%s%s | context %u/%u%s%s%s%.40s%s%s]",
+        render_aside(&sh->out, "[%llu tokens, %.0f tok/s%s | %s%s%s | context %u/%u%s%s%s%.40s%s%s%s]",
                      (unsigned long long)st->gen_tokens, rate(st->gen_tokens, st->gen_s), prompt,
                      makers, moved ? ", kv " : "",
                      moved ? origin : "", sh->sess->n, disp_max_pos(sh->disp),
                      by ? " | by " : "", by ? by : "", on && *on ? " | steered: " : "", on ? on : "",
-                     long_on ? "..." : "", notes[why] ? notes[why] : "");
-    else if (notes[why])
-        render_aside(&sh->out, "[%s]", notes[why] + strlen(" | "));    /* that is no statistic */
+                     long_on ? "..." : "", note ? " | " : "", note ? note : "");
+    else if (note)
+        render_aside(&sh->out, "[%s]", note);          /* that is no statistic */
     if (why == SESS_STOPPED && !signals_stop() && !sh->out.json && !sh->out.err_tty)
         render_event(&sh->out, "status", NULL, "the reply was interrupted");   /* not by who reads this */
     const struct var *v = sh->vars.v;

@@ -20,6 +20,18 @@ int word_find(const char *word, word_name *name, int prefix)
     return found;
 }
 
+size_t word_list(const char *word, word_name *name, const char *before, char *out, size_t size)
+{
+    size_t len = strlen(word), n = 0, k = 0, at = 0;
+    for (size_t i = 0; name(i); i++)
+        n += !strncmp(name(i), word, len);
+    out[0] = '\0';
+    for (size_t i = 0; name(i) && at < size; i++)
+        if (!strncmp(name(i), word, len))
+            at += (size_t)snprintf(out + at, size - at, "%s%s%s", !k++ ? "" : k == n ? " or " : ", ", before, name(i));
+    return n;
+}
+
 /* How many letters must be changed, added, dropped or swapped with their neighbour */
 static unsigned distance(const char *a, const char *b)
 {

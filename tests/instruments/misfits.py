@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 
 import common
-from common import finish, ok
+from common import BACKEND, finish, ok
 
 
 def build(to, name, how):
@@ -42,7 +42,7 @@ CASES = {
 
 
 def run(tmp, *args):
-    return common.run("--module-path", tmp, "-b", "ref", "-s", "on_error=continue", *args)
+    return common.run("--module-path", tmp, "-b", BACKEND, "-s", "on_error=continue", *args)
 
 
 for how, (error, state, also) in CASES.items():

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import termios
 
-from common import DBRX, finish, ok, skip
+from common import BACKEND, DBRX, finish, ok, skip
 from screen import Shell
 
 
@@ -81,7 +81,7 @@ class Screen:
 
 def watched(rows, cols, *args, stop=None, resize=None):
     """The screen during the reply, after it, and what it was told."""
-    s = Shell("-b", "ref", "--no-rc", "--seed", "3", "-s", "max_tokens=120", "-s", "timing=off", *args, rows=rows, cols=cols)
+    s = Shell("-b", BACKEND, "--no-rc", "--seed", "3", "-s", "max_tokens=120", "-s", "timing=off", *args, rows=rows, cols=cols)
     s.prompt()
     s.send("/watch on\r")
     s.expect("watch is on", "/watch on")
@@ -113,7 +113,7 @@ for rows, cols in (24, 80), (60, 200), (24, 40):
        "... its columns have the layers' numbers", during[panel[0] - 1])
     ok(not any(re.match("e[0-9]+ +[^ ]", x) for x in after), "... and gone after", after)
     ok(scr.top == 0 and scr.bottom == rows - 1, "... the whole screen scrolls again")
-    plain = subprocess.run([DBRX, "-b", "ref", "--seed", "3", "-s", "max_tokens=120", "-c", "Once upon a time"],
+    plain = subprocess.run([DBRX, "-b", BACKEND, "--seed", "3", "-s", "max_tokens=120", "-c", "Once upon a time"],
                            stdout=subprocess.PIPE, check=True).stdout.decode()
     seen = re.sub(r"\s", "", "".join(scr.gone + after))
     ok(re.sub(r"\s", "", plain) in seen, "... the reply is whole", plain, )
@@ -148,7 +148,7 @@ s = Shell("--norc", "--noprofile", "--noediting", "-i", program="bash", PS1="out
 if s:
     s.read(r"out\$ ")
     cooked = termios.tcgetattr(s.fd)[3]
-    s.send("$DBRX -b ref --no-rc --seed 3 -s max_tokens=300 -s timing=off\r")
+    s.send("$DBRX -b %s --no-rc --seed 3 -s max_tokens=300 -s timing=off\r" % BACKEND)
     s.prompt()
     s.send("/watch on\r")
     s.prompt()
@@ -175,7 +175,7 @@ if s:
 else:
     skip("no bash")
 
-s = Shell("-b", "ref", "--no-rc", "-s", "max_tokens=5", rows=7)
+s = Shell("-b", BACKEND, "--no-rc", "-s", "max_tokens=5", rows=7)
 s.prompt()
 s.send("/watch on\r")
 s.prompt()
@@ -185,7 +185,7 @@ start = s.at
 s.prompt()
 ok(b"\x1b7" not in s.all[start:], "a screen too small for it has none")
 s.quit("... and works")
-out = subprocess.run([DBRX, "-b", "ref", "-s", "max_tokens=5", "-c", "/watch on", "-c", "Once", "-c", "/watch frobnicate"],
+out = subprocess.run([DBRX, "-b", BACKEND, "-s", "max_tokens=5", "-c", "/watch on", "-c", "Once", "-c", "/watch frobnicate"],
                      stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 ok(b"\x1b" not in out.stdout + out.stderr, "a pipe sees nothing of it", out)
 ok(b"on or off, not \"frobnicate\"" in out.stderr, "... and hears what is wrong", out)

@@ -7,14 +7,14 @@ import re
 import tempfile
 
 from checkpoints import with_nan_router
-from common import LILY, events, finish, lines, ok, outcome
+from common import BACKEND, LILY, events, finish, lines, ok, outcome
 from screen import Shell
 
 tmp = tempfile.TemporaryDirectory()
 T = tmp.name
 os.environ["XDG_STATE_HOME"] = os.environ["XDG_CONFIG_HOME"] = T
 ESC = re.compile(r"\x1b\[[?0-9;]*[a-zA-Z]")
-PLAIN = ["-b", "cpu-blas", "-s", "max_tokens=3", "--seed", "3"]
+PLAIN = ["-b", BACKEND, "-s", "max_tokens=3", "--seed", "3"]
 
 # ---- views
 VIEWS = {"/ban 3,7@0..2 12,13@-1 --omit": "steering: omit 3,7@0..2 12,13@5", "/bias 1@* +0.5": "bias 1@* +0.5",
@@ -58,6 +58,8 @@ s.send("\x03")
 s.expect("dbrx> $", "...")
 
 # ---- a sweep is interrupted, and goes on
+s.send("/backend ref\r")                   # which takes its time
+s.expect(r"dbrx> $", "...")
 s.send("/ablate --sweep\r")
 s.expect(r"\[#*\.*\] [1-9][0-9]*/96", "a sweep has a bar")
 s.send("\x03")
@@ -116,7 +118,7 @@ ok(shares["rows"][-1]["part"] == "sum" and all(abs(a - b) < 1e-3 for a, b in zip
 
 # ---- a router that gives no number
 with_nan_router(T + "/nan", 1)
-code, out, err = outcome("-m", T + "/nan", "-b", "ref", "-s", "on_error=continue",
+code, out, err = outcome("-m", T + "/nan", "-b", BACKEND, "-s", "on_error=continue",
                          *lines("/feed 5 6 7", "/ban 3@0", "/feed 5 6 7", "/ablate 3@0", "/steer"))
 ok(code == 3 and "no number" in err and "router of layer 1" in err and "ban 3@0" in out,
    "a damaged router is an error in a sentence, and the steering stays", (code, out, err))
