@@ -23,7 +23,7 @@
 static struct shell *shell;
 static const char *(*candidate)(size_t i); /* what is offered now; NULL past the end */
 static const struct command *command;      /* whose argument it is */
-static char first[64];                     /* its first word                     */
+static char first[64];                     /* its first word, or the backend of a step */
 static int setting_at;                     /* of the value, or -1                */
 static const char *typed;                  /* of the word so far                 */
 static int is_off;                         /* the line is part of a prompt       */
@@ -133,6 +133,25 @@ static const char *step_backend(size_t i)
     return word;
 }
 
+/* The backend of the handover's step that goes on at `start` becomes `first`; "" where one begins */
+static void locate_step(const char *line, int start)
+{
+    char *copy = strndup(line, (size_t)start), *save = NULL;
+    *first = '\0';
+    for (char *w = copy ? strtok_r(copy, " \t", &save) : NULL; w; w = strtok_r(NULL, " \t", &save)) {
+        const char *comma = strrchr(w, ','), *step = comma ? comma + 1 : w, *name = strchr(step, '=');
+        if (comma || (*step >= '0' && *step <= '9'))
+            snprintf(first, sizeof first, "%s", *step >= '0' && *step <= '9' && name ? name + 1 : "");
+    }
+    free(copy);
+}
+
+static const char *step_flag(size_t i)
+{
+    static const char *const flags[] = { "--replay", "--keep" };
+    return i < 2 && *first ? flags[i] : NULL;
+}
+
 static const char *flag(size_t i)
 {
     for (const struct arg *a = command->arg; a->type != ARG_END; a++)
@@ -227,8 +246,8 @@ static const struct command *locate(const char *line, int start, int *index, con
     first[0] = '\0';
     char *word = copy ? strtok_r(copy, " \t", &save) : NULL;
     const struct command *c = word ? command_find(word + 1, 1) : NULL;
-    for (int n = 0; c && (word = strtok_r(NULL, " \t", &save)); n++) {
-        if (!n)
+    while (c && (word = strtok_r(NULL, " \t", &save))) {
+        if (!*first && !*option && strncmp(word, "--", 2))
             snprintf(first, sizeof first, "%s", word);
         *index += !*option && strncmp(word, "--", 2) != 0;
         *option = NULL;
@@ -277,8 +296,12 @@ static char **complete(const char *text, int start, int end)
     if (type == ARG_VALUE && index == !own && setting_at >= 0 && var_defs[setting_at].type == VAR_FILE)
         type = ARG_FILE;
     int dropping = command->run == handle_backend && strstr(rl_line_buffer, " --drop ");
-    int steps = setting_at == VAR_HANDOVER && type != ARG_VAR && *text >= '0' && *text <= '9';
-    candidate = steps ? step_backend : type == ARG_WORDS || (type == ARG_FILE_WORDS && !strncmp(text, "--", 2)) ? word
+    int steps = setting_at == VAR_HANDOVER && type == ARG_VALUE && (index > !own || (*text >= '0' && *text <= '9'));
+    if (steps)
+        locate_step(rl_line_buffer, start);
+    candidate = steps ? *text >= '0' && *text <= '9' ? step_backend : !strncmp(text, "--", 2) ? step_flag
+                      : strchr(text, '=') ? option_value : option
+              : type == ARG_WORDS || (type == ARG_FILE_WORDS && !strncmp(text, "--", 2)) ? word
               : !strncmp(text, "--", 2) ? flag : type == ARG_COMMAND ? anything
               : type == ARG_VAR ? setting : type == ARG_BACKEND ? dropping ? kept_backend : backend
               : type == ARG_BRANCH ? branch : type == ARG_FORMAT ? format

@@ -149,7 +149,7 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
         render_event(&sh->out, "status", NULL, "the context was full: the oldest %u tokens were dropped in "
                      "mid-reply and the rest was read again; /branch lists what was kept of them", r->dropped);
     char origin[200];
-    disp_kv_brief(sh->disp, origin, sizeof origin);
+    disp_kv_brief(sh->disp, sess_in_step(sh->sess), origin, sizeof origin);
     int moved = disp_name(sh->disp) && strcmp(origin, "computed");
     const struct spans *by_whom = &tree_last(sh->tree)->by;
     const char *maker = by_whom->n ? by_whom->list[by_whom->n - 1].name : disp_label(sh->disp);
@@ -166,7 +166,8 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
         snprintf(makers + at, sizeof makers - at, "%s%s 0", at ? ", " : "", label_brief(now, idle, sizeof idle));
     }
     if (several && !sh->out.json && !(sh->vars.v[VAR_TIMING].num == TIMING_ON && sh->out.err_tty))
-        render_event(&sh->out, "status", NULL, "tokens by backend: %s", makers);
+        render_event(&sh->out, "status", NULL, "tokens by backend%s: %s",
+                     r->dropped ? ", of those still in the context" : "", makers);
     int cut = why == SESS_MAX_TOKENS || why == SESS_CONTEXT_FULL;
     if (cut && !sh->out.err_tty && !sh->out.json)      /* there the aside below is silent */
         render_event(&sh->out, "status", NULL, "[%s]", note);

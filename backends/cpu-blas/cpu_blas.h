@@ -15,6 +15,7 @@ enum {
     CPU_FEW    = 4,                        /* up to so many tokens, kernels beat matrices   */
     CPU_NARROW = 64,                       /* up to so many rows, a product goes by tokens  */
     CPU_PANEL  = 128 * 1024,               /* floats of widened weights: half an L2         */
+    CPU_L1     = 16 * 1024,                /* bytes of weights that surely stay there       */
     CPU_WIDE   = 256,                      /* rows or columns of a panel at most            */
 };
 
@@ -101,6 +102,13 @@ static inline const void *tensor_at(const struct dbrx_tensor *w, size_t element)
 static inline float *cpu_scratch(const struct cpu *c, unsigned worker)
 {
     return c->panel + worker * c->panel_floats;
+}
+
+/* Of `rows` rows, as many as the first of n tokens leaves in L1 for the others: the kernels of single
+ * tokens fetch weights past L2. */
+static inline size_t cpu_few_rows(size_t n, uint32_t dtype, size_t rows, size_t cols)
+{
+    return n == 1 ? rows : min(rows, max(1, CPU_L1 / (size_t)dtype_bytes(dtype, cols)));
 }
 
 /* Few enough tokens for the kernels, one by one? */

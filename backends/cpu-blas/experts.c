@@ -101,10 +101,12 @@ static void down_floats(const struct job *j, unsigned worker, float *out, const 
     const size_t d = j->m->d_model, ffn = j->m->d_ffn;
     const int type = kernels_type(w2->dtype), few = cpu_few(j->c, n);
     float *panel = cpu_scratch(j->c, worker);
-    for (size_t t = 0; few && t < n; t++) {
+    for (size_t t = 0; few && t < n; t++)
         memset(out + t * d, 0, cols * sizeof *out);
-        if (type >= 0)
-            j->c->k->vecmat[type](out + t * d, tensor_at(w2, w), ffn, d, cols, h + t * ffn);
+    for (size_t r = 0, rows; few && type >= 0 && r < ffn; r += rows) {
+        rows = cpu_few_rows(n, w2->dtype, ffn - r, cols);
+        for (size_t t = 0; t < n; t++)
+            j->c->k->vecmat[type](out + t * d, tensor_at(w2, w + r * d), rows, d, cols, h + t * ffn + r);
     }
     if (few && type >= 0)
         return;

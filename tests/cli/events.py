@@ -111,7 +111,7 @@ def run(*args, cwd):
     """The events of a run, those that /output took away included."""
     import common                          # which a look at the schema does without
     env = {**os.environ, "EDITOR": "cp question.txt", "VISUAL": ""}
-    given = [] if args[0][0] != "-" else ["--json", "-b", "ref", "-s", "max_tokens=3"]
+    given = [] if args[0][0] != "-" else ["--json", "-b", common.BACKEND, "-s", "max_tokens=3"]
     text = common.run(*given, *args, cwd=cwd, env=env).stdout.decode("utf-8")
     if os.path.exists(cwd + "/log.txt"):
         text += open(cwd + "/log.txt", encoding="utf-8").read()

@@ -8,12 +8,12 @@ import struct
 import tempfile
 import termios
 
-from common import finish, ok
-from screen import LIBEDIT, WILD, Shell
+from common import BACKEND, finish, ok
+from screen import LIBEDIT, SLOW, WILD, Shell
 
 tmp = tempfile.TemporaryDirectory()
 os.environ["XDG_STATE_HOME"] = os.environ["XDG_CONFIG_HOME"] = tmp.name
-QUIET = ["-b", "ref", "-s", "temperature=0", "-s", "max_tokens=1"]
+QUIET = ["-b", BACKEND, "-s", "temperature=0", "-s", "max_tokens=1"]
 TOKENS = r'(?s)0 +930 +"Once".*1 +739 +" upon".*2 +198 +"\\n".*3 +64 +"a".*4 +559 +" time"'
 
 
@@ -195,7 +195,7 @@ s.prompt()
 # ---- Ctrl-C in what takes long
 script = put("long", "/feed 1\n" * 3 + "Once\n/echo never reached\n")
 s.quit("... and leaves")
-s = Shell(*WILD)
+s = Shell(*SLOW)
 s.prompt()
 s.send("/source %s\r" % script)
 s.read("fed 1 token; context 3")
@@ -226,7 +226,7 @@ s.prompt()
 s.send("/backend broken break=slow\r")
 s.expect("loading: +33%", "opening a backend shows how far it is")
 s.send("\x03")
-s.expect("interrupted; still on ref", "... Ctrl-C ends that")
+s.expect("interrupted; still on " + BACKEND, "... Ctrl-C ends that")
 s.prompt()
 s.send("/tokens\r")
 s.expect("2 +7 ", "... and the conversation is whole")
@@ -403,7 +403,7 @@ ok(not os.path.exists(last), "what was loaded and not added to is not kept again
 # ---- the rc file
 rc = put("dbrx/rc", '# a comment\n\ntemperature = 0.25\n  top_k 7\nsystem = "Be brief."\nmode=chat\n/echo from the rc file\n'
          "/nonsense\ntemprature = 1\nmin_p\n/set max_tokens 5\n")
-s = Shell("-b", "ref", "-s", "max_tokens=9")
+s = Shell("-b", BACKEND, "-s", "max_tokens=9")
 s.expect(r"dbrx/rc:8: there is no command /nonsense", "the rc file: an error is said with its line")
 s.expect(r"rc:9: .*did you mean temperature", "... and does not end it")
 s.expect(r"rc:10: min_p is given no value", "... nor does the next")
@@ -416,11 +416,11 @@ s.expect("max_tokens +9 +command line", "... the command line outranks the file"
 s.expect("system +Be brief. +rc file", "... quotes keep blanks")
 s.prompt()
 s.quit("... and leaves")
-s = Shell("-b", "ref", "--no-rc")
+s = Shell("-b", BACKEND, "--no-rc")
 s.prompt()
 ok(b"nonsense" not in s.all and b"base mode" in s.all, "--no-rc", s.all)
 s.quit("... and leaves")
 os.chmod(rc, 0o600)
-s = Shell("-b", "ref", "-c", "/set temperature")
+s = Shell("-b", BACKEND, "-c", "/set temperature")
 ok(s.wait() == 0 and b"rc file" not in s.all and b"nonsense" not in s.all, "a script reads no rc file", s.all)
 finish()

@@ -318,7 +318,7 @@ static void test_int8_nan(void)
 /* Against the plain dequantiser, at the very end of a page so that reading on would be seen */
 static void test_quant(const struct quant *k, uint32_t dtype)
 {
-    static const size_t widths[] = { 32, 64, 96, 160, 256, 512, 1792 };
+    static const size_t widths[] = { 32, 64, 96, 160, 256, 352, 512, 1792 };
     double mv = 0, bf = 0;
     int intact = 1;
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
