@@ -167,6 +167,8 @@ struct said {
 };
 /* What a reader should know of how a reply ended: "cut at max_tokens"; or NULL. */
 const char *reply_note(enum sess_finish);
+/* What the colours of a reply mean, or that there are none; once, and before anything of it. */
+void reply_explain(struct shell *);
 /* Draws the reply of the last turn, which has none yet; shows it unless `quiet`.  said may
  * be NULL. */
 int reply_draw(struct shell *, int quiet, struct said *);

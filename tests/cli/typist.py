@@ -363,6 +363,13 @@ s.prompt()
 s.quit("... and leaves")
 ok(b"38;5" not in s.all, "... and has none", s.all)
 
+s = Shell(*QUIET, "-s", "show=probs")
+s.prompt()
+s.send("/feed 930 739\r/pick 2\r")
+s.expect(r"(?s)/pick 2\r.*\n[^\n]*\[probability[^\n]*plain\]\r\n an", "/pick says what the colours are before the token it picks")
+s.prompt()
+s.quit("... and leaves")
+
 # ---- replies side by side, tables that scroll
 s = Shell("-b", "ref", "-s", "max_tokens=4", "--seed", "3", cols=120)
 s.prompt()
