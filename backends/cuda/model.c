@@ -13,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { PIECE = 16 << 20, ALIGN = 256, THREADS = 256 };
+enum { READ = 16 << 20, ALIGN = 256, THREADS = 256 };
 
 static const struct layout { uint32_t type, block, bytes, at[4], size[4]; } layouts[] = {
 #define FIELDS(...) __VA_ARGS__
@@ -109,7 +109,7 @@ static dbrx_status read_at(const struct dbrx_tensor *t, uint64_t at, unsigned ch
         return DBRX_OK;
     }
     while (n) {
-        ssize_t got = pread(t->fd, to, n < PIECE ? n : PIECE, (off_t)(t->offset + at));
+        ssize_t got = pread(t->fd, to, n < READ ? n : READ, (off_t)(t->offset + at));
         if (got < 0 && errno == EINTR)
             continue;
         if (got <= 0)
@@ -282,21 +282,6 @@ static dbrx_status load_share(struct loader *u, const struct dbrx_model_desc *de
     return st;
 }
 
-/* Bytes of all weights; *row: of the longest row */
-static uint64_t file_bytes(const struct dbrx_model_desc *desc, size_t *row)
-{
-    const struct dbrx_config *c = &desc->config;
-    uint64_t widest = c->d_model > c->d_ffn ? c->d_model : c->d_ffn;
-    uint64_t sum = desc->embed.bytes + desc->norm_f.bytes + desc->lm_head.bytes;
-    *row = 4 * widest;
-    for (uint32_t l = 0; l < c->n_layers; l++) {
-        const struct dbrx_layer *y = (const void *)((const char *)desc->layer + (size_t)l * desc->layer_size);
-        sum += y->norm_1.bytes + y->norm_2.bytes + y->router.bytes + y->wqkv.bytes + y->wo.bytes + y->w1.bytes +
-               y->v1.bytes + y->w2.bytes;
-    }
-    return sum;
-}
-
 dbrx_status cuda_model_open(const struct dbrx_host *host, const struct dbrx_model_desc *desc,
                             const struct settings *set, dbrx_model **out, struct dbrx_error *err)
 {
@@ -323,10 +308,7 @@ dbrx_status cuda_model_open(const struct dbrx_host *host, const struct dbrx_mode
     m->dev = calloc(m->plan.n_shares, sizeof *m->dev);
     m->layer = calloc(c->n_layers, sizeof *m->layer);
     struct loader u = { .m = m, .err = err };
-    size_t row;
-    u.total = file_bytes(desc, &row);
-    u.piece = u.total < PIECE ? (size_t)u.total : PIECE;       /* a small model needs no large buffers */
-    u.piece = u.piece < row ? row : u.piece;
+    u.piece = plan_piece(desc, &u.total);
     if (!m->dev || !m->layer)
         st = fail(err, DBRX_E_NOMEM, "out of memory");
     for (uint32_t i = 0; i < m->plan.n_shares && st == DBRX_OK; i++)

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK = 2048, ALIGN = 256 };
+enum { CHUNK = 2048, ALIGN = 256, PIECE = 16 << 20 };
 
 /* bytes of a device that are nobody's: the driver's context, the library's, fragments */
 static uint64_t margin(const struct share *s)
@@ -68,6 +68,29 @@ uint64_t plan_scratch(const struct dbrx_config *c, uint32_t n, uint32_t layers)
     return 4 * floats + layers * (slots * 6 + (uint64_t)n * c->n_experts * 8 + c->n_experts * 11);
 }
 
+size_t plan_piece(const struct dbrx_model_desc *desc, uint64_t *total)
+{
+    const struct dbrx_config *c = &desc->config;
+    const uint64_t row = 4 * (uint64_t)(c->d_model > c->d_ffn ? c->d_model : c->d_ffn);
+    uint64_t sum = desc->embed.bytes + desc->norm_f.bytes + desc->lm_head.bytes;
+    for (uint32_t l = 0; l < c->n_layers; l++) {
+        const struct dbrx_layer *y = (const void *)((const char *)desc->layer + (size_t)l * desc->layer_size);
+        sum += y->norm_1.bytes + y->norm_2.bytes + y->router.bytes + y->wqkv.bytes + y->wo.bytes + y->w1.bytes +
+               y->v1.bytes + y->w2.bytes;
+    }
+    *total = sum;
+    sum /= 8;                              /* a small model needs no large buffers */
+    sum = sum < PIECE ? sum : PIECE;
+    return (size_t)(sum < row ? row : sum);
+}
+
+/* Does a device hold this?  While weights are loaded, two buffers lie where the KV cache will. */
+static int fits(const struct dbrx_model_desc *m, const struct share *s, uint64_t weights, uint64_t kv, uint64_t scratch)
+{
+    uint64_t total, loading = 2 * plan_piece(m, &total), later = kv + scratch;
+    return weights + (later > loading ? later : loading) + margin(s) <= s->free;
+}
+
 /* The sizes of one layer's parts */
 struct sizes { uint64_t attention, expert, kv; };
 
@@ -112,7 +135,7 @@ static int fill(const struct dbrx_model_desc *m, const struct settings *set, str
         while (l < c->n_layers) {
             struct sizes z = layer_sizes(m, l, set);
             uint64_t w = s->weights + z.attention + c->n_experts * z.expert, kv = s->kv + z.kv;
-            if (w + kv + plan_scratch(c, chunk, l + 1 - s->first) + margin(s) > s->free)
+            if (!fits(m, s, w, kv, plan_scratch(c, chunk, l + 1 - s->first)))
                 break;
             s->weights = w;
             s->kv = kv;
@@ -152,7 +175,7 @@ static int spread(const struct dbrx_model_desc *m, const struct settings *set, s
         }
         for (uint32_t k = s->first; k < s->end && set->offload == OFFLOAD_LAYERS; k++) {
             struct sizes z = layer_sizes(m, k, set);
-            if (s->weights + s->kv + s->scratch + margin(s) + c->n_experts * z.expert <= s->free) {
+            if (fits(m, s, s->weights + c->n_experts * z.expert, s->kv, s->scratch)) {
                 s->weights += c->n_experts * z.expert;
                 p->resident[k] = (uint16_t)c->n_experts;
             } else {
@@ -164,21 +187,24 @@ static int spread(const struct dbrx_model_desc *m, const struct settings *set, s
         for (uint32_t e = 0; e < c->n_experts && set->offload == OFFLOAD_EXPERTS; e++)
             for (uint32_t k = s->first; k < s->end; k++) {
                 struct sizes z = layer_sizes(m, k, set);
-                int fits = p->resident[k] == e &&
-                           s->weights + s->kv + s->scratch + margin(s) + z.expert <= s->free;
-                s->weights += fits ? z.expert : 0;
-                p->resident[k] += (uint16_t)fits;
-                p->host += fits ? 0 : z.expert;
+                int here = p->resident[k] == e && fits(m, s, s->weights + z.expert, s->kv, s->scratch);
+                s->weights += here ? z.expert : 0;
+                p->resident[k] += (uint16_t)here;
+                p->host += here ? 0 : z.expert;
             }
-        if (s->weights + s->kv + s->scratch > s->free)
+        if (!fits(m, s, s->weights, s->kv, s->scratch))
             return 1;
     }
     return 0;
 }
 
-static double gb(uint64_t bytes)
+struct size { char text[24]; };
+static struct size size_text(uint64_t bytes)
 {
-    return (double)bytes / 1e9;
+    struct size s;
+    snprintf(s.text, sizeof s.text, bytes < 1000000000 ? "%.1f MB" : "%.1f GB",
+             (double)bytes / (bytes < 1000000000 ? 1e6 : 1e9));
+    return s;
 }
 
 static dbrx_status no_room(const struct dbrx_model_desc *m, const struct settings *set, const struct plan *p,
@@ -194,9 +220,9 @@ static dbrx_status no_room(const struct dbrx_model_desc *m, const struct setting
     }
     for (uint32_t i = 0; i < n; i++)
         room += p->share[i].free;
-    return fail(err, DBRX_E_NOMEM, "%.1f GB of weights and %.1f GB of KV cache for %u positions do not fit into the "
-                "%.1f GB that are free on %u device%s: try a quantised model, context=N, kv=fp8%s", gb(weights),
-                gb(kv), set->context, gb(room), n, n == 1 ? "" : "s",
+    return fail(err, DBRX_E_NOMEM, "%s of weights and %s of KV cache for %u positions do not fit into the "
+                "%s that are free on %u device%s: try a quantised model, context=N, kv=fp8%s", size_text(weights).text,
+                size_text(kv).text, set->context, size_text(room).text, n, n == 1 ? "" : "s",
                 set->offload == OFFLOAD_NONE ? " or offload=experts" : "");
 }
 

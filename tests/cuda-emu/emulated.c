@@ -259,30 +259,38 @@ static void reset(void)
 
 static uint64_t in_use(int device)
 {
-    struct gpu_info g;
+    struct gpu_info g = { .total = 0 };
     gpu_describe(device, &g, NULL);
     return g.total - g.free;
 }
 
 static void test_places(void)
 {
-    static const struct { const char *name, *opt[6]; } ways[] = {
-        { "two devices", { "emu-devices=2", "emu-memory=2600000", "context=96" } },
-        { "experts on the host", { "emu-memory=2600000", "context=96" } },
-        { "layers on the host", { "emu-memory=3200000", "context=96", "offload=layers" } },
-        { "the second device alone", { "emu-devices=2", "gpus=1" } },
-        { "three devices and the host", { "emu-devices=3", "emu-memory=1500000", "context=96" } },
+    /* memory: of what one device would need */
+    static const struct { const char *name; double memory; const char *opt[4]; } ways[] = {
+        { "two devices", 0.8, { "emu-devices=2" } },
+        { "experts on the host", 0.8, { NULL } },
+        { "layers on the host", 0.8, { "offload=layers" } },
+        { "the second device alone", 4, { "emu-devices=2", "gpus=1" } },
+        { "two devices and the host", 0.65, { "emu-devices=2" } },
     };
     struct random m;
     static struct said want, got, one;
     make(&m, DBRX_Q4_K);
+    m.desc.config.max_seq = ROOM;
     dbrx_model *model = open_model(&m, NULL);
-    if (speak(be, model, 9, 9, &want) != DBRX_OK)
+    dbrx_session *s;
+    if (speak(be, model, 9, 9, &want) != DBRX_OK || be->session_open(model, ROOM, &s, NULL) != DBRX_OK)
         bail("eval failed");
+    const double need = (double)in_use(0);
+    be->session_close(s);
     be->model_close(model);
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
         struct dbrx_error err = { 0 };
         reset();
+        char memory[40];
+        snprintf(memory, sizeof memory, "emu-memory=%.0f", ways[i].memory * need);
+        gpu_option(memory);
         dbrx_status st = be->model_open(&host, &m.desc, ways[i].opt, &model, &err);
         uint64_t used[2] = { in_use(0), in_use(1) };
         int fine = st == DBRX_OK && speak(be, model, 9, 9, &got) == DBRX_OK && speak(be, model, 1, 4, &one) == DBRX_OK;
@@ -297,8 +305,8 @@ static void test_places(void)
     }
     reset();
     static const struct { const char *opt[4], *says; dbrx_status st; } no[] = {
-        { { "emu-memory=2600000", "offload=none", "context=96" }, "do not fit into", DBRX_E_NOMEM },
-        { { "emu-memory=100000" }, "do not fit into", DBRX_E_NOMEM },
+        { { "emu-memory=600000", "offload=none" }, "do not fit into", DBRX_E_NOMEM },
+        { { "emu-memory=100000", "context=9" }, "do not fit into", DBRX_E_NOMEM },
         { { "gpus=1" }, "there is no device 1", DBRX_E_INVALID },
         { { "gpus=0,0" }, "each once", DBRX_E_INVALID },
         { { "gpus=" }, "numbers of devices", DBRX_E_INVALID },

@@ -92,9 +92,9 @@ dbrx_status gpu_count(int *n, struct dbrx_error *)
 
 dbrx_status gpu_describe(int device, struct gpu_info *i, struct dbrx_error *err)
 {
+    *i = {};
     if (device < 0 || device >= devices())
         return fail(err, DBRX_E_INVALID, "there is no device %d", device);
-    *i = {};
     snprintf(i->name, sizeof i->name, "emulated device");
     pthread_mutex_lock(&lock);
     i->total = memory();
@@ -153,7 +153,7 @@ static dbrx_status take(int device, void **out, size_t bytes, struct dbrx_error 
         shut((char *)at + bytes, (char *)block + FRONT - (char *)at);
     }
     pthread_mutex_unlock(&lock);
-    return *out ? DBRX_OK : fail(err, DBRX_E_NOMEM, "no %zu MB left on %s", bytes >> 20,
+    return *out ? DBRX_OK : fail(err, DBRX_E_NOMEM, "no %.1f MB left on %s", (double)bytes / 1e6,
                                  device < 0 ? "the host, pinned" : "the device");
 }
 
