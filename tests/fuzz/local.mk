@@ -26,11 +26,11 @@ EXTRA_DIST += %D%/corpus %D%/fuzz.sh
 # make check-fuzz FUZZ_SECONDS=n: each target and the commands for so long, one after the other
 FUZZ_CC      = clang
 FUZZ_SECONDS = 60
-FUZZ_SOURCES = $(FUZZ_TARGETS) $(libsanitized_la_SOURCES)
-%D%/fuzzer: $(FUZZ_SOURCES) $(nodist_libshell_la_SOURCES)
+FUZZ_FILES = $(FUZZ_TARGETS) $(libsanitized_la_SOURCES)
+%D%/fuzzer: $(FUZZ_FILES) $(nodist_libshell_la_SOURCES)
 	$(AM_V_GEN)$(FUZZ_CC) -g -O1 -DLIBFUZZER -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all $(DEFS) \
 	  $(DEFAULT_INCLUDES) $(libsanitized_la_CPPFLAGS) $(PCRE2_CFLAGS) $(READLINE_CFLAGS) $(CJSON_CFLAGS) $(MINIZIP_CFLAGS) \
-	  -o $@ $(addprefix $(srcdir)/,$(sort $(filter %.c,$(FUZZ_SOURCES)))) $(libsanitized_la_LIBADD) $(PCRE2_LIBS) -ldl
+	  -o $@ $(addprefix $(srcdir)/,$(sort $(filter %.c,$(FUZZ_FILES)))) $(libsanitized_la_LIBADD) $(PCRE2_LIBS) -ldl
 check-fuzz: %D%/fuzzer %D%/commands$(EXEEXT) all
 	srcdir='$(abs_top_srcdir)' MODULES='$(abs_top_builddir)/modules' $(SHELL) $(srcdir)/%D%/fuzz.sh $(FUZZ_SECONDS) $(FUZZ_ONLY)
 .PHONY: check-fuzz
