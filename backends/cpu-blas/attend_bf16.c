@@ -79,7 +79,7 @@ static const char *open_rows(const struct gemm_attend *a, const void *cache, siz
     if (a->dtype == DBRX_BF16 && n % 2 == 0)
         return at;
     for (size_t i = 0; i < n; i++)
-        bf16_open(a->dtype, to + i * a->hd, at + i * a->stride, a->hd);
+        bf16_open(a->dtype, to + i * a->hd, at + i * a->stride, 1, a->hd);
     memset(to + n * a->hd, 0, n % 2 * 2 * a->hd);
     *stride = 2 * (size_t)a->hd;
     return (const char *)to;

@@ -24,10 +24,11 @@ struct cpu {
     struct blas  blas;
     const struct quant *quant;             /* quantised weights, few tokens, or NULL        */
     const struct gemm *fast;               /* activations rounded to BF16, or NULL          */
+    const struct gemm *int8;               /* of quantised experts instead: rounded to 8 bits, or NULL */
     const struct gemm *exact;              /* BF16 weights at float32's accuracy, or NULL   */
     const struct gemm *tiles;              /* better than both where all weights are BF16 in
                                               Hugging Face's order, or NULL                 */
-    size_t fast_cols;                      /* `fast` is for products of so many columns on  */
+    size_t fast_cols;                      /* both are for products of so many columns on   */
     int    deterministic;                  /* never choose a way by the number of tokens    */
     float *panel;                          /* [threads][panel_floats]: scratch inside a pool job */
     size_t panel_floats;
@@ -60,8 +61,8 @@ void cpu_pack(const struct cpu *, struct cpu_way, void *block, const float *cons
 void cpu_product(const struct cpu *, unsigned worker, struct cpu_way, float *y, size_t ldy,
                  const void *x, size_t n, const struct dbrx_tensor *w, size_t first, size_t rows,
                  size_t cols);
-/* `rows` rows of w from `first` on as BF16: where they are, or made in `panel`. */
-const void *cpu_bf16(const struct gemm *, void *panel, const struct dbrx_tensor *w, size_t first,
+/* `rows` rows of w from `first` on as the gemm wants them: where they are, or made in `panel`. */
+const void *cpu_open(const struct gemm *, void *panel, const struct dbrx_tensor *w, size_t first,
                      size_t rows, size_t cols);
 void cpu_linear(struct work *, float *y, const float *x, const struct dbrx_tensor *w, uint32_t n,
                 uint32_t rows, uint32_t cols);

@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-enum { NONE = UINT32_MAX, TOKENS_ITEM = 16, UP_ROWS = 48, DOWN_COLS = 32 };
+enum { NONE = UINT32_MAX, TOKENS_ITEM = 16, UP_ROWS = 96, DOWN_COLS = 32 };
 
 struct job {
     const struct cpu *c;
@@ -65,12 +65,11 @@ static void up_item(void *arg, unsigned worker, uint32_t item)
         float *panel = cpu_scratch(j->c, worker);
         size_t direct = l->w1.dtype == DBRX_BF16 && l->v1.dtype == DBRX_BF16;
         for (size_t i = 0, some; i < rows; i += some) {
-            some = direct ? rows : min(UP_ROWS, rows - i);
-            const void *w1 = cpu_bf16(j->up.g, panel, &l->w1, w + i, some, m->d_model);
-            const void *v1 = cpu_bf16(j->up.g, panel + some * m->d_model / 2, &l->v1, w + i, some,
-                                      m->d_model);
-            j->up.g->up(hidden, m->d_ffn, r + i, (const uint16_t *)(const void *)x, n, w1, v1, some,
-                        m->d_model);
+            some = direct ? rows : min(j->up.g->open_rows, rows - i);
+            const void *w1 = cpu_open(j->up.g, panel, &l->w1, w + i, some, m->d_model);
+            const void *v1 = cpu_open(j->up.g, panel + some * m->d_model / 2 + 16, &l->v1, w + i,
+                                      some, m->d_model);
+            j->up.g->up(hidden, m->d_ffn, r + i, x, n, w1, v1, some, m->d_model);
         }
         return;
     }
@@ -148,10 +147,10 @@ static void down_item(void *arg, unsigned worker, uint32_t item)
         for (size_t c = 0, some; c < cols; c += some) {
             some = min(step, cols - c);
             for (size_t r = 0; r < ffn && w2->dtype != DBRX_BF16; r++)
-                j->down.g->open(w2->dtype, bf16 + r * some, tensor_at(w2, w + r * d + c), some);
+                j->down.g->open(w2->dtype, bf16 + r * some, tensor_at(w2, w + r * d + c), 1, some);
             int open = w2->dtype != DBRX_BF16;
-            j->down.g->down(out + c, d, (const uint16_t *)(const void *)h, n, ffn,
-                            open ? bf16 : tensor_at(w2, w + c), open ? some : d, some, panel);
+            j->down.g->down(out + c, d, h, n, ffn, open ? bf16 : tensor_at(w2, w + c),
+                            open ? some : d, some, panel);
         }
     }
 }
@@ -186,9 +185,12 @@ static void choose(struct job *j)
     struct cpu_way v1 = cpu_way(c, l->v1.dtype, m->n, ffn, d);
     j->up = cpu_way(c, l->w1.dtype, m->n, ffn, d);
     j->down = cpu_way(c, l->w2.dtype, m->n, d, max(d, ffn));
-    int gemm = j->up.kind == CPU_GEMM && j->up.g == v1.g && j->up.g == j->down.g &&
-               m->act_fn == DBRX_SILU && ffn % 32 == 0 &&
-               !(by_ffn && dtype_block(l->w2.dtype) > 1);
+    int gemm = j->up.kind == CPU_GEMM && v1.kind == CPU_GEMM && j->down.kind == CPU_GEMM;
+    if (gemm && c->int8 && dtype_block(l->w1.dtype) > 1 && dtype_block(l->v1.dtype) > 1 &&
+        dtype_block(l->w2.dtype) > 1)
+        j->up.g = v1.g = j->down.g = c->int8;
+    gemm = gemm && j->up.g == v1.g && j->up.g == j->down.g && m->act_fn == DBRX_SILU &&
+           ffn % 32 == 0 && !(by_ffn && dtype_block(l->w2.dtype) > 1);
     int bf16 = l->w1.dtype == DBRX_BF16 && l->v1.dtype == DBRX_BF16 && l->w2.dtype == DBRX_BF16;
     if (gemm && c->tiles && by_ffn && bf16) {
         j->up.g = j->down.g = c->tiles;
@@ -269,6 +271,8 @@ static void experts_some(struct job *j, void *scratch, size_t slots)
     size_t items = ceil_div(8 * pool_threads(c->pool), j->n_active);
     pool_run(c->pool, j->n_active, gather_item, j);
     j->step = cpu_share(m->d_ffn, items, cpu_panel_rows(d));
+    if (j->up.kind == CPU_GEMM)            /* whole panels, as any gemm opens them */
+        j->step = max(UP_ROWS, j->step / UP_ROWS * UP_ROWS);
     j->parts = ceil_div(m->d_ffn, j->step);
     pool_run(c->pool, (uint32_t)(j->n_active * j->parts), up_item, j);
     if (j->down.kind == CPU_QUANT)

@@ -2,7 +2,7 @@
  * type and the number of tokens.
  *
  * Weights stay as stored.  What a way cannot read in place is opened a panel (a few hundred KB)
- * at a time, just before it is needed: as BF16 for a gemm, as float32 for BLAS and kernels. */
+ * at a time, just before it is needed: as its gemm wants it, as float32 for BLAS and kernels. */
 #include "backends/cpu-blas/cpu_blas.h"
 
 #include "backends/graph/dequant.h"
@@ -11,10 +11,12 @@
 
 enum { BLOCK_ROWS = 96 };                  /* opened at a time: a panel that leaves L2 room */
 
+/* Attention's projections are a tenth of the work, and rounding there moves keys and queries for all
+ * tokens: they stay in BF16 where the CPU has it, experts choose int8 for themselves. */
 struct cpu_way cpu_way(const struct cpu *c, uint32_t dtype, size_t n, size_t rows, size_t cols)
 {
     const int bf16 = dtype == DBRX_BF16, quantised = dtype_block(dtype) > 1;
-    const struct gemm *fast = c->fast && cols >= c->fast_cols ? c->fast : NULL;
+    const struct gemm *fast = cols < c->fast_cols ? NULL : quantised && !c->fast ? c->int8 : c->fast;
     const struct gemm *g = bf16 ? fast ? fast : c->exact : c->deterministic ? NULL : fast;
     if (g && (n > CPU_FEW || c->deterministic) && cols % 32 == 0 && rows % 16 == 0)
         return (struct cpu_way){ CPU_GEMM, g, g->tokens };
@@ -25,7 +27,7 @@ struct cpu_way cpu_way(const struct cpu *c, uint32_t dtype, size_t n, size_t row
 
 size_t cpu_packed(struct cpu_way way, size_t cols)
 {
-    return way.kind == CPU_GEMM ? way.g->bytes * cols
+    return way.kind == CPU_GEMM ? way.g->bytes * (cols / 32)
          : way.kind == CPU_QUANT ? quant_bytes(cols) : sizeof(float) * cols;
 }
 
@@ -40,13 +42,13 @@ void cpu_pack(const struct cpu *c, struct cpu_way way, void *block, const float 
         memcpy(block, row[0], sizeof(float) * cols);
 }
 
-const void *cpu_bf16(const struct gemm *g, void *panel, const struct dbrx_tensor *w, size_t first,
+const void *cpu_open(const struct gemm *g, void *panel, const struct dbrx_tensor *w, size_t first,
                      size_t rows, size_t cols)
 {
     const void *at = tensor_at(w, first * cols);
     if (w->dtype == DBRX_BF16)
         return at;
-    g->open(w->dtype, panel, at, rows * cols);
+    g->open(w->dtype, panel, at, rows, cols);
     return panel;
 }
 
@@ -86,7 +88,7 @@ void cpu_product(const struct cpu *c, unsigned worker, struct cpu_way way, float
         size_t step = w->dtype == DBRX_BF16 ? rows : BLOCK_ROWS;
         for (size_t r = 0, some; r < rows; r += some) {
             some = min(step, rows - r);
-            way.g->linear(y + r, ldy, x, n, cpu_bf16(way.g, cpu_scratch(c, worker), w, first + r, some,
+            way.g->linear(y + r, ldy, x, n, cpu_open(way.g, cpu_scratch(c, worker), w, first + r, some,
                                                      cols), some, cols);
         }
     }

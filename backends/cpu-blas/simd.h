@@ -181,10 +181,8 @@ ATTENTION(bf16, K_BF16, 2)
 static void silu_mul(float *g, const float *u, size_t n)
 {
     size_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        VEC x = v_load_f32(g + i), e = v_exp(v_sub(v_set(0), x));
-        v_store(g + i, v_mul(v_div(x, v_add(v_set(1), e)), v_load_f32(u + i)));
-    }
+    for (; i + LANES <= n; i += LANES)
+        v_store(g + i, v_mul(v_silu(v_load_f32(g + i)), v_load_f32(u + i)));
     kernels_plain.silu_mul(g + i, u + i, n - i);
 }
 

@@ -1,4 +1,4 @@
-/* backends/cpu-blas/simd_exp.h -- e^x over the abstract vector of simd.h. */
+/* backends/cpu-blas/simd_exp.h -- e^x and silu over the abstract vector of simd.h. */
 /* e^x to about 2 ulp on [-87, 88]: 2^k * e^r, r in +-ln2/2, Taylor to r^7 */
 static inline VEC v_exp(VEC x)
 {
@@ -15,4 +15,9 @@ static inline VEC v_exp(VEC x)
     p = v_fma(p, r, v_set(1.0f));
     p = v_fma(p, r, v_set(1.0f));
     return v_mul(p, v_exp2i(k));
+}
+
+static inline VEC v_silu(VEC x)
+{
+    return v_div(x, v_add(v_set(1), v_exp(v_sub(v_set(0), x))));
 }
