@@ -412,11 +412,6 @@ int disp_needs(const struct disp *d, const char *label, uint64_t *weights, uint6
     return width != 0;
 }
 
-const struct dbrx_config *disp_config(const struct disp *d)
-{
-    return &d->desc->config;
-}
-
 uint32_t disp_max_pos(const struct disp *d)
 {
     return d->max_pos;

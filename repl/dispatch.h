@@ -74,7 +74,6 @@ uint32_t    disp_promises(const struct disp *);        /* DBRX_REPRO_* of the cu
 
 /* The current session, contracts of backend.h.  After DBRX_E_LOST the backend is gone:
  * disp_name is NULL until the next disp_use. */
-const struct dbrx_config *disp_config(const struct disp *);
 uint32_t    disp_max_pos(const struct disp *);
 uint32_t    disp_position(const struct disp *);
 dbrx_status disp_truncate(struct disp *, uint32_t n_keep, struct dbrx_error *);

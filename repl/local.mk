@@ -2,7 +2,7 @@
 noinst_LTLIBRARIES += librepl.la
 librepl_la_SOURCES = \
   %D%/clock.h \
-  %D%/mapped.h %D%/mapped.c %D%/finite.h %D%/finite.c \
+  %D%/mapped.h %D%/mapped.c \
   %D%/engine.h \
   %D%/engine.c \
   %D%/divergence.h \

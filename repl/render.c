@@ -4,6 +4,7 @@
 
 #include "repl/words.h"
 
+#include <errno.h>
 #include <langinfo.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -36,8 +37,17 @@ void render_init(struct render *r, int json)
     pthread_mutex_init(&r->lock, NULL);
 }
 
+static int refused;                        /* why stdout could not be written at first, or 0 */
+
+static void flush_out(void)
+{
+    if (fflush(stdout) && !refused)
+        refused = errno;
+}
+
 void render_redirected(struct render *r)
 {
+    refused = 0;
     r->out_tty = isatty(STDOUT_FILENO);
 }
 
@@ -183,7 +193,7 @@ static void emit(const char *type, const char *of, const char *text, cJSON *fiel
         puts(line);
     else
         puts("{\"type\":\"error\",\"text\":\"out of memory\"}");
-    fflush(stdout);
+    flush_out();
     cJSON_free(line);
     cJSON_Delete(obj);
 }
@@ -319,7 +329,7 @@ static void clear_line(struct render *r)
     erase_progress(r);
     r->since = now();                      /* what is said is a sign of life as well */
     pthread_mutex_unlock(&r->lock);
-    fflush(stdout);
+    flush_out();
 }
 
 /* While a line of a reply is open, no progress comes into it */
@@ -443,7 +453,7 @@ void render_line(struct render *r, const char *text)
     else
         fputs(text, stdout);
     putchar('\n');
-    fflush(stdout);
+    flush_out();
     free(clean);
 }
 
@@ -488,7 +498,7 @@ void render_reply(struct render *r, const char *text, size_t len)
         fwrite(text, 1, len, stdout);
     if (r->shade)
         fputs("\033[0m", stdout);
-    fflush(stdout);
+    flush_out();
     set_mid_line(r, text[len - 1] != '\n');
 }
 
@@ -497,7 +507,7 @@ void render_reply_end(struct render *r)
     r->shade = 0;
     if (r->mid_line)
         putchar('\n');
-    fflush(stdout);
+    flush_out();
     set_mid_line(r, 0);
 }
 
@@ -521,7 +531,7 @@ void render_heading(struct render *r, const char *fmt, ...)
     fputs(bold ? "\033[1m" : "", stdout);
     put_string(stdout, text ? text : "");
     puts(bold ? "\033[0m" : "");
-    fflush(stdout);
+    flush_out();
     free(text);
 }
 
@@ -529,7 +539,7 @@ void render_picture(struct render *r, const char *lines)
 {
     clear_line(r);
     fputs(lines, stdout);
-    fflush(stdout);
+    flush_out();
 }
 
 /* How many bytes of text fit into `width` columns, cut between words where there are some;
@@ -578,7 +588,7 @@ void render_columns(struct render *r, size_t n, const char (*title)[64], const c
         }
         putchar('\n');
     }
-    fflush(stdout);
+    flush_out();
     for (size_t i = 0; clean && i < n; i++)
         free(clean[i]);
     free(clean);
@@ -588,7 +598,9 @@ void render_columns(struct render *r, size_t n, const char (*title)[64], const c
 int render_failed(struct render *r)
 {
     (void)r;
-    return fflush(stdout) || ferror(stdout);
+    flush_out();
+    errno = refused;
+    return refused || ferror(stdout);
 }
 
 /* ---- rows ---- */
@@ -684,7 +696,7 @@ void render_rows(struct render *r, const struct rows *t, const char *title, cJSO
     if (title)
         render_paragraph(r, 0, title);
     print_rows(r, t, list);
-    fflush(stdout);
+    flush_out();
     cJSON_Delete(head);
     cJSON_Delete(list);
 }

@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -184,6 +185,8 @@ int output_end(struct shell *sh)
     int bad = render_failed(&sh->out), why = errno, failed = 0;
     dup2(sh->old_stdout, STDOUT_FILENO);
     close(sh->old_stdout);
+    if (bad)
+        __fpurge(stdout);                  /* what the file refused is not for the terminal */
     clearerr(stdout);
     render_redirected(&sh->out);
     if (bad)

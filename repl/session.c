@@ -2,7 +2,6 @@
 #include "repl/session.h"
 
 #include "plugins/fail.h"
-#include "repl/finite.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -234,8 +233,6 @@ dbrx_status sess_sync(struct sess *s, struct dbrx_error *err)
     };
     double t0 = now();
     st = disp_eval(s->disp, &b, err);
-    if (st == DBRX_OK)
-        st = finite_check(s->disp, s->logits, s->n_vocab, s->token, s->n, err);
     took(s);
     s->n_prob = st == DBRX_OK && b.route == &s->tee ? b.n_tokens : 0;
     uint32_t done = s->n_held > pos ? s->n_held - pos : 0;
