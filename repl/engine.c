@@ -180,6 +180,32 @@ int engine_can_extend(const struct engine *e)
     return e->kv && DBRX_HAS(struct dbrx_kv, e->kv, extend) && e->kv->extend;
 }
 
+unsigned engine_kv_width(const char *label)
+{
+    static const struct { const char *type; unsigned bytes; } known[] = {
+        { "f32", 128 }, { "f16", 64 }, { "bf16", 64 }, { "q8_0", 34 } };
+    const char *opt = label ? strstr(label, " kv=") : NULL;
+    for (size_t i = 0; opt && i < sizeof known / sizeof *known; i++)
+        if (strcspn(opt + 4, " ") == strlen(known[i].type) && !strncmp(opt + 4, known[i].type, strlen(known[i].type)))
+            return known[i].bytes;
+    return 0;
+}
+
+static dbrx_status see_type(void *ctx, const struct dbrx_kv_block *b)
+{
+    *(unsigned *)ctx = b->dtype == DBRX_F32 ? 128 : 64;
+    return DBRX_STOPPED;                   /* that is all */
+}
+
+double engine_kv_bytes(const struct engine *e)
+{
+    struct dbrx_error err;
+    unsigned width = engine_kv_width(e->label);
+    if (!width && e->kv && engine_position(e))
+        e->kv->export_kv(e->session, 1, see_type, &width, &err);
+    return 2.0 * e->layers * (double)e->kv_row * (width ? width : 128) / 32;
+}
+
 dbrx_status engine_copy_kv(const struct engine *from, const struct engine *to, uint32_t n,
                            const struct dbrx_host *host, int *lost, struct dbrx_error *err)
 {

@@ -182,15 +182,16 @@ int output_end(struct shell *sh)
 {
     if (!sh->output)
         return 0;
-    int bad = render_failed(&sh->out), why = errno, failed = 0;
+    int lost = render_failed(&sh->out), failed = 0;
     dup2(sh->old_stdout, STDOUT_FILENO);
     close(sh->old_stdout);
-    if (bad)
+    if (lost)
         __fpurge(stdout);                  /* what the file refused is not for the terminal */
     clearerr(stdout);
+    sh->out.lost = 0;
     render_redirected(&sh->out);
-    if (bad)
-        failed = render_error(&sh->out, "not all results could be written to %s: %s", sh->output, strerror(why));
+    if (lost)
+        failed = render_error(&sh->out, "not all results could be written to %s: %s", sh->output, strerror(lost));
     else
         render_event(&sh->out, "status", NULL, "results no longer go to %s", sh->output);
     free(sh->output);

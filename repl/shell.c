@@ -516,7 +516,7 @@ void shell_interactive(struct shell *sh, int rc)
         char *line = NULL;
         int ready = 0;
         enum line_result what = line_read(in.open ? "  ... " : steer_block(sh->steer) ? "dbrx*> " : "dbrx> ",
-                                           &line);
+                                           in.open != INPUT_CLOSED, &line);
         if (what == LINE_KILLED || (what == LINE_END && !in.open))
             break;
         if (what == LINE_CLEARED) {

@@ -151,6 +151,8 @@ struct said {
     size_t   len;
     enum sess_finish why;
 };
+/* What a reader should know of how a reply ended: "cut at max_tokens"; or NULL. */
+const char *reply_note(enum sess_finish);
 /* Draws the reply of the last turn, which has none yet; shows it unless `quiet`.  said may
  * be NULL. */
 int reply_draw(struct shell *, int quiet, struct said *);

@@ -8,7 +8,6 @@
 #include "repl/signals.h"
 #include "repl/text.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -46,8 +45,9 @@ int weights_close(struct weights *w, int code)
     tok_close(w->tok);
     mapped_unwatch(w->in);
     ckpt_close(w->in);
-    if (render_failed(&w->out) && !sig) {
-        fprintf(stderr, "dbrx: stdout cannot be written: %s\n", strerror(errno));
+    int lost = render_failed(&w->out);
+    if (lost && !sig) {
+        fprintf(stderr, "dbrx: stdout cannot be written: %s\n", strerror(lost));
         return EXIT_INTERNAL;
     }
     if (sig)

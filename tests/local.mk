@@ -10,7 +10,7 @@ AM_TESTS_ENVIRONMENT = \
   PYTHONPATH="$(abs_top_srcdir)/tests$${PYTHONPATH:+:$$PYTHONPATH}" LC_ALL=C.UTF-8; \
   export DBRX MODULES srcdir builddir CC CXX NVCC PYTHONPATH LC_ALL;
 
-EXTRA_DIST += %D%/tap.h %D%/quiet_host.h %D%/common.py %D%/screen.py %D%/checkpoints.py
+EXTRA_DIST += %D%/tap.h %D%/quiet_host.h %D%/common.py %D%/screen.py %D%/checkpoints.py %D%/each.sh
 
 include tests/unit/local.mk
 include tests/golden/local.mk

@@ -43,12 +43,12 @@ void cpu_pack(const struct cpu *c, struct cpu_way way, void *block, const float 
 }
 
 const void *cpu_open(const struct gemm *g, void *panel, const struct dbrx_tensor *w, size_t first,
-                     size_t rows, size_t cols)
+                     size_t rows, size_t cols, size_t ahead)
 {
     const void *at = tensor_at(w, first * cols);
     if (w->dtype == DBRX_BF16)
         return at;
-    g->open(w->dtype, panel, at, rows, cols);
+    g->open(w->dtype, panel, at, rows, cols, tensor_at(w, (first + ahead) * cols));
     return panel;
 }
 
@@ -63,9 +63,14 @@ static void float_product(const struct cpu *c, unsigned worker, float *y, size_t
     if (type < 0)
         dequant(wide, w->data, w->dtype, first * cols, rows * cols);
     if (cpu_few(c, n)) {
-        for (size_t t = 0; t < n; t++)
-            c->k->matvec[type < 0 ? K_F32 : type](y + t * ldy, type < 0 ? wide : at, rows, cols,
-                                                  cols, x + t * cols);
+        const uint32_t dtype = type < 0 ? DBRX_F32 : w->dtype;
+        const char *from = type < 0 ? (const void *)wide : at;
+        for (size_t r = 0, some; r < rows; r += some) {
+            some = cpu_few_rows(n, dtype, rows - r, cols);
+            for (size_t t = 0; t < n; t++)
+                c->k->matvec[kernels_type(dtype)](y + t * ldy + r, from + dtype_bytes(dtype, r * cols),
+                                                  some, cols, cols, x + t * cols);
+        }
         return;
     }
     if (type == K_F16 || type == K_BF16)
@@ -81,15 +86,19 @@ void cpu_product(const struct cpu *c, unsigned worker, struct cpu_way way, float
     if (way.kind == CPU_FLOAT) {
         float_product(c, worker, y, ldy, x, n, w, first, rows, cols);
     } else if (way.kind == CPU_QUANT) {
-        for (size_t t = 0; t < n; t++)
-            c->quant->matvec(w->dtype, y + t * ldy, tensor_at(w, first * cols), rows, cols,
-                             (const char *)x + t * cpu_packed(way, cols));
+        for (size_t r = 0, some; r < rows; r += some) {
+            some = cpu_few_rows(n, w->dtype, rows - r, cols);
+            for (size_t t = 0; t < n; t++)
+                c->quant->matvec(w->dtype, y + t * ldy + r, tensor_at(w, (first + r) * cols), some,
+                                 cols, (const char *)x + t * cpu_packed(way, cols));
+        }
     } else {
         size_t step = w->dtype == DBRX_BF16 ? rows : BLOCK_ROWS;
         for (size_t r = 0, some; r < rows; r += some) {
             some = min(step, rows - r);
-            way.g->linear(y + r, ldy, x, n, cpu_open(way.g, cpu_scratch(c, worker), w, first + r, some,
-                                                     cols), some, cols);
+            size_t ahead = r + some < rows ? some : rows * pool_threads(c->pool) - r;
+            const void *panel = cpu_open(way.g, cpu_scratch(c, worker), w, first + r, some, cols, ahead);
+            way.g->linear(y + r, ldy, x, n, panel, some, cols);
         }
     }
 }

@@ -22,6 +22,7 @@ struct quant {
 
 extern const struct quant quant_vnni;
 
-static inline size_t quant_bytes(size_t n) { return 64 + (n + 63) / 64 * 192; }
+enum { QUANT_GROUP = 640 };                /* bytes of 256 packed activations */
+static inline size_t quant_bytes(size_t n) { return 64 + (n + 255) / 256 * QUANT_GROUP; }
 
 #endif

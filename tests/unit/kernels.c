@@ -190,7 +190,7 @@ static const void *opened(const struct gemm *g, uint32_t dtype, void *panel, con
 {
     if (dtype == DBRX_BF16)
         return w;
-    g->open(dtype, panel, w, rows, cols);
+    g->open(dtype, panel, w, rows, cols, NULL);
     return panel;
 }
 
@@ -305,7 +305,7 @@ static void test_int8_nan(void)
     x[5] = NAN;
     x[2 * D + 40] = INFINITY;
     gemm_int8.pack(packed, row, 3, D);
-    gemm_int8.open(DBRX_Q8_0, panel, w, ROWS, D);
+    gemm_int8.open(DBRX_Q8_0, panel, w, ROWS, D, NULL);
     gemm_int8.linear(y, ROWS, packed, 3, panel, ROWS, D);
     int lost = 0, nothing = 1;
     for (int r = 0; r < ROWS; r++) {
@@ -318,7 +318,7 @@ static void test_int8_nan(void)
 /* Against the plain dequantiser, at the very end of a page so that reading on would be seen */
 static void test_quant(const struct quant *k, uint32_t dtype)
 {
-    static const size_t widths[] = { 32, 64, 96, 160, 256, 512, 1792 };
+    static const size_t widths[] = { 32, 64, 96, 160, 256, 352, 512, 1792 };
     double mv = 0, bf = 0;
     int intact = 1;
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
@@ -354,7 +354,7 @@ static void test_quant(const struct quant *k, uint32_t dtype)
             }
             memset(half + n, 0x55, 4 * GUARD);
             if (isa_bf16())
-                gemm_bf16.open(dtype, half, w, rows, cols);
+                gemm_bf16.open(dtype, half, w, rows, cols, NULL);
             for (size_t j = 0; isa_bf16() && j < n; j++)
                 bf = fmax(bf, fabs(bf16_to_f32(half[j]) - wide[j]) / fmax(fabs(wide[j]), 1e-6));
             for (size_t j = n; j < n + 2 * GUARD; j++)
@@ -463,6 +463,8 @@ static void test_level(const char *title, const struct cpu *c)
         { 70, 96, 352, DBRX_Q4_0, DBRX_W2_FFN_ROWS, 1, 5e-4 },
         { 70, 256, 512, DBRX_Q4_K, DBRX_W2_MODEL_ROWS, 1, 2e-2 },
         { 3, 256, 512, DBRX_Q6_K, DBRX_W2_MODEL_ROWS, 1, 5e-4 },
+        { 150, 2080, 32, DBRX_BF16, DBRX_W2_FFN_ROWS, 0, 1e-4 },   /* columns of w2 in two passes */
+        { 150, 2080, 32, DBRX_Q8_0, DBRX_W2_MODEL_ROWS, 1, 3e-2 },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         test_experts(title, c, &cases[i]);
