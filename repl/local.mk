@@ -133,6 +133,7 @@ libshell_la_SOURCES = \
   %D%/complete.c \
   %D%/signals.h \
   %D%/signals.c \
+  %D%/trial.h %D%/trial.c \
   %D%/paths.h \
   %D%/paths.c \
   %D%/text.h \

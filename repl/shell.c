@@ -15,6 +15,7 @@
 #include "repl/paths.h"
 #include "repl/signals.h"
 #include "repl/text.h"
+#include "repl/trial.h"
 #include "repl/words.h"
 
 #include <stdlib.h>
@@ -146,6 +147,8 @@ static int open_backend(struct shell *sh, const struct shell_options *o)
 {
     struct dbrx_error err;
     char *path = path_modules(o->module_path);
+    sh->modules.insecure = o->insecure;
+    sh->modules.trial = trial_module;
     if (!path || modules_scan(&sh->modules, path, &err) != DBRX_OK) {
         free(path);
         render_error(&sh->out, "out of memory");

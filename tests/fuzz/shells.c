@@ -49,7 +49,7 @@ static void session(const uint8_t *data, size_t size)
     }
     fuzz_put("s.dbrx", copy, n);
     free(copy);
-    if (save_read(fuzz_path("s.dbrx"), &c->desc, 4096, &vars, data[0] & 2, &s, err, sizeof err)) {
+    if (save_read(fuzz_path("s.dbrx"), &c->desc, "tiny", 4096, &vars, data[0] & 2, &s, err, sizeof err)) {
         refused();
         return;
     }
