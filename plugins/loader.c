@@ -80,12 +80,15 @@ dbrx_status module_open(const char *file, const struct dbrx_module_info **out,
         ELF64_ST_TYPE(sym->st_info) != STT_OBJECT)
         return fail(err, DBRX_E_UNSUPPORTED,
                     "%s is not a dbrx module: its dbrx_module is not data", base_name(file));
-    if (sym && (sym->st_size < 8 || m->struct_size > sym->st_size))
-        return fail(err, DBRX_E_UNSUPPORTED, "%s is not a dbrx module: its dbrx_module has %zu bytes and says that it "
-                    "has %u", base_name(file), (size_t)sym->st_size, sym->st_size < 4 ? 0 : m->struct_size);
+    if (sym && sym->st_size < 8)
+        return fail(err, DBRX_E_UNSUPPORTED, "%s is not a dbrx module: its dbrx_module has %zu bytes", base_name(file),
+                    (size_t)sym->st_size);
     if (m->struct_size < 8 || m->abi_major != DBRX_ABI_MAJOR)
         return fail(err, DBRX_E_UNSUPPORTED, "%s speaks module ABI %u.%u; this dbrx speaks %d.x",
                     base_name(file), m->abi_major, m->abi_minor, DBRX_ABI_MAJOR);
+    if (sym && m->struct_size > sym->st_size)
+        return fail(err, DBRX_E_UNSUPPORTED, "%s is not a dbrx module: its dbrx_module has %zu bytes and says that it "
+                    "has %u", base_name(file), (size_t)sym->st_size, m->struct_size);
     if (!DBRX_HAS(struct dbrx_module_info, m, get) || !m->get || !m->version || !m->summary)
         return fail(err, DBRX_E_UNSUPPORTED, "%s has an incomplete dbrx_module table",
                     base_name(file));
