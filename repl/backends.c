@@ -287,9 +287,12 @@ int handle_backend(struct shell *sh, const struct args *a)
     }
     if (!name && keep)
         return render_error(&sh->out, "--keep needs the NAME of the backend to go on with");
-    char was[160];
+    char was[160], text[160];
+    const char *same[MAX_BACKEND_OPTIONS + 1];
+    shell_current_options(sh, NULL, text, same);
     snprintf(was, sizeof was, "%s", disp_label(sh->disp) ? disp_label(sh->disp) : "");
-    if (shell_use(sh, name ? name : disp_name(sh->disp), a->list, (replay ? DISP_REPLAY : 0) | (keep ? DISP_KEEP : 0)))
+    if (shell_use(sh, name ? name : disp_name(sh->disp), name || a->list[0] ? a->list : same,
+                  (replay ? DISP_REPLAY : 0) | (keep ? DISP_KEEP : 0)))
         return -1;
     for (int i = 0; a->list[i]; i++) {     /* what was asked for here is the setting from now on */
         char err[256];

@@ -154,7 +154,10 @@ static int apply_threads(struct shell *sh)
                      "backend that has", now ? now : "no backend is open, and so");
         return 0;
     }
-    if (shell_use(sh, now, NULL, 0))
+    char text[160];
+    const char *opt[MAX_BACKEND_OPTIONS + 1];
+    shell_current_options(sh, "threads=", text, opt);
+    if (shell_use(sh, now, opt, 0))
         return -1;
     backend_said(sh);
     return 0;

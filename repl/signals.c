@@ -150,8 +150,9 @@ enum wait_result signals_wait(int fd)
     }
     if (what == WAIT_RESUME)
         resumed = 0;
-    else
+    else if (what == WAIT_RESIZE)
         resized = 0;
     sigprocmask(SIG_SETMASK, &old, NULL);
-    return what;
+    /* what came together with input comes before it: Ctrl-C drops the line, not what follows */
+    return what != WAIT_INPUT ? what : terminated ? WAIT_TERMINATE : presses ? WAIT_INTERRUPT : what;
 }

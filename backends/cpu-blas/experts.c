@@ -174,8 +174,7 @@ static void add_item(void *arg, unsigned worker, uint32_t item)
         if (j->slot[p] == NONE)
             continue;
         const float *out = j->out + j->slot[p] * w;
-        for (size_t i = 0; i < w; i++)
-            x[i] += m->weight[p] * out[i];
+        j->c->k->vecmat[K_F32](x, out, 1, w, w, &m->weight[p]);
         for (size_t i = 0; part && i < w; i++)
             part[i] = m->weight[p] * out[i];
     }
@@ -206,9 +205,10 @@ static void choose(struct job *j)
     if (gemm)
         return;
     const struct cpu_way floats = { CPU_FLOAT, NULL, 1 }, quant = { CPU_QUANT, NULL, 1 };
-    int up = c->quant && dtype_block(l->w1.dtype) > 1 && dtype_block(l->v1.dtype) > 1;
+    int by_token = cpu_by_token(c, (size_t)m->n * m->k / m->n_experts);
+    int up = by_token && dtype_block(l->w1.dtype) > 1 && dtype_block(l->v1.dtype) > 1;
     j->up = up ? quant : floats;
-    j->down = c->quant && !by_ffn && dtype_block(l->w2.dtype) > 1 ? quant : floats;
+    j->down = by_token && !by_ffn && dtype_block(l->w2.dtype) > 1 ? quant : floats;
 }
 
 /* bytes of one slot in all arrays */

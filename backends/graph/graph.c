@@ -120,8 +120,7 @@ static dbrx_status run_blocks(dbrx_session *s, const struct pass *p, uint32_t fi
             .kv_dtype = m->kv_dtype });
         inputs_emit(s, DBRX_INPUT_WO, l, n, d, s->h);
         op->linear(&s->work, s->qkv, s->h, &m->layer[l]->wo, n, d, d);
-        for (size_t i = 0; i < (size_t)n * d; i++)
-            s->x[i] += s->qkv[i];
+        op->add(&s->work, s->x, s->qkv, n, d);
 
         op->layernorm(&s->work, s->h, s->x, m->norm_2 + (size_t)l * d, n, d, c->ln_eps);
         dbrx_status st = check_rows(s->x, (size_t)n * d, l, err);

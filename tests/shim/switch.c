@@ -327,6 +327,32 @@ static void kept_fails(const char *fault, dbrx_status want)
     ok(fine && reached, "going back to a kept one, %s at %d places: it stays, or is closed when it is lost", fault, reached);
 }
 
+/* Ctrl-C at every look at it on the way back to a kept one: it is kept still, and takes over later */
+static void kept_interrupted(int how)
+{
+    int fine = 1, at = 1;
+    for (; at < 100; at++) {
+        struct dbrx_error err = { 0 };
+        enum sess_finish why;
+        uint32_t n;
+        struct world w = begin("shim", NULL, 3);
+        fine &= sess_use(w.s, "ref", NULL, DISP_KEEP, &err) == DBRX_OK && draw(w, 3, &why, &err) == DBRX_OK;
+        stop_in = at;
+        dbrx_status st = sess_use(w.s, "shim", NULL, how, &err);
+        stop_in = 0;
+        if (st == DBRX_OK) {
+            fine &= goes_on(w, "shim", 6);
+            end(w);
+            break;
+        }
+        fine &= st == DBRX_STOPPED && !strcmp(disp_name(w.d), "ref") && disp_kept(w.d, 0, &n) &&
+                sess_use(w.s, "shim", NULL, 0, &err) == DBRX_OK && goes_on(w, "shim", 6);
+        end(w);
+    }
+    ok(fine && at > 2 && at < 100, "interrupted at any of %d places while a kept one %s: it is kept still", at - 1,
+       how ? "recomputes" : "takes what is new");
+}
+
 static void too_many(void)
 {
     struct dbrx_error err = { 0 };
@@ -467,6 +493,8 @@ int main(void)
     kept_after_loss(1);
     kept_fails("lost", DBRX_E_LOST);
     kept_fails("nomem", DBRX_E_NOMEM);
+    kept_interrupted(0);
+    kept_interrupted(DISP_REPLAY);
     too_many();
     thousand();
 
