@@ -27,6 +27,23 @@ static double now(void)
 
 static double best(double a, double b) { return a < b ? a : b; }
 
+/* seconds for 20000 rounds of 24 independent products of 64 bytes */
+__attribute__((target("avx512f,avx512vnni"))) static double peak_int8(void)
+{
+    __m512i a[24], x = _mm512_set1_epi8(1);
+    _Pragma("GCC unroll 24")
+    for (int i = 0; i < 24; i++)
+        a[i] = _mm512_setzero_si512();
+    double t0 = now();
+    for (int r = 0; r < 20000; r++)
+        _Pragma("GCC unroll 24")
+        for (int i = 0; i < 24; i++) {
+            a[i] = _mm512_dpbusd_epi32(a[i], x, x);
+            __asm__ volatile("" : "+v"(a[i]));
+        }
+    return now() - t0;
+}
+
 /* seconds for 20000 rounds of 24 independent products of 32 pairs */
 __attribute__((target("avx512f,avx512bf16"))) static double peak(void)
 {
@@ -54,7 +71,7 @@ int main(void)
     const struct kernels *k = kernels_get(NULL);
     float *x = calloc(TOKENS * COLS, sizeof *x), *y = calloc(TOKENS * ROWS, sizeof *y);
     char *w = aligned_alloc(64, 4 * ROWS * COLS);
-    uint16_t *opened = aligned_alloc(64, 2 * ROWS * COLS), *packed = aligned_alloc(64, 8 * TOKENS * COLS);
+    uint16_t *opened = aligned_alloc(64, 64 + 2 * ROWS * COLS), *packed = aligned_alloc(64, 8 * TOKENS * COLS);
     void *quant = aligned_alloc(64, quant_bytes(COLS));
     if (!x || !y || !w || !opened || !packed || !quant || !isa_vnni()) {
         fprintf(stderr, "bench/kernels: this CPU has no AVX512-VNNI\n");
@@ -78,9 +95,10 @@ int main(void)
                    TOKENS, ROWS, COLS, flops * 1e-9, 100 * flops * (i + 1) / all, all * 1e-9);
         }
     }
-    printf("%-8s %16s %18s\n", "type", "one token GB/s", "to BF16 Gweights/s");
+    printf("%-8s %16s %18s %18s %22s\n", "type", "one token GB/s", "to BF16 Gweights/s", "to bytes Gweights/s",
+           "128 tokens GOP/s");
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
-        double mv = 1, open = 1;
+        double mv = 1, open = 1, bytes = 1, gemm = 1, top = 1;
         int type = kernels_type(types[i]);
         for (int r = 0; r < REPS; r++) {
             double t0 = now();
@@ -91,11 +109,27 @@ int main(void)
             mv = best(mv, now() - t0);
             t0 = now();
             if (isa_bf16())
-                gemm_bf16.open(types[i], opened, w, ROWS * COLS);
+                gemm_bf16.open(types[i], opened, w, ROWS, COLS, w);
             open = best(open, now() - t0);
+            if (dtype_block(types[i]) == 1)
+                continue;
+            t0 = now();
+            gemm_int8.open(types[i], opened, w, ROWS, COLS, w);
+            bytes = best(bytes, now() - t0);
+            if (r >= REPS / 10)
+                continue;
+            top = best(top, peak_int8());
+            t0 = now();
+            gemm_int8.linear(y, ROWS, packed, TOKENS, opened, ROWS, COLS);
+            gemm = best(gemm, now() - t0);
         }
-        printf("%-8s %16.1f %18.1f\n", dtype_name(types[i]),
+        printf("%-8s %16.1f %18.1f", dtype_name(types[i]),
                (double)dtype_bytes(types[i], ROWS * COLS) / mv * 1e-9, ROWS * COLS / open * 1e-9);
+        if (dtype_block(types[i]) > 1)
+            printf(" %18.1f %8.0f, %.0f%% of %.0f", ROWS * COLS / bytes * 1e-9,
+                   2e-9 * TOKENS * ROWS * COLS / gemm, 100 * 2. * TOKENS * ROWS * COLS / gemm / (20000. * 24 * 128 / top),
+                   20000. * 24 * 128e-9 / top);
+        printf("\n");
     }
     void *const all[] = { x, y, w, opened, packed, quant };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)

@@ -5,9 +5,9 @@
  * First a conversation of 500 tokens of the checkpoint (or what its context holds): every pair
  * of cpu-blas and ref, opened afresh and kept open.  Then 2,000 tokens at the KV shape of DBRX
  * (40 layers, 8 KV heads of 128) in a model that is otherwise tiny, beside memcpy of as many
- * bytes: into memory that is touched for the first time, as a new session's is, in pages of 4 KB
- * and of 2 MB where the machine has some left, and into memory that was touched before.  Medians
- * of interleaved runs. */
+ * bytes: into new memory asked for in the same way as a session's, which is what a switch has to
+ * do at least, and into memory that was touched before, which is all that a copy can be.  Once as
+ * the machine is, and once as if it had no pages of 2 MB left.  Medians of interleaved runs. */
 #define _DEFAULT_SOURCE                    /* madvise */
 #include "backends/model/checkpoint.h"
 #include "repl/dispatch.h"
@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -145,13 +146,12 @@ static dbrx_status next_block(void *ctx, struct dbrx_kv_block *b, struct dbrx_er
     return DBRX_OK;
 }
 
-static void *fresh_memory(size_t bytes, int huge)
+static void *fresh_memory(size_t bytes)
 {
     void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED)
         die("out of memory");
-    if (huge)
-        (void)madvise(p, bytes, MADV_HUGEPAGE);
+    (void)madvise(p, bytes, MADV_HUGEPAGE);
     return p;
 }
 
@@ -168,7 +168,7 @@ static int knows(const struct disp *d, const char *backend, const char *option)
 
 static void dbrx_shape(const struct modules *mods, uint32_t n, int reps)
 {
-    static double sw[MAX_REPS], cold[2][MAX_REPS], warm[MAX_REPS];
+    static double sw[MAX_REPS], cold[MAX_REPS], warm[MAX_REPS];
     struct dbrx_error err;
     uint16_t *zero = calloc(4 * (size_t)D * D, sizeof *zero);  /* every weight there is */
     struct dbrx_layer layer[LAYERS];
@@ -193,7 +193,7 @@ static void dbrx_shape(const struct modules *mods, uint32_t n, int reps)
     static const char *const bf16[] = { "kv=bf16", NULL };
     const char *const *opt = half ? bf16 : NULL;
     size_t row = (size_t)D * (half ? 2 : 4), bytes = 2 * LAYERS * (size_t)n * row;
-    char *data = malloc(STEP * row), *from = fresh_memory(bytes, 0), *to = fresh_memory(bytes, 0);
+    char *data = malloc(STEP * row), *from = fresh_memory(bytes), *to = fresh_memory(bytes);
     for (size_t i = 0; i < STEP * (size_t)D; i++) {            /* no zeros: pages of them may be shared */
         if (half)
             ((uint16_t *)(void *)data)[i] = 0x3f80;
@@ -209,25 +209,21 @@ static void dbrx_shape(const struct modules *mods, uint32_t n, int reps)
     for (int r = -1; r < reps; r++) {
         int i = r < 0 ? 0 : r;
         sw[i] = move(d, "cpu-blas", opt, 0, token, n);
-        double t0;
-        for (int huge = 0; huge < 2; huge++) {
-            t0 = now();
-            char *new = fresh_memory(bytes, huge);
-            memcpy(new, from, bytes);
-            munmap(new, bytes);
-            cold[huge][i] = now() - t0;
-        }
+        double t0 = now();
+        char *new = fresh_memory(bytes);
+        memcpy(new, from, bytes);
+        munmap(new, bytes);
+        cold[i] = now() - t0;
         t0 = now();
         memcpy(to, from, bytes);
         warm[i] = now() - t0;
     }
-    double s = median(sw, reps), c = median(cold[0], reps), h = median(cold[1], reps), w = median(warm, reps), gb = (double)bytes * 1e-9;
-    printf("KV of DBRX, %u tokens in %s, %.0f MB, median of %d\n", n, half ? "BF16" : "F32", 1e3 * gb, reps);
+    double s = median(sw, reps), c = median(cold, reps), w = median(warm, reps), gb = (double)bytes * 1e-9;
+    printf("KV of DBRX, %u tokens in %s, %.0f MB, %s, median of %d\n", n, half ? "BF16" : "F32", 1e3 * gb,
+           prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) == 1 ? "pages of 4 KB only" : "pages of 2 MB where there are", reps);
     printf("  switch, all of it                 %8.1f ms  %6.2f GB/s\n", 1e3 * s, gb / s);
     printf("  memcpy into new memory            %8.1f ms  %6.2f GB/s   the switch has %3.0f%% of that\n", 1e3 * c, gb / c,
            100 * c / s);
-    printf("  memcpy into new huge pages        %8.1f ms  %6.2f GB/s   the switch has %3.0f%% of that\n", 1e3 * h, gb / h,
-           100 * h / s);
     printf("  memcpy into memory touched before %8.1f ms  %6.2f GB/s   the switch has %3.0f%% of that\n", 1e3 * w, gb / w,
            100 * w / s);
     disp_free(d);
@@ -263,6 +259,8 @@ int main(int argc, char **argv)
         printf("load average %.1f on %ld cores\n", load[0], sysconf(_SC_NPROCESSORS_ONLN));
     checkpoint(argv[optind], &mods, 500, reps);
     dbrx_shape(&mods, tokens, reps);
+    if (!prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0))
+        dbrx_shape(&mods, tokens, reps);
     modules_free(&mods);
     free(dir);
     return 0;

@@ -4,11 +4,16 @@ such a terminal of 80 columns then shows between the README's markers, a session
 
     docs/record.py build/dbrx README.md
 
+In a document without markers, such as grammar.md, runs the examples that begin with "$ dbrx" again,
+each with the file that the block of text before it holds.
+
 Speeds are those of the machine and of the moment; the words depend on the seed alone."""
 import os
 import pty
 import re
 import select
+import shlex
+import subprocess
 import sys
 import fcntl
 import struct
@@ -99,10 +104,33 @@ def shortened(lines, head, tail):
     return out[:-1]
 
 
+def examples(dbrx, text):
+    """The text with the output of its commands as it is today."""
+    before, parts = "", re.split(r"(?sm)^(```.*?\n```\n)", text)
+    for i, part in enumerate(parts):
+        if not part.startswith("```"):
+            continue
+        head, body = part[:-4].split("\n", 1)
+        if body.startswith("$ dbrx "):
+            args = shlex.split(body.split("\n")[0][len("$ dbrx "):])
+            with tempfile.TemporaryDirectory() as cwd:
+                for name in re.findall(r"(?:grammar|schema)=([^ ]+)", " ".join(args)):
+                    with open(os.path.join(cwd, name), "w", encoding="utf-8") as f:
+                        f.write(before)
+                out = subprocess.run([dbrx, *args], cwd=cwd, stdout=subprocess.PIPE, check=True).stdout.decode()
+            parts[i] = "%s\n%s\n%s```\n" % (head, body.split("\n")[0], out)
+        before = body
+    return "".join(parts)
+
+
 def main():
     dbrx, readme = sys.argv[1:]
     with open(readme, encoding="utf-8") as f:
         whole = f.read()
+    if BEGIN not in whole:
+        with open(readme, "w", encoding="utf-8") as f:
+            f.write(examples(os.path.abspath(dbrx), whole))
+        return
     parts = whole.split(BEGIN)
     if len(parts) != len(SESSIONS) + 1:
         sys.exit("record.py: %s has %d places for %d sessions" % (readme, len(parts) - 1, len(SESSIONS)))

@@ -1,10 +1,12 @@
 /* repl/batch.c -- many prompts, one after another, and what to do after a kill.  See batch.h.
  *
- * Each result is one line, written in one piece; what a kill tore off its last line is cut
- * away when the same command runs again, and ids that are there are not drawn again. */
+ * Each result is one line, written in one piece, also that of a prompt that failed.  When the
+ * same command runs again, what a kill tore off is cut away, what failed is tried again, and
+ * other ids that are there are not drawn again. */
 #define _GNU_SOURCE
 #include "repl/batch.h"
 
+#include "repl/atomic.h"
 #include "repl/idset.h"
 #include "repl/prompts.h"
 #include "repl/shell.h"
@@ -13,7 +15,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -33,7 +34,34 @@ static char *id_text(const cJSON *id)
     return cJSON_IsString(id) || cJSON_IsNumber(id) ? cJSON_PrintUnformatted(id) : NULL;
 }
 
-/* Reads our own results, cuts a torn last line; 0 or -1 */
+/* The file without the lines of what failed, whole at any moment; 0 or -1 */
+static int drop_failures(struct batch *b, FILE *f, const char *name)
+{
+    char *line = NULL;
+    size_t cap = 0;
+    ssize_t len;
+    struct atomic kept;
+    rewind(f);
+    int why = atomic_open(&kept, name);
+    while (!why && (len = getline(&line, &cap, f)) > 0) {
+        cJSON *j = cJSON_ParseWithLength(line, (size_t)len);
+        if (!cJSON_HasObjectItem(j, "error"))
+            atomic_write(&kept, line, (size_t)len);
+        cJSON_Delete(j);
+    }
+    if (!why && !feof(f))                  /* half of it is nothing to put in its place */
+        kept.error = ENOMEM;
+    why = why ? why : atomic_commit(&kept);
+    free(line);
+    int fd = why ? -1 : open(name, O_RDWR | O_CLOEXEC);
+    if (fd < 0)
+        return render_error(&b->sh->out, "%s cannot be written: %s", name, strerror(why ? why : errno));
+    close(b->fd);
+    b->fd = fd;
+    return lseek(fd, 0, SEEK_END) < 0 ? -1 : 0;
+}
+
+/* Reads our own results, cuts a torn last line and what failed, which is tried again; 0 or -1 */
 static int resume(struct batch *b, const char *name)
 {
     static const char begin[] = "{\"id\":";
@@ -42,7 +70,7 @@ static int resume(struct batch *b, const char *name)
     size_t cap = 0;
     ssize_t len;
     off_t good = 0;
-    int failed = 0;
+    int failed = 0, failures = 0;
     unsigned long n = 0;
     int copy = dup(b->fd);
     FILE *f = copy < 0 ? NULL : fdopen(copy, "r");
@@ -58,21 +86,25 @@ static int resume(struct batch *b, const char *name)
             break;                         /* torn */
         cJSON *j = line[len - 1] == '\n' ? cJSON_ParseWithLength(line, (size_t)len) : NULL;
         char *id = id_text(cJSON_GetObjectItemCaseSensitive(j, "id"));
+        int failure = cJSON_HasObjectItem(j, "error");
         if (!id)
             failed = render_error(out, "line %lu of %s is no result of a batch; nothing was touched: choose "
                                   "another file with --out", n, name);
-        else if (idset_add(&b->done, id) < 0)
+        else if (!failure && idset_add(&b->done, id) < 0)
             failed = render_error(out, "out of memory");
+        failures += failure;
         good += len;
         cJSON_free(id);
         cJSON_Delete(j);
     }
     if (!failed && ferror(f))
         failed = render_error(out, "%s cannot be read: %s", name, strerror(errno));
-    fclose(f);
     free(line);
     if (!failed && (ftruncate(b->fd, good) || lseek(b->fd, good, SEEK_SET) < 0))
         failed = render_error(out, "%s cannot be written: %s", name, strerror(errno));
+    if (!failed && failures)
+        failed = drop_failures(b, f, name);
+    fclose(f);
     return failed;
 }
 
@@ -92,54 +124,31 @@ static int open_out(struct batch *b, const char *name)
 
 /* ---- one line ---- */
 
-__attribute__((format(printf, 2, 3)))
-static int bad_line(struct batch *b, const char *fmt, ...)
-{
-    char what[256];
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(what, sizeof what, fmt, ap);
-    va_end(ap);
-    b->failed++;
-    return render_error(&b->sh->out, "%s", what);
-}
-
 /* "settings": {"temperature": 0.5, ...} over the ones here; 0 or -1 */
 static int apply(struct batch *b, const cJSON *settings)
 {
     const cJSON *v;
     char text[64], err[512];
     if (settings && !cJSON_IsObject(settings))
-        return bad_line(b, "\"settings\" is no object");
+        return render_error(&b->sh->out, "\"settings\" is no object");
     cJSON_ArrayForEach(v, settings) {
         int var = var_find(v->string, 0);
         if (cJSON_IsNumber(v))
             snprintf(text, sizeof text, "%.17g", v->valuedouble);
         if (var < 0 || var == VAR_THREADS)
-            return bad_line(b, "there is no setting \"%.60s\" for a prompt", v->string);
+            return render_error(&b->sh->out, "there is no setting \"%.60s\" for a prompt", v->string);
         if (!cJSON_IsNumber(v) && !cJSON_IsString(v))
-            return bad_line(b, "setting \"%.60s\" is neither text nor a number", v->string);
+            return render_error(&b->sh->out, "setting \"%.60s\" is neither text nor a number", v->string);
         if (vars_set(&b->sh->vars, var, cJSON_IsNumber(v) ? text : v->valuestring, FROM_SESSION, err, sizeof err))
-            return bad_line(b, "%s", err);
+            return render_error(&b->sh->out, "%s", err);
     }
-    return shell_constrain(b->sh, err, sizeof err) ? bad_line(b, "%s", err) : 0;
+    return shell_constrain(b->sh, err, sizeof err) ? render_error(&b->sh->out, "%s", err) : 0;
 }
 
-/* In one write where the system lets us: a kill leaves whole lines, but perhaps for the last */
-static int put_result(struct batch *b, const char *id, const struct said *said)
+/* In one write where the system lets us: a kill leaves whole lines, but perhaps for the last.
+ * Takes the object. */
+static int put_line(struct batch *b, cJSON *j)
 {
-    const struct sess *s = b->sh->sess;
-    const struct turn *t = tree_last(b->sh->tree);
-    cJSON *j = cJSON_CreateObject();
-    cJSON_AddRawToObject(j, "id", id);
-    field_text(j, "text", said->text ? said->text : "", said->len);
-    cJSON_AddItemToObject(j, "tokens", cJSON_CreateIntArray(s->token + t->reply, (int)(t->end - t->reply)));
-    cJSON_AddStringToObject(j, "finish_reason", sess_finish_name(said->why));
-    cJSON_AddNumberToObject(j, "seed", (double)t->seed);
-    cJSON_AddNumberToObject(j, "prompt_tokens", t->reply - t->begin);
-    field_real(j, "prompt_seconds", s->last.prompt_s);
-    cJSON_AddItemToObject(j, "made_by", makers_json(&t->by));
-    field_real(j, "seconds", s->last.gen_s);
     char *line = cJSON_PrintUnformatted(j);
     size_t len = line ? strlen(line) : 0;
     cJSON_Delete(j);
@@ -159,6 +168,36 @@ static int put_result(struct batch *b, const char *id, const struct said *said)
     return 0;
 }
 
+static int put_result(struct batch *b, const char *id, const struct said *said)
+{
+    const struct sess *s = b->sh->sess;
+    const struct turn *t = tree_last(b->sh->tree);
+    cJSON *j = cJSON_CreateObject();
+    cJSON_AddRawToObject(j, "id", id);
+    field_text(j, "text", said->text ? said->text : "", said->len);
+    cJSON_AddItemToObject(j, "tokens", cJSON_CreateIntArray(s->token + t->reply, (int)(t->end - t->reply)));
+    cJSON_AddStringToObject(j, "finish_reason", sess_finish_name(said->why));
+    cJSON_AddNumberToObject(j, "seed", (double)t->seed);
+    cJSON_AddNumberToObject(j, "prompt_tokens", t->reply - t->begin);
+    field_real(j, "prompt_seconds", s->last.prompt_s);
+    cJSON_AddItemToObject(j, "made_by", makers_json(&t->by));
+    field_real(j, "seconds", s->last.gen_s);
+    return put_line(b, j);
+}
+
+/* A line that failed leaves one as well, or nobody could tell it from one that is yet to come */
+static int put_failure(struct batch *b, const char *id, const char *why)
+{
+    cJSON *j = cJSON_CreateObject();
+    if (id)
+        cJSON_AddRawToObject(j, "id", id);
+    else
+        cJSON_AddNumberToObject(j, "id", (double)b->line);
+    field_string(j, "error", why);
+    cJSON_AddNumberToObject(j, "line", (double)b->line);
+    return put_line(b, j);
+}
+
 /* The conversation of the line before is forgotten, not kept */
 static int start_anew(struct shell *sh)
 {
@@ -169,51 +208,62 @@ static int start_anew(struct shell *sh)
     return st == DBRX_OK ? 0 : shell_failed(sh, st, &err);
 }
 
-/* 0, also when the line was bad, or -1: there is no point in going on */
-static int run_line(struct batch *b, const char *line, size_t len)
+enum outcome { DRAWN, SKIPPED, FAILED, INTERRUPTED };
+
+/* The reply to one line; FAILED after saying why.  id: NULL if it has none that can be used */
+static enum outcome draw_line(struct batch *b, const char *line, size_t len, const cJSON *j, const char *id,
+                              struct said *said)
 {
     struct shell *sh = b->sh;
-    char *id = NULL;
     struct vars was;
     struct tok_ids ids = { 0 };
-    struct said said = { 0 };
-    int chat, stop = 0;
-    cJSON *j = cJSON_ParseWithLength(line, len);
-    if (!cJSON_IsObject(j)) {
-        bad_line(b, "it is no JSON object");
-        goto out;
-    }
-    id = prompt_id(sh, j, b->line);
-    if (!id) {
-        b->failed++;
-        goto out;
-    }
-    int again = idset_add(&b->seen, id);
+    int chat, again = id ? idset_add(&b->seen, id) : 0;
+    if (!id)
+        return FAILED;
     if (again) {
-        bad_line(b, again < 0 ? "out of memory" : "its id %.60s was there before", id);
-        goto out;
+        render_error(&sh->out, again < 0 ? "out of memory" : "its id %.60s was there before", id);
+        return FAILED;
     }
-    if (idset_has(&b->done, id)) {
-        b->skipped++;
-        goto out;
-    }
+    if (idset_has(&b->done, id))
+        return SKIPPED;
     if (vars_copy(&was, &sh->vars)) {
-        bad_line(b, "out of memory");
-        goto out;
+        render_error(&sh->out, "out of memory");
+        return FAILED;
     }
-    unsigned long bad = b->failed;
     int failed = apply(b, cJSON_GetObjectItemCaseSensitive(j, "settings")) || start_anew(sh) ||
-                 prompt_ids(sh, line, len, j, &ids, &chat) || reply_prompt(sh, &ids, chat) || reply_draw(sh, 1, &said);
-    if (failed)
-        b->failed += b->failed == bad;     /* said so itself */
-    else if (said.why != SESS_STOPPED)     /* an interrupted one is drawn again next time */
-        stop = put_result(b, id, &said);
-    b->drawn += !failed && said.why != SESS_STOPPED && !stop;
+                 prompt_ids(sh, line, len, j, &ids, &chat) || reply_prompt(sh, &ids, chat) || reply_draw(sh, 1, said);
     vars_free(&sh->vars);
     sh->vars = was;
-out:
-    free(said.text);
     free(ids.id);
+    return failed ? signals_stop() ? INTERRUPTED : FAILED
+         : said->why == SESS_STOPPED ? INTERRUPTED : DRAWN;
+}
+
+/* One line, one result; an interrupted one has none, and is drawn when the same command runs
+ * again.  0, or -1: there is no point in going on */
+static int run_line(struct batch *b, const char *line, size_t len)
+{
+    struct render *out = &b->sh->out;
+    char why[512] = "";
+    struct said said = { 0 };
+    int stop = 0;
+    cJSON *j = cJSON_ParseWithLength(line, len);
+    out->quiet = why;                      /* what is wrong goes into the result, too */
+    out->quiet_size = sizeof why;
+    if (!cJSON_IsObject(j))
+        render_error(out, "it is no JSON object");
+    char *id = cJSON_IsObject(j) ? prompt_id(b->sh, j, b->line) : NULL;
+    enum outcome what = draw_line(b, line, len, j, id, &said);
+    out->quiet = NULL;
+    if (*why && what != INTERRUPTED)
+        render_error(out, "%s", why);
+    b->failed += what == FAILED;
+    b->skipped += what == SKIPPED;
+    if (what == DRAWN)
+        b->drawn += !(stop = put_result(b, id, &said));
+    else if (what == FAILED)
+        stop = put_failure(b, id, why);
+    free(said.text);
     cJSON_free(id);
     cJSON_Delete(j);
     return stop;
@@ -252,7 +302,7 @@ int batch_run(struct shell *sh, const char *in, const char *out)
     sh->out.json = 0;                      /* stdout has results only */
     stop = open_out(&b, out);
     b.total = stop ? 0 : batch_lines(f);
-    while (!stop && !signals_stop() && (len = getline(&line, &cap, f)) >= 0) {
+    while (!stop && !signals_stop() && (len = text_line(&line, &cap, f)) >= 0) {
         snprintf(sh->out.where, sizeof sh->out.where, "%.120s:%lu", in, ++b.line);
         if (len && line[strspn(line, " \t\r\n")])
             stop = run_line(&b, line, (size_t)len);
@@ -260,7 +310,7 @@ int batch_run(struct shell *sh, const char *in, const char *out)
         render_bar(&sh->out, b.line, b.total, b.failed);
     }
     render_bar(&sh->out, 0, 0, 0);
-    if (!stop && ferror(f) && !signals_stop())
+    if (!stop && !feof(f) && !signals_stop())
         stop = render_error(&sh->out, "%s cannot be read: %s", in, strerror(errno));
     if (b.line && !stop)
         render_event(&sh->out, "status", NULL, "%lu drawn, %lu there already, %lu failed%s", b.drawn, b.skipped,

@@ -20,8 +20,8 @@ struct opened { struct engine engine; char label[sizeof ((struct engine *)0)->la
 static const struct { const char *key, *unit; } figures[MEASURE_N] = {
     [MEASURE_PROMPT] = { "prompt_tokens_per_second", "tok/s" },
     [MEASURE_GEN] = { "gen_tokens_per_second", "tok/s" },
-    [MEASURE_MOVED] = { "weight_bytes_per_second", "B/s" },
-    [MEASURE_MOVED_SHARE] = { "weight_bytes_share", "of the read bandwidth" },
+    [MEASURE_MOVED] = { "moved_bytes_per_second", "B/s" },
+    [MEASURE_MOVED_SHARE] = { "moved_bytes_share", "of the read bandwidth" },
     [MEASURE_FLOPS] = { "prompt_flops", "FLOP/s" },
     [MEASURE_FLOPS_SHARE] = { "prompt_flops_share", "of the peak" },
     [MEASURE_SWITCH] = { "switch_seconds", "s" } };
@@ -44,6 +44,7 @@ static cJSON *backend_row(const struct measured *m, const char *label)
     for (int f = 0; f < MEASURE_N; f++)
         add_spread(row, figures[f].key, m->sample[f], m->n);
     field_real(row, "weight_bytes_per_token", m->bytes_token);
+    field_real(row, "kv_bytes_per_token", m->kv_token);
     field_real(row, "experts_per_layer", m->experts);
     field_real(row, "load_seconds", m->load_s);
     field_real(row, "memory_bytes", m->memory);
@@ -107,10 +108,14 @@ static char *show_memory(const struct render *r, const cJSON *row)
     (void)r;
     return form("%.1f MiB", part(row, "memory_bytes", NULL) / 1048576);
 }
-static char *show_token(const struct render *r, const cJSON *row)
+static char *show_read(const struct render *r, const cJSON *row)
 {
+    double w = part(row, "weight_bytes_per_token", NULL) * 1e-6, kv = part(row, "kv_bytes_per_token", NULL) * 1e-6;
+    char *text = NULL;
     (void)r;
-    return form("%.2f MB", part(row, "weight_bytes_per_token", NULL) * 1e-6);
+    if (isnan(w))
+        return strdup("-");
+    return asprintf(&text, "%.2f+%.2f MB", w, kv) < 0 ? NULL : text;
 }
 
 static void print_csv(struct shell *sh, const cJSON *head, const cJSON *list)
@@ -124,17 +129,18 @@ static void print_csv(struct shell *sh, const cJSON *head, const cJSON *list)
     for (int i = 0; i < MEASURE_N; i++)
         for (int p = 0; p < 5; p++)
             fprintf(f, ",%s_%s", figures[i].key, parts[p]);
-    fputs(",weight_bytes_per_token,experts_per_layer,load_seconds,memory_bytes,read_bytes_per_second,peak_flops", f);
+    fputs(",weight_bytes_per_token,kv_bytes_per_token,experts_per_layer,load_seconds,memory_bytes,read_bytes_per_second,peak_flops", f);
     for (const cJSON *row = list->child; row; row = row->next) {
         fprintf(f, "\n\"%s\",%.0f,%.0f,%.0f,%.0f", cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(row, "backend")),
                 part(head, "prompt", NULL), part(head, "gen", NULL), part(head, "depth", NULL),
                 part(row, "samples", NULL));
-        double v[MEASURE_N * 5 + 6];
+        double v[MEASURE_N * 5 + 7];
         int n = 0;
         for (int i = 0; i < MEASURE_N; i++)
             for (int p = 0; p < 5; p++)
                 v[n++] = part(row, figures[i].key, parts[p]);
         v[n++] = part(row, "weight_bytes_per_token", NULL);
+        v[n++] = part(row, "kv_bytes_per_token", NULL);
         v[n++] = part(row, "experts_per_layer", NULL);
         v[n++] = part(row, "load_seconds", NULL);
         v[n++] = part(row, "memory_bytes", NULL);
@@ -154,7 +160,7 @@ static void show(struct shell *sh, const struct bench_ask *ask, const struct mea
         { NULL, "prompt tok/s", 1, 0, show_prompt }, { NULL, "GFLOP/s (peak)", 1, 0, show_flops },
         { NULL, "gen tok/s", 1, 0, show_gen }, { NULL, "GB/s (read)", 1, 0, show_moved }, { "backend", "backend", 0, 0, NULL }, { 0 } };
     static const struct column costs[] = {
-        { NULL, "weights/token", 1, 0, show_token }, { "experts_per_layer", "experts", 1, 2, NULL },
+        { NULL, "weights+KV", 1, 0, show_read }, { "experts_per_layer", "experts", 1, 2, NULL },
         { NULL, "load", 1, 0, show_load }, { NULL, "switch", 1, 0, show_switch }, { NULL, "memory", 1, 0, show_memory },
         { "backend", "backend", 0, 0, NULL }, { 0 } };
     static const struct rows fast = { "rows", "bench", "rows", speeds, 0 }, dear = { "rows", "bench", "rows", costs, 0 };
@@ -227,10 +233,12 @@ int bench_run(struct shell *sh, const struct bench_ask *ask)
                             "%u", (unsigned long long)room, c->max_seq);
     if (!ask->prompt && !ask->gen)
         return render_error(&sh->out, "without a prompt and without generation there is nothing to measure");
+    render_busy_with(&sh->out, "measuring");           /* the probe's memory alone may take seconds */
     struct machine *machine = machine_new();
-    if (!machine)
+    if (!machine) {
+        render_busy(&sh->out, 0);
         return render_error(&sh->out, "out of memory for the probe of the read bandwidth");
-    render_busy_with(&sh->out, "measuring");
+    }
     struct measurement b = {
         .desc = &sh->ckpt->desc, .host = &sh->host, .steer = disp_steered(sh->disp), .machine = machine, .prompt = ask->prompt, .gen = ask->gen,
         .depth = ask->depth, .reps = ask->reps, .m = m, .n_m = open_all(sh, ask, (uint32_t)room, m, o) };

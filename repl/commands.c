@@ -20,8 +20,8 @@ static const struct command table[] = {
       "other word is searched for.", "/help route", handle_help },
     { "set", "shell", { { ARG_VAR, "NAME", 0 }, { ARG_VALUE, "VALUE", 0 } },
       "show or change a setting",
-      "Without arguments lists all settings with their values and where those came from.  "
-      "The value `default` goes back to the default.", "/set temperature 0.5", handle_set },
+      "Without arguments lists the settings with their values; on a small screen those that were set first, "
+      "and `all` lists what the others take, too.  The value `default` goes back to the default.", "/set temperature 0.5", handle_set },
     { "backend", "shell",
       { { ARG_BACKEND, "NAME", 0 }, { ARG_FLAG, "--replay", 0 }, { ARG_FLAG, "--keep", 0 },
         { ARG_FLAG, "--drop", 0 }, { ARG_OPTIONS, "K=V", 0 } },
@@ -234,7 +234,7 @@ static const struct command table[] = {
                              { ARG_FLAG, "--ban", 0 }, { ARG_FLAG, "--skip", 0 }, { ARG_FLAG, "--omit", 0 },
                              { ARG_FLAG, "--zero", 0 } },
       "what the same tokens lose without some experts",
-      "The conversation's tokens, or FILE's (of a .jsonl the texts, one behind the other), with and without these experts together: how much less likely each "
+      "The conversation's tokens, or FILE's (of a .jsonl the texts, each on its own), with and without these experts together: how much less likely each "
       "token that came gets, how far all probabilities move (KL), whether another token is likeliest, how many "
       "choices of later layers change.  --control N: the same with N random sets of other experts of the same "
       "layers.  --sweep: every expert alone, ranked; Ctrl-C and again goes on, and --out FILE keeps it for later.  "
@@ -302,9 +302,24 @@ void command_remove(const struct command *c)
         }
 }
 
+/* What other programs call them */
+static const char *const synonyms[][2] = {
+    { "exit", "quit" }, { "bye", "quit" }, { "?", "help" }, { "commands", "help" }, { "clear", "new" }, { "reset", "new" },
+    { "regenerate", "retry" }, { "regen", "retry" }, { "again", "retry" }, { "history", "transcript" }, { "fork", "branch" },
+    { "settings", "set" }, { "config", "set" }, { "show", "set" }, { "info", "stats" }, { "perplexity", "surprise" } };
+
 const char *command_nearest(const char *name)
 {
+    for (size_t i = 0; i < sizeof synonyms / sizeof *synonyms; i++)
+        if (!strcmp(name, synonyms[i][0]))
+            return synonyms[i][1];
     return word_nearest(name, command_name);
+}
+
+void command_choices(const char *name, char *out, size_t size)
+{
+    if (!*name || word_list(name, command_name, "/", out, size) < 2)
+        out[0] = '\0';
 }
 
 int arg_is_option(const struct arg *a)
@@ -543,9 +558,12 @@ int command_run(struct shell *sh, const char *line, size_t len)
         a.command = c;
         failed = parse_args(sh, c, rest, &a) || c->run(sh, &a);
     } else {
+        char choices[400];
         const char *near = command_nearest(rest);
-        failed = render_error(&sh->out, "there is no command /%.60s%s%s%s", rest,
-                              near ? "; did you mean /" : "; /help lists them", near ? near : "",
+        command_choices(rest, choices, sizeof choices);
+        failed = *choices ? render_error(&sh->out, "/%.60s could be %s", rest, choices)
+               : render_error(&sh->out, "there is no command /%.60s%s%s%s", rest,
+                              near ? "; did you mean /" : "; /help lists them, and // begins a prompt with a slash", near ? near : "",
                               near ? "?" : "");
     }
     for (int i = 0; i < MAX_ARGS; i++) {

@@ -62,6 +62,8 @@ const char *const *command_words(const struct command *);      /* NULL: none */
 /* The command of that name (no slash), or NULL; with `prefix` of an unambiguous beginning. */
 const struct command *command_find(const char *name, int prefix);
 const char *command_nearest(const char *name);         /* or NULL */
+/* "/bench or /branch": what begins like that, if it is more than one command; else "". */
+void command_choices(const char *name, char *out, size_t size);
 /* "--name" or "--name WHAT", rather than an argument with a place of its own? */
 int arg_is_option(const struct arg *);
 /* "/route [TOKEN]"; flags and options only with `all`. */

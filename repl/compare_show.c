@@ -133,7 +133,7 @@ void compare_figures(cJSON *o, const struct compare_ask *ask, const struct compa
     field_real(o, "log_perplexity_gap_error", gap_error);
     field_real(o, "tokens_per_second_a", c->seconds[0] > 0 ? (double)c->tokens / c->seconds[0] : NAN);
     field_real(o, "tokens_per_second_b", c->seconds[1] > 0 ? (double)c->tokens / c->seconds[1] : NAN);
-    cJSON_AddNumberToObject(o, "step", c->step);
+    cJSON_AddNumberToObject(o, "step", c->widest);
     cJSON_AddNumberToObject(o, "routed", (double)routed);
     cJSON_AddNumberToObject(o, "flipped", (double)flips);
     cJSON_AddNumberToObject(o, "reordered", (double)reordered);

@@ -23,9 +23,10 @@
 static struct shell *shell;
 static const char *(*candidate)(size_t i); /* what is offered now; NULL past the end */
 static const struct command *command;      /* whose argument it is */
-static char first[64];                     /* its first word                     */
+static char first[64];                     /* its first word, or the backend of a step */
 static int setting_at;                     /* of the value, or -1                */
 static const char *typed;                  /* of the word so far                 */
+static int is_off;                         /* the line is part of a prompt       */
 
 static const char *command_word(size_t i)
 {
@@ -47,7 +48,7 @@ static const char *anything(size_t i)
 
 static const char *setting(size_t i)
 {
-    return i < N_VARS ? var_defs[i].name : NULL;
+    return i < N_VARS ? var_defs[i].name : i == N_VARS ? "all" : NULL;
 }
 
 /* What the setting can be, besides numbers and text */
@@ -130,6 +131,25 @@ static const char *step_backend(size_t i)
     if (!name || snprintf(word, sizeof word, "%.*s%s", (int)(end + 1 - typed), typed, name) >= (int)sizeof word)
         return NULL;
     return word;
+}
+
+/* The backend of the handover's step that goes on at `start` becomes `first`; "" where one begins */
+static void locate_step(const char *line, int start)
+{
+    char *copy = strndup(line, (size_t)start), *save = NULL;
+    *first = '\0';
+    for (char *w = copy ? strtok_r(copy, " \t", &save) : NULL; w; w = strtok_r(NULL, " \t", &save)) {
+        const char *comma = strrchr(w, ','), *step = comma ? comma + 1 : w, *name = strchr(step, '=');
+        if (comma || (*step >= '0' && *step <= '9'))
+            snprintf(first, sizeof first, "%s", *step >= '0' && *step <= '9' && name ? name + 1 : "");
+    }
+    free(copy);
+}
+
+static const char *step_flag(size_t i)
+{
+    static const char *const flags[] = { "--replay", "--keep" };
+    return i < 2 && *first ? flags[i] : NULL;
 }
 
 static const char *flag(size_t i)
@@ -226,8 +246,8 @@ static const struct command *locate(const char *line, int start, int *index, con
     first[0] = '\0';
     char *word = copy ? strtok_r(copy, " \t", &save) : NULL;
     const struct command *c = word ? command_find(word + 1, 1) : NULL;
-    for (int n = 0; c && (word = strtok_r(NULL, " \t", &save)); n++) {
-        if (!n)
+    while (c && (word = strtok_r(NULL, " \t", &save))) {
+        if (!*first && !*option && strncmp(word, "--", 2))
             snprintf(first, sizeof first, "%s", word);
         *index += !*option && strncmp(word, "--", 2) != 0;
         *option = NULL;
@@ -259,7 +279,7 @@ static char **complete(const char *text, int start, int end)
     int index;
     (void)end;
     rl_attempted_completion_over = 1;      /* no file names unless we say so */
-    if (rl_line_buffer[0] != '/' || rl_line_buffer[1] == '/')
+    if (is_off || rl_line_buffer[0] != '/' || rl_line_buffer[1] == '/')
         return NULL;
     if (!start) {
         candidate = command_word;
@@ -276,8 +296,12 @@ static char **complete(const char *text, int start, int end)
     if (type == ARG_VALUE && index == !own && setting_at >= 0 && var_defs[setting_at].type == VAR_FILE)
         type = ARG_FILE;
     int dropping = command->run == handle_backend && strstr(rl_line_buffer, " --drop ");
-    int steps = setting_at == VAR_HANDOVER && type != ARG_VAR && *text >= '0' && *text <= '9';
-    candidate = steps ? step_backend : type == ARG_WORDS || (type == ARG_FILE_WORDS && !strncmp(text, "--", 2)) ? word
+    int steps = setting_at == VAR_HANDOVER && type == ARG_VALUE && (index > !own || (*text >= '0' && *text <= '9'));
+    if (steps)
+        locate_step(rl_line_buffer, start);
+    candidate = steps ? *text >= '0' && *text <= '9' ? step_backend : !strncmp(text, "--", 2) ? step_flag
+                      : strchr(text, '=') ? option_value : option
+              : type == ARG_WORDS || (type == ARG_FILE_WORDS && !strncmp(text, "--", 2)) ? word
               : !strncmp(text, "--", 2) ? flag : type == ARG_COMMAND ? anything
               : type == ARG_VAR ? setting : type == ARG_BACKEND ? dropping ? kept_backend : backend
               : type == ARG_BRANCH ? branch : type == ARG_FORMAT ? format
@@ -293,6 +317,19 @@ static char **complete(const char *text, int start, int end)
     if (candidate == option)
         rl_completion_append_character = '\0';         /* the value follows */
     return rl_completion_matches(text, generate);
+}
+
+void complete_off(int off)
+{
+    if (off == is_off)
+        return;
+    is_off = off;
+#ifndef USE_LIBEDIT                        /* there Tab does nothing then */
+    static rl_command_func_t *was = rl_complete;       /* or what the user's inputrc says */
+    if (off)
+        was = rl_function_of_keyseq("\t", NULL, NULL);
+    rl_bind_key('\t', off ? rl_insert : was);
+#endif
 }
 
 void complete_init(struct shell *sh)

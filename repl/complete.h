@@ -4,5 +4,6 @@
 
 struct shell;
 void complete_init(struct shell *);
+void complete_off(int off);                /* Tab is a tab: in a prompt of several lines */
 
 #endif

@@ -52,5 +52,10 @@ dbrx_status engine_head(struct engine *, const float *x, uint32_t n, float *logi
 dbrx_status engine_copy_kv(const struct engine *from, const struct engine *to, uint32_t n,
                            const struct dbrx_host *, int *lost, struct dbrx_error *);
 int engine_can_extend(const struct engine *);
+/* Bytes of 32 elements of a KV cache in the type that an option kv= of the label names; 0: none does. */
+unsigned engine_kv_width(const char *label);   /* NULL is fine */
+/* Bytes of one position's K and V in all layers, in that type; else in the one that the backend
+ * exports (which it can once it holds a position); else as float32. */
+double engine_kv_bytes(const struct engine *);
 
 #endif

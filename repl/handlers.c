@@ -84,30 +84,64 @@ static char *show_value(const struct render *r, const cJSON *row)
     return q;
 }
 
-static int show_settings(struct shell *sh, int var)
+static const struct column setting_columns[] = {
+    { "name", "setting", 0, 0, NULL }, { NULL, "value", 0, 0, show_value },
+    { "origin", "from", 0, 0, NULL }, { "range", "takes", 0, 0, NULL }, { 0 } };
+static const struct rows setting_rows = { "rows", "settings", "rows", setting_columns, 0 };
+
+/* One of them and what there is to say about it */
+static void explain_setting(struct shell *sh, int var)
 {
-    static const struct column col[] = {
-        { "name", "setting", 0, 0, NULL }, { NULL, "value", 0, 0, show_value },
-        { "origin", "from", 0, 0, NULL }, { "range", "takes", 0, 0, NULL }, { 0 } };
-    static const struct rows rows = { "rows", "settings", "rows", col, 0 };
+    char more[200];
+    const struct var_def *d = &var_defs[var];
+    const struct var *v = &sh->vars.v[var];
+    const char *fallback = v->fallback ? v->fallback : d->fallback;
     cJSON *list = cJSON_CreateArray();
+    var_row(sh, var, list);
+    render_rows(&sh->out, &setting_rows, NULL, NULL, list);
+    if (sh->out.json)
+        return;
+    if ((d->type == VAR_TEXT || d->type == VAR_FILE || d->type == VAR_LIST) && *v->text)
+        render_paragraph(&sh->out, 2, v->text);
+    snprintf(more, sizeof more, "default %.120s%s%s", *fallback ? fallback : "(empty)", *d->unit ? "; unit: " : "", d->unit);
+    render_paragraph(&sh->out, 2, more);
+    render_paragraph(&sh->out, 2, d->help);
+}
+
+/* All of them, or at a terminal where those would scroll away a row for what was set and a
+ * paragraph for the rest */
+static void list_settings(struct shell *sh, int all)
+{
+    enum { AROUND = 2 };                   /* the heading, and the next prompt */
+    cJSON *list = cJSON_CreateArray(), *row, *next;
     for (int i = 0; i < N_VARS; i++)
-        if (var < 0 || i == var)
-            var_row(sh, i, list);
-    render_rows(&sh->out, &rows, NULL, NULL, list);
-    if (var >= 0 && !sh->out.json) {
-        const char *text = sh->vars.v[var].text;
-        int prose = var_defs[var].type == VAR_TEXT || var_defs[var].type == VAR_FILE || var_defs[var].type == VAR_LIST;
-        if (prose && *text)
-            render_paragraph(&sh->out, 2, text);
-        char more[200];
-        const char *fallback = sh->vars.v[var].fallback ? sh->vars.v[var].fallback : var_defs[var].fallback;
-        snprintf(more, sizeof more, "default %.120s%s%s", *fallback ? fallback : "(empty)",
-                 *var_defs[var].unit ? "; unit: " : "", var_defs[var].unit);
-        render_paragraph(&sh->out, 2, more);
-        render_paragraph(&sh->out, 2, var_defs[var].help);
+        var_row(sh, i, list);
+    if (all || sh->out.json || !sh->out.out_tty || N_VARS + AROUND <= render_height(&sh->out)) {
+        render_rows(&sh->out, &setting_rows, NULL, NULL, list);
+        return;
     }
-    return 0;
+    char *text = NULL;
+    size_t size, n = 0;
+    FILE *f = open_memstream(&text, &size);
+    for (row = list->child; row; row = next) {
+        next = row->next;
+        if (strcmp(cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(row, "origin")), var_origin_name(FROM_DEFAULT)))
+            continue;
+        char *value = show_value(&sh->out, row);
+        if (f)
+            fprintf(f, "%s%s %s", n++ ? ", " : "at their defaults: ", cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(row, "name")),
+                    value ? value : "");
+        free(value);
+        cJSON_Delete(cJSON_DetachItemViaPointer(list, row));
+    }
+    if (list->child)
+        render_rows(&sh->out, &setting_rows, NULL, NULL, list);
+    else
+        cJSON_Delete(list);
+    if (f && !fclose(f) && n)
+        render_paragraph(&sh->out, 0, text);
+    free(text);
+    render_aside(&sh->out, "/set NAME explains one, /set all lists what they take");
 }
 
 /* The backend with the new number of threads; a backend that has no such option says so
@@ -120,7 +154,10 @@ static int apply_threads(struct shell *sh)
                      "backend that has", now ? now : "no backend is open, and so");
         return 0;
     }
-    if (shell_use(sh, now, NULL, 0))
+    char text[160];
+    const char *opt[MAX_BACKEND_OPTIONS + 1];
+    shell_current_options(sh, "threads=", text, opt);
+    if (shell_use(sh, now, opt, 0))
         return -1;
     backend_said(sh);
     return 0;
@@ -169,13 +206,18 @@ int set_named(struct shell *sh, const char *name, int prefix, const char *text)
 {
     int var = var_find(name, prefix);
     if (var < 0) {
+        char choices[400] = "";
         const char *near = var_nearest(name);
-        return render_error(&sh->out, "there is no setting \"%.60s\"%s%s%s", name,
+        if (prefix)
+            var_choices(name, choices, sizeof choices);
+        return *choices ? render_error(&sh->out, "the setting \"%.60s\" could be %s", name, choices) : render_error(&sh->out, "there is no setting \"%.60s\"%s%s%s", name,
                             near ? "; did you mean " : "; /set lists them", near ? near : "",
                             near ? "?" : "");
     }
-    if (!text)
-        return show_settings(sh, var);
+    if (!text) {
+        explain_setting(sh, var);
+        return 0;
+    }
     char *copy = strdup(text);
     if (!copy)
         return render_error(&sh->out, "out of memory");
@@ -188,7 +230,11 @@ int set_named(struct shell *sh, const char *name, int prefix, const char *text)
 
 int handle_set(struct shell *sh, const struct args *a)
 {
-    return a->text[0] ? set_named(sh, a->text[0], sh->interactive, a->text[1]) : show_settings(sh, -1);
+    int all = a->text[0] && !a->text[1] && !strcmp(a->text[0], "all");
+    if (a->text[0] && !all)
+        return set_named(sh, a->text[0], sh->interactive, a->text[1]);
+    list_settings(sh, all);
+    return 0;
 }
 
 int handle_setting(struct shell *sh, const struct args *a)
@@ -366,7 +412,10 @@ int handle_stats(struct shell *sh, const struct args *a)
     (void)a;
     cJSON *list = cJSON_CreateArray();
     stat_word(list, "model", sh->name);
-    disp_kv_brief(sh->disp, kv, sizeof kv);
+    uint32_t known = sess_in_step(sh->sess);
+    disp_kv_brief(sh->disp, known, kv, sizeof kv);
+    if (disp_name(sh->disp) && !known && sh->sess->n)
+        snprintf(kv, sizeof kv, "to be computed");
     stat_word(list, "backend", disp_label(sh->disp) ? disp_label(sh->disp) : "none");
     stat_word(list, "kv", kv);
     stat_row(list, "context used", sh->sess->n, "tokens");

@@ -168,6 +168,59 @@ static void list_names(struct render *r)
     render_rows(r, &rows, NULL, NULL, list);
 }
 
+enum { LINE = 200 };
+
+/* Names and briefs, the groups one after another: the i-th line of all that, its length */
+static size_t brief_line(size_t i, char *out, size_t size)
+{
+    size_t widest = 0, at = 0;
+    for (size_t c = 0; command_at(c); c++)
+        widest = strlen(command_at(c)->name) > widest ? strlen(command_at(c)->name) : widest;
+    for (size_t c = 0; command_at(c); c++) {
+        const struct command *k = command_at(c);
+        if ((!c || strcmp(k->group, command_at(c - 1)->group)) && at++ == i)
+            return (size_t)snprintf(out, size, "%s", k->group);
+        if (at++ == i)
+            return (size_t)snprintf(out, size, "  /%-*s  %s", (int)widest, k->name, k->brief);
+    }
+    return 0;
+}
+
+/* Does the text break between groups only, with so many rows in a column? */
+static int breaks_well(unsigned n, unsigned rows)
+{
+    char line[LINE] = "";
+    for (unsigned i = rows; i < n && *line != ' '; i += rows)
+        brief_line(i, line, sizeof line);
+    return *line != ' ';
+}
+
+/* As many columns as there is room for, if then all of it is on the screen: 0, or -1 */
+static int list_briefs(struct render *r, unsigned height)
+{
+    enum { GAP = 3 };
+    char line[LINE];
+    unsigned n = 0, widest = 0, width = render_width(r);
+    for (size_t len; (len = brief_line(n, line, sizeof line)); n++)
+        widest = len > widest ? (unsigned)len : widest;
+    unsigned columns = (width + GAP) / (widest + GAP), least = columns ? (n + columns - 1) / columns : n, rows = least;
+    if (!columns || least > height)
+        return -1;
+    while (rows <= height && !breaks_well(n, rows))
+        rows++;
+    rows = rows <= height ? rows : least;
+    const char *bold = r->colour ? "\033[1m" : "", *plain = r->colour ? "\033[0m" : "";
+    for (unsigned row = 0; row < rows; row++)
+        for (unsigned c = 0; c * rows + row < n; c++) {
+            size_t len = brief_line(c * rows + row, line, sizeof line);
+            int more = (c + 1) * rows + row < n, heading = *line != ' ';
+            printf("%s%s%s%*s", heading ? bold : "", line, heading ? plain : "", more ? (int)(widest + GAP - len) : 0, "");
+            if (!more)
+                putchar('\n');
+        }
+    return 0;
+}
+
 void help_commands(struct render *r)
 {
     enum { AROUND = 4 };                   /* the sentences below, and the next prompt */
@@ -175,9 +228,10 @@ void help_commands(struct render *r)
         list_commands(r, NULL);
         return;
     }
-    if (!r->out_tty || list_lines(r) + AROUND <= render_height(r))
+    unsigned height = render_height(r) - AROUND;
+    if (!r->out_tty || list_lines(r) <= height)
         list_commands(r, NULL);
-    else
+    else if (list_briefs(r, height))
         list_names(r);
     render_paragraph(r, 0, "Every other line is a prompt (// begins one with a slash).  "
                      "/help WORD explains a command, a setting or a topic (prompts, keys, scripts, files), and "
@@ -303,6 +357,11 @@ int handle_help(struct shell *sh, const struct args *a)
         explain_topic(r, name);
     if (var >= 0)                          /* a setting may have a command of its name */
         return set_named(sh, var_defs[var].name, 0, NULL);
+    char choices[400] = "";
+    if (!c && sh->interactive)             /* "/help /b", as /b says it */
+        command_choices(name, choices, sizeof choices);
+    if (!c && *choices && *a->text[0] == '/')
+        return render_error(r, "/%.60s could be %s", name, choices);
     if (c || (*name && !search(r, name)))
         return 0;
     const char *near = command_nearest(name);

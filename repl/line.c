@@ -47,7 +47,7 @@ void line_quiet(void)
     t.c_iflag &= ~(tcflag_t)(ICRNL | INLCR | IGNCR);
     t.c_cc[VMIN] = 1;
     t.c_cc[VTIME] = 0;
-    signals_terminal(&found);              /* what kills us gives it back */
+    signals_terminal(&found, &t);          /* what kills us gives it back */
     quiet = !tcsetattr(STDIN_FILENO, TCSANOW, &t);
 }
 
@@ -70,7 +70,7 @@ int line_give_back(void)
     if (quiet)
         tcsetattr(STDIN_FILENO, TCSANOW, &found);
     quiet = 0;
-    signals_terminal(NULL);
+    signals_terminal(NULL, NULL);
     mark_pastes(0);
     return was;
 }
@@ -167,10 +167,11 @@ static void take(char *line)
     done = 1;
 }
 
-enum line_result line_read(const char *prompt, char **line)
+enum line_result line_read(const char *prompt, int more, char **line)
 {
     got = NULL;
     done = 0;
+    complete_off(more);
     begin_edit(prompt, take);
     while (!done) {
         switch (signals_wait(STDIN_FILENO)) {

@@ -15,7 +15,8 @@ enum line_result { LINE_TEXT,              /* *line is malloc'd; pasted newlines
  * echoed nor lost, the next line_read finds it, Ctrl-D and pasted newlines included. */
 void line_quiet(void);
 void line_open(struct shell *);            /* the shell is what completion asks */
-enum line_result line_read(const char *prompt, char **line);
+/* more: the line goes on with a prompt, in which Tab is a tab. */
+enum line_result line_read(const char *prompt, int more, char **line);
 void line_remember(const char *text);      /* in the history */
 void line_close(void);
 /* The terminal as it was found, for another program and at the end.  Was it quiet? */

@@ -250,7 +250,7 @@ static int read_kv_head(struct reading *r, const cJSON *j)
     return s->covered && s->block ? 0 : bad(r, "out of memory");
 }
 
-static int check_fingerprint(struct reading *r, const cJSON *j, const uint8_t *mine, int tokens_only)
+static int check_fingerprint(struct reading *r, const cJSON *j, const uint8_t *mine, const char *name, int tokens_only)
 {
     const char *hex = cJSON_GetStringValue(get(j, "fingerprint"));
     char want[65];
@@ -260,8 +260,8 @@ static int check_fingerprint(struct reading *r, const cJSON *j, const uint8_t *m
         return bad(r, "it does not say which checkpoint it is from");
     r->s->same = !strcmp(hex, want);
     return r->s->same || tokens_only ? 0
-         : bad(r, "it was made with another checkpoint (%.60s); --tokens-only takes its tokens all the same",
-               r->s->model);
+         : bad(r, "it was made with %s (%.60s); --tokens-only takes its tokens all the same",
+               strcmp(r->s->model, name) ? "another checkpoint" : "another version of the checkpoint of this name", r->s->model);
 }
 
 dbrx_status save_next_kv(void *ctx, struct dbrx_kv_block *b, struct dbrx_error *err)
@@ -347,7 +347,7 @@ static cJSON *read_json(struct reading *r, uint64_t file_size, uint64_t *tokens)
     return j;
 }
 
-int save_read(const char *path, const struct dbrx_model_desc *desc, uint32_t max_pos, const struct vars *here,
+int save_read(const char *path, const struct dbrx_model_desc *desc, const char *name, uint32_t max_pos, const struct vars *here,
               int tokens_only, struct saved *s, char *err, size_t size)
 {
     char why[300] = "";
@@ -369,7 +369,7 @@ int save_read(const char *path, const struct dbrx_model_desc *desc, uint32_t max
         s->backend = text(j, "backend");
         s->steering = text(j, "steering");
         failed = !s->model || !s->backend || !s->steering ? bad(&r, "out of memory")
-               : check_fingerprint(&r, j, desc->fingerprint, tokens_only) || read_branches(&r, j, tokens) ||
+               : check_fingerprint(&r, j, desc->fingerprint, name, tokens_only) || read_branches(&r, j, tokens) ||
                  read_tokens(&r) || read_settings(&r, j, here) || read_kv_head(&r, j) ? -1 : 0;
         if (!failed && s->branch[s->now]->n > max_pos)
             failed = bad(&r, "its conversation has %u tokens, and the context here has %u; start dbrx with "

@@ -10,6 +10,7 @@
 #include "repl/line.h"
 #include "repl/options.h"
 #include "repl/paths.h"
+#include "repl/trial.h"
 
 #include <errno.h>
 #include <locale.h>
@@ -47,15 +48,30 @@ static int set_option(struct vars *vars, const char *assignment)
     return vars_set(vars, var, assignment + n + 1, FROM_COMMAND_LINE, err, sizeof err) ? usage("%s", err) : 0;
 }
 
-/* Their commands stand in lists that need no checkpoint */
-static void with_instruments(const struct shell_options *o)
+/* What lists need that need no checkpoint; for as long as the process lives */
+static const struct modules *with_modules(const struct shell_options *o)
 {
     static struct modules modules;
     struct dbrx_error err;
     char *path = path_modules(o->module_path);
+    modules.insecure = o->insecure;
+    modules.trial = trial_module;
     if (path && modules_scan(&modules, path, &err) == DBRX_OK)
-        instruments_find(&modules);        /* for as long as the process lives */
+        instruments_find(&modules);        /* their commands are in the table then */
     free(path);
+    return &modules;
+}
+
+/* 0, or an exit code */
+static int help_completion(const struct shell_options *o, const char *what)
+{
+    if (strcmp(what, "backends"))          /* what the scripts ask when -b is completed */
+        return print_completion(what) ? usage("completions are made for bash and zsh, not \"%.40s\"", what) : 0;
+    const struct modules *m = with_modules(o);
+    for (size_t i = 0; i < m->n; i++)
+        if (m->list[i].info && m->list[i].info->get(DBRX_BACKEND))
+            puts(m->list[i].info->name);
+    return 0;
 }
 
 struct parsed { struct shell *sh; struct shell_options *o; int *json, *rc; struct job *jobs; int *n_jobs; };
@@ -80,11 +96,14 @@ static int take_option(void *ctx, int letter, const char *arg)
         return set_option(&p->sh->vars, text);
     case OPT_CTX: return option_count("ctx", arg, 1, UINT32_MAX, &p->o->ctx);
     case OPT_MODULE_PATH: p->o->module_path = arg; return 0;
+    case OPT_INSECURE: p->o->insecure = 1; return 0;
     case OPT_HELP: print_help(); return -1;
-    case OPT_HELP_COMMANDS: with_instruments(p->o); help_markdown(); return -1;
-    case OPT_HELP_MAN: with_instruments(p->o); print_man(); return -1;
-    case OPT_HELP_COMPLETION:
-        return print_completion(arg) ? usage("completions are made for bash and zsh, not \"%.40s\"", arg) : -1;
+    case OPT_HELP_COMMANDS: with_modules(p->o); help_markdown(); return -1;
+    case OPT_HELP_MAN: with_modules(p->o); print_man(); return -1;
+    case OPT_HELP_COMPLETION: {
+        int code = help_completion(p->o, arg);
+        return code ? code : -1;
+    }
     default: printf("dbrx " PACKAGE_VERSION "\n"); return -1;
     }
 }
@@ -97,8 +116,12 @@ static int parse(int argc, char **argv, struct shell *sh, struct shell_options *
     int code = options_parse(NULL, option_rows, argc, argv, take_option, &p);
     if (code)
         return code;
-    if (optind < argc)
-        return usage("\"%.80s\" is no option; a prompt is given with -p FILE or -c TEXT", argv[optind]);
+    if (optind < argc && access(argv[optind], F_OK))
+        return usage("\"%.80s\" is neither an option nor a checkpoint; a prompt is given with -p FILE or -c TEXT", argv[optind]);
+    if (argc - optind > !o->model)
+        return usage("\"%.80s\" is a checkpoint too many; there is one at a time", argv[argc - 1]);
+    if (optind < argc)                     /* -m is for those who like options */
+        o->model = argv[optind];
     for (int i = 0; i < *n_jobs; i++)
         if (jobs[i].letter == 'p' && *n_jobs > 1)
             return usage("%s stands alone: settings are made with -s, more prompts are -c TEXT", "-p");
@@ -219,8 +242,9 @@ int main(int argc, char **argv)
         sig = SIGINT;                      /* at a terminal, too, there is nothing to go back to */
     free(jobs);
     shell_close(&sh);
-    if (render_failed(&sh.out) && !sig) {
-        fprintf(stderr, "dbrx: stdout cannot be written: %s\n", strerror(errno));
+    int lost = render_failed(&sh.out);
+    if (lost && !sig) {
+        fprintf(stderr, "dbrx: stdout cannot be written: %s\n", strerror(lost));
         return EXIT_INTERNAL;
     }
     if (sig)

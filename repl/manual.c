@@ -224,7 +224,7 @@ static void print_bash(void)
     puts("    ?*) return ;;\n    esac\n    case $prev in");
     bash_case(is_file, "COMPREPLY=($(compgen -f -- \"$cur\")); compopt -o filenames");
     bash_case(is_dir, "COMPREPLY=($(compgen -d -- \"$cur\")); compopt -o filenames");
-    bash_case(is_name, "COMPREPLY=($(compgen -W \"$(cd '" PKGLIBDIR "' 2>/dev/null && ls | sed -n 's/\\.so$//p')\" -- \"$cur\"))");
+    bash_case(is_name, "COMPREPLY=($(compgen -W \"$(\"${COMP_WORDS[0]/#\\~/$HOME}\" --help-completion backends 2>/dev/null)\" -- \"$cur\"))");
     fputs("    -s|--set) COMPREPLY=($(compgen -S = -W \"", stdout);
     for (int i = 0; i < N_VARS; i++)
         printf("%s%s", i ? " " : "", var_defs[i].name);
@@ -250,7 +250,9 @@ static void print_bash(void)
     for (const struct tool_row *t = tool_rows; t->name; t++)
         printf("%s%s", t == tool_rows ? "" : "|", t->name);
     puts(") [[ $cur == -* ]] || { COMPREPLY=($(compgen -f -- \"$cur\")); compopt -o filenames; }; return ;;\n"
-         "    esac\n    COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n}\ncomplete -F _dbrx dbrx");
+         "    esac\n    COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n"
+         "    [[ $cur == -* ]] || { COMPREPLY+=($(compgen -f -- \"$cur\")); compopt -o filenames; }\n"
+         "}\ncomplete -F _dbrx dbrx");
 }
 
 /* Within single quotes and a description in brackets */
@@ -304,7 +306,8 @@ static void print_zsh(void)
     fputs("        esac\n    else\n        compadd -S = --", stdout);
     for (int i = 0; i < N_VARS; i++)
         printf(" %s", var_defs[i].name);
-    puts("\n    fi\n}\n_dbrx_backends()\n{\n    compadd -- '" PKGLIBDIR "'/*.so(N:t:r)\n}\n_dbrx()\n{");
+    puts("\n    fi\n}\n_dbrx_backends()\n{\n    compadd -- ${(f)\"$(${(Q)~dbrx} --help-completion backends 2>/dev/null)\"}\n}\n"
+         "_dbrx()\n{\n    local dbrx=$words[1]");
     puts("    if (( CURRENT > 2 )); then\n        case $words[2] in");
     for (const struct tool_row *t = tool_rows; t->name; t++) {
         if (!t->options)
@@ -318,13 +321,14 @@ static void print_zsh(void)
         printf("%s%s", t == tool_rows ? "" : "|", t->name);
     puts(") _files; return ;;\n        esac\n    fi\n    _arguments \\");
     zsh_options(option_rows);
-    fputs("        '1:tool:((", stdout);
+    puts("        '1: :_dbrx_first' '*:model:_files'\n}\n_dbrx_first()\n{");
+    fputs("    _alternative 'tools:tool:((", stdout);
     for (const struct tool_row *t = tool_rows; t->name; t++) {
         printf("%s%s\\:\"", t == tool_rows ? "" : " ", t->name);
         zsh_text(t->help);
         putchar('"');
     }
-    puts("))'\n}\n_dbrx \"$@\"");
+    puts("))' 'models:model:_files'\n}\n_dbrx \"$@\"");
 }
 
 int print_completion(const char *shell)

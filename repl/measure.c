@@ -161,7 +161,7 @@ static dbrx_status sample(struct bench *t, struct measured *m, int keep, struct 
 {
     struct measurement *b = t->b;
     struct engine *e = m->engine;
-    double bandwidth = 0, peak = 0, prompt = 0, flops = 0, gen = 0, bytes = 0, distinct = 0, moved = 0;
+    double bandwidth = 0, peak = 0, prompt = 0, flops = 0, gen = 0, bytes = 0, kv = 0, distinct = 0, moved = 0;
     dbrx_status st = engine_truncate(e, b->depth < engine_position(e) ? b->depth : engine_position(e), err);
     uint32_t pos = engine_position(e);
     if (st == DBRX_OK && pos < b->depth)
@@ -179,10 +179,11 @@ static dbrx_status sample(struct bench *t, struct measured *m, int keep, struct 
         bytes += work_bytes(&t->work);
         distinct += (double)t->work.distinct;
     }
+    kv = (b->depth + b->prompt + (b->gen + 1) / 2.0) * b->gen * (st == DBRX_OK ? engine_kv_bytes(e) : 0);
     double taken = st == DBRX_OK ? take_over(t, b->m[0].engine, m, &st, err) : 0;
     if (st != DBRX_OK || !keep)
         return st;
-    moved = bytes / gen;
+    moved = (bytes + kv) / gen;
     const double v[MEASURE_N] = {
         [MEASURE_PROMPT] = b->prompt / prompt, [MEASURE_GEN] = b->gen / gen,
         [MEASURE_MOVED] = moved, [MEASURE_MOVED_SHARE] = bandwidth > 0 ? moved / bandwidth : NAN,
@@ -192,6 +193,7 @@ static dbrx_status sample(struct bench *t, struct measured *m, int keep, struct 
         m->sample[i][m->n] = v[i];
     m->n++;
     m->bytes_token = bytes / b->gen;
+    m->kv_token = kv / b->gen;
     m->experts = distinct / b->gen / b->desc->config.n_layers;
     return DBRX_OK;
 }

@@ -1,7 +1,8 @@
 /* repl/measure.h -- how fast engines are: prompt and generation, against the machine's limits.
  *
  * Runs are interleaved (every engine once, then again), the machine's bandwidth and peak probed
- * beside each.  Which experts' weights a token moves is counted from the routes, not guessed.
+ * beside each.  Which experts' weights a token moves is counted from the routes, not guessed, and
+ * the KV cache in the type it is kept in.
  * Knows engines and the machine; no conversation, no terminal. */
 #ifndef DBRX_REPL_MEASURE_H
 #define DBRX_REPL_MEASURE_H
@@ -14,8 +15,9 @@ enum { MEASURE_MAX_REPS = 1000 };
 enum measure_figure {
     MEASURE_PROMPT,                        /* prompt tokens a second                    */
     MEASURE_GEN,                           /* generated tokens a second                 */
-    MEASURE_MOVED,                         /* bytes of weights a second, generating: each
-                                              tensor once a token, as stored; no KV     */
+    MEASURE_MOVED,                         /* bytes read a second, generating: each tensor of the
+                                              weights once a token, as stored, and the KV cache
+                                              up to the token once                      */
     MEASURE_MOVED_SHARE,                   /* ... of the read bandwidth probed beside it */
     MEASURE_FLOPS,                         /* multiplications and additions a second, prompt */
     MEASURE_FLOPS_SHARE,                   /* ... of the peak probed beside it          */
@@ -31,7 +33,7 @@ struct measured {                          /* one engine                        
     double memory;                         /* bytes of its own, the mapped checkpoint not counted: as
                                               load_s; what the warm-up takes is added    */
     double experts;                        /* distinct experts a token and layer moved, generating: mean */
-    double bytes_token;                    /* of weights a generated token moves: mean  */
+    double bytes_token, kv_token;          /* of weights, of KV that a generated token reads: mean */
     double *sample[MEASURE_N];             /* [n], in the order taken                   */
     uint32_t n;
 };

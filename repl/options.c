@@ -15,7 +15,7 @@
 #include <string.h>
 
 const struct option_row option_rows[] = {
-    { "model", 'm', "DIR", "checkpoint directory or GGUF (default: bundled nano)" },
+    { "model", 'm', "DIR", "the same as MODEL: checkpoint or GGUF (default: nano)" },
     { "backend", 'b', "NAME", "backend to start with (default: the best here)" },
     { "set", 's', "VAR=VALUE", "change a setting, as /set does; repeatable" },
     { "command", 'c', "LINE", "run a line (command or prompt), end; repeatable" },
@@ -28,6 +28,7 @@ const struct option_row option_rows[] = {
     { "ctx", OPT_CTX, "N", "tokens of context (default: the model's, up to 4096)" },
     { "seed", OPT_SEED, "N", "seed of the random numbers, to repeat a run" },
     { "module-path", OPT_MODULE_PATH, "DIRS", "look for backends here first (colon-separated)" },
+    { "allow-insecure-modules", OPT_INSECURE, NULL, "load what anybody can write to" },
     { "no-rc", OPT_NO_RC, NULL, "do not read the rc file (interactive sessions do)" },
     { "help", OPT_HELP, NULL, "show this" },
     { "version", OPT_VERSION, NULL, "show the version" },
@@ -172,7 +173,7 @@ void tool_help(const struct tool_row *t)
 void print_help(void)
 {
     enum { WIDTH = 80, INDENT = 12 };
-    printf("Usage: dbrx [OPTION...]       talk to, look inside, experiment on DBRX models\n");
+    printf("Usage: dbrx [OPTION...] [MODEL]  talk to, look inside, experiment on DBRX models\n");
     int at = printf("       dbrx ");
     for (int i = 0; tool_rows[i].name; i++) {
         if (at + 1 + (int)strlen(tool_rows[i].name) + 1 > WIDTH)

@@ -4,6 +4,7 @@
 
 #include "repl/words.h"
 
+#include <errno.h>
 #include <langinfo.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -41,10 +42,21 @@ void render_redirected(struct render *r)
     r->out_tty = isatty(STDOUT_FILENO);
 }
 
+/* Why stdout lost something is known only while it happens */
+static void flush_out(struct render *r)
+{
+    if ((fflush(stdout) || ferror(stdout)) && !r->lost)
+        r->lost = errno ? errno : EIO;
+}
+
+/* Leaves errno alone: half a table may have failed to be written */
 static unsigned width_of(int fd)
 {
     struct winsize w;
-    return !ioctl(fd, TIOCGWINSZ, &w) && w.ws_col >= 20 ? w.ws_col : 80;
+    int was = errno;
+    unsigned width = !ioctl(fd, TIOCGWINSZ, &w) && w.ws_col >= 20 ? w.ws_col : 80;
+    errno = was;
+    return width;
 }
 
 unsigned render_width(const struct render *r)
@@ -162,7 +174,7 @@ void field_real(cJSON *obj, const char *key, double number)
 }
 
 /* Puts type (and text) first, then the fields; takes them */
-static void emit(const char *type, const char *of, const char *text, cJSON *fields)
+static void emit(struct render *r, const char *type, const char *of, const char *text, cJSON *fields)
 {
     cJSON *obj = cJSON_CreateObject();
     cJSON_AddStringToObject(obj, "type", type);
@@ -183,14 +195,14 @@ static void emit(const char *type, const char *of, const char *text, cJSON *fiel
         puts(line);
     else
         puts("{\"type\":\"error\",\"text\":\"out of memory\"}");
-    fflush(stdout);
+    flush_out(r);
     cJSON_free(line);
     cJSON_Delete(obj);
 }
 
 /* ---- progress ---- */
 
-static const double PROGRESS_AFTER = 0.08, PROGRESS_EVERY = 0.1;       /* seconds */
+static const double PROGRESS_AFTER = 0.06, PROGRESS_EVERY = 0.1;       /* seconds; seen within 100 ms on a busy machine, too */
 
 static void erase_progress(struct render *r)
 {
@@ -319,7 +331,7 @@ static void clear_line(struct render *r)
     erase_progress(r);
     r->since = now();                      /* what is said is a sign of life as well */
     pthread_mutex_unlock(&r->lock);
-    fflush(stdout);
+    flush_out(r);
 }
 
 /* While a line of a reply is open, no progress comes into it */
@@ -352,7 +364,7 @@ static void say(struct render *r, const char *text, const char *colour, size_t n
             fputs("\033[0m", stderr);
     }
     /* a script's reader finds a sentence on one line */
-    if (r->err_tty)
+    if (isatty(STDERR_FILENO))
         wrap(stderr, clean + n, at, 0, width_of(STDERR_FILENO));
     else
         put(stderr, clean + n, strlen(clean + n));
@@ -373,7 +385,7 @@ void render_event(struct render *r, const char *type, cJSON *fields, const char 
     if (r->hush && !strcmp(type, "status")) {
         cJSON_Delete(fields);
     } else if (r->json) {
-        emit(type, NULL, text, fields);
+        emit(r, type, NULL, text, fields);
     } else {
         if (text)
             say(r, text, NULL, 0);
@@ -385,7 +397,7 @@ void render_event(struct render *r, const char *type, cJSON *fields, const char 
 void render_object(struct render *r, const char *type, cJSON *fields)
 {
     if (r->json)
-        emit(type, NULL, NULL, fields);
+        emit(r, type, NULL, NULL, fields);
     else
         cJSON_Delete(fields);
 }
@@ -408,7 +420,7 @@ int render_error(struct render *r, const char *fmt, ...)
         cJSON *fields = cJSON_CreateObject();
         if (r->where[0])
             field_string(fields, "where", r->where);
-        emit("error", NULL, what, fields);
+        emit(r, "error", NULL, what, fields);
     }
     if (asprintf(&line, "dbrx: %s%s%s", r->where, r->where[0] ? ": " : "", what) >= 0)
         say(r, line, "31", strlen("dbrx:"));
@@ -433,7 +445,7 @@ void render_aside(struct render *r, const char *fmt, ...)
 void render_line(struct render *r, const char *text)
 {
     if (r->json) {
-        emit("status", NULL, text, NULL);
+        emit(r, "status", NULL, text, NULL);
         return;
     }
     char *clean = r->out_tty ? text_clean(text, strlen(text)) : NULL;
@@ -443,7 +455,7 @@ void render_line(struct render *r, const char *text)
     else
         fputs(text, stdout);
     putchar('\n');
-    fflush(stdout);
+    flush_out(r);
     free(clean);
 }
 
@@ -488,7 +500,7 @@ void render_reply(struct render *r, const char *text, size_t len)
         fwrite(text, 1, len, stdout);
     if (r->shade)
         fputs("\033[0m", stdout);
-    fflush(stdout);
+    flush_out(r);
     set_mid_line(r, text[len - 1] != '\n');
 }
 
@@ -497,7 +509,7 @@ void render_reply_end(struct render *r)
     r->shade = 0;
     if (r->mid_line)
         putchar('\n');
-    fflush(stdout);
+    flush_out(r);
     set_mid_line(r, 0);
 }
 
@@ -521,7 +533,7 @@ void render_heading(struct render *r, const char *fmt, ...)
     fputs(bold ? "\033[1m" : "", stdout);
     put_string(stdout, text ? text : "");
     puts(bold ? "\033[0m" : "");
-    fflush(stdout);
+    flush_out(r);
     free(text);
 }
 
@@ -529,7 +541,7 @@ void render_picture(struct render *r, const char *lines)
 {
     clear_line(r);
     fputs(lines, stdout);
-    fflush(stdout);
+    flush_out(r);
 }
 
 /* How many bytes of text fit into `width` columns, cut between words where there are some;
@@ -578,7 +590,7 @@ void render_columns(struct render *r, size_t n, const char (*title)[64], const c
         }
         putchar('\n');
     }
-    fflush(stdout);
+    flush_out(r);
     for (size_t i = 0; clean && i < n; i++)
         free(clean[i]);
     free(clean);
@@ -587,8 +599,8 @@ void render_columns(struct render *r, size_t n, const char (*title)[64], const c
 
 int render_failed(struct render *r)
 {
-    (void)r;
-    return fflush(stdout) || ferror(stdout);
+    flush_out(r);
+    return r->lost;
 }
 
 /* ---- rows ---- */
@@ -677,14 +689,16 @@ void render_rows(struct render *r, const struct rows *t, const char *title, cJSO
     if (r->json) {
         cJSON *fields = head ? head : cJSON_CreateObject();
         cJSON_AddItemToObject(fields, t->key, list);
-        emit(t->type, t->of, NULL, fields);
+        emit(r, t->type, t->of, NULL, fields);
         return;
     }
     clear_line(r);
     if (title)
         render_paragraph(r, 0, title);
     print_rows(r, t, list);
-    fflush(stdout);
+    if (title && !t->no_heading && r->out_tty && (unsigned)cJSON_GetArraySize(list) + 3 > render_height(r))
+        render_paragraph(r, 0, title);     /* the first one scrolled away */
+    flush_out(r);
     cJSON_Delete(head);
     cJSON_Delete(list);
 }

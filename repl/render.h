@@ -17,6 +17,7 @@ struct render {
     int json, out_tty, err_tty, colour, utf8;
     int true_colour;                       /* 24 bits of it                             */
     int shade;                             /* of 256 colours, for reply text; 0: plain  */
+    int lost;                              /* errno of the first write to stdout that failed */
     int mid_line;                          /* reply text that has not ended its line    */
     char where[160];                       /* "script:3", put before errors; or ""      */
     int hush;                              /* no status events: nobody asked            */
@@ -106,7 +107,7 @@ void render_busy(struct render *, int on);
 void render_busy_with(struct render *, const char *whole);
 void render_progress(struct render *, const char *what, uint64_t done, uint64_t total);   /* [any] */
 
-/* Anything lost on the way to stdout?  Flushes. */
+/* Why something was lost on the way to stdout, an errno; 0: nothing was.  Flushes. */
 int render_failed(struct render *);
 
 #endif

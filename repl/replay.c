@@ -147,12 +147,12 @@ int handle_replay(struct shell *sh, const struct args *a)
     }
     render_rows(&sh->out, &rows, NULL, NULL, list);
     cJSON *f = cJSON_CreateObject();
-    if (!compared && !differ) {
-        render_event(&sh->out, "status", f, "there was no reply to compare");
-        return 0;
-    }
-    cJSON_AddBoolToObject(f, "same", !differ);
-    render_event(&sh->out, "status", f, differ ? "on %s the replies are not the same" :
+    if (compared || differ)
+        cJSON_AddBoolToObject(f, "same", !differ);
+    else
+        cJSON_AddNullToObject(f, "same");
+    render_event(&sh->out, "status", f, !compared && !differ ? "there was no reply to compare" :
+                 differ ? "on %s the replies are not the same" :
                  "on %s all replies are the same, byte for byte", disp_name(sh->disp));
     return 0;
 }

@@ -39,9 +39,9 @@ struct saved {
     char *block;
 };
 
-/* 0, or -1 and one sentence in err.  tokens_only: another checkpoint's will do, if its ids
+/* 0, or -1 and one sentence in err.  name: what the checkpoint here is called.  tokens_only: another checkpoint's will do, if its ids
  * are in this vocabulary; then there is no KV. */
-int save_read(const char *path, const struct dbrx_model_desc *, uint32_t max_pos, const struct vars *,
+int save_read(const char *path, const struct dbrx_model_desc *, const char *name, uint32_t max_pos, const struct vars *,
               int tokens_only, struct saved *, char *err, size_t size);
 /* Hands out the KV, a block a call; DBRX_STOPPED: all was there. */
 dbrx_status save_next_kv(void *saved, struct dbrx_kv_block *, struct dbrx_error *);

@@ -22,6 +22,7 @@ struct shell_options {
     const char *model, *backend, *module_path;     /* NULL: the default ones            */
     const char *const *backend_opt;        /* its "k=v", NULL-ended, or NULL            */
     const char *out;                       /* of a batch, or NULL: stdout               */
+    int insecure;                          /* modules that anybody can write to, too    */
     uint32_t ctx;                          /* 0: the checkpoint's, at most DEFAULT_CTX  */
 };
 enum { DEFAULT_CTX = 4096 };               /* a full context can cost gigabytes         */
@@ -116,6 +117,10 @@ dbrx_status shell_backend_options(const struct shell *, const char *backend, con
 /* Another backend for this conversation.  opt: NULL-ended "k=v"; threads is added from its
  * variable when the backend knows the option; how: DISP_*.  0, or -1: nothing changed, and said so. */
 int shell_use(struct shell *, const char *name, const char *const *opt, int how);
+/* The options that the current backend was opened with, but for `without` ("threads=", or NULL),
+ * NULL-ended; they point into text. */
+void shell_current_options(const struct shell *, const char *without, char text[160],
+                           const char *opt[MAX_BACKEND_OPTIONS + 1]);
 /* The setting handover, read; 0, or -1 with a sentence in err: there is no such backend, or beams
  * are searched for. */
 struct handover;
@@ -151,6 +156,8 @@ struct said {
     size_t   len;
     enum sess_finish why;
 };
+/* What a reader should know of how a reply ended: "cut at max_tokens"; or NULL. */
+const char *reply_note(enum sess_finish);
 /* Draws the reply of the last turn, which has none yet; shows it unless `quiet`.  said may
  * be NULL. */
 int reply_draw(struct shell *, int quiet, struct said *);

@@ -80,7 +80,7 @@ static int load(struct shell *sh, const char *path, int tokens_only)
     struct dbrx_error err = { 0 };
     char text[512];
     const char *kv = "computed when needed";
-    if (save_read(path, &sh->ckpt->desc, disp_max_pos(sh->disp), &sh->vars, tokens_only, &s, text,
+    if (save_read(path, &sh->ckpt->desc, sh->name, disp_max_pos(sh->disp), &sh->vars, tokens_only, &s, text,
                   sizeof text))
         return render_error(&sh->out, "%s", text);
     uint32_t n = s.n;

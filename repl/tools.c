@@ -3,7 +3,6 @@
 
 #include "repl/signals.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -50,8 +49,9 @@ int tool_end(struct tool *t, int code)
 {
     int sig = signals_fatal();
     shell_close(&t->sh);
-    if (render_failed(&t->sh.out) && !sig) {
-        fprintf(stderr, "dbrx: stdout cannot be written: %s\n", strerror(errno));
+    int lost = render_failed(&t->sh.out);
+    if (lost && !sig) {
+        fprintf(stderr, "dbrx: stdout cannot be written: %s\n", strerror(lost));
         return EXIT_INTERNAL;
     }
     if (sig)

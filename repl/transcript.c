@@ -92,8 +92,6 @@ static int has_text(struct shell *sh)
     if (!sh->tok)
         return render_error(&sh->out, "text needs a tokenizer: %s.  /transcript --tokens works without",
                             sh->tok_why);
-    if (!sh->sess->n)
-        return render_error(&sh->out, "the conversation is empty");
     return 0;
 }
 
@@ -160,8 +158,6 @@ static int transcript_tokens(struct shell *sh)
     static const struct rows rows = { "rows", "transcript_tokens", "rows", col, 0 };
     const struct branch *b = sh->tree->now;
     cJSON *list = cJSON_CreateArray();
-    if (!sh->sess->n && !sh->out.json)
-        render_event(&sh->out, "status", NULL, "the conversation is empty");
     for (uint32_t i = 0, k = 0; i < sh->sess->n; i++) {
         while (k + 1 < b->n_turns && i >= b->turn[k].end)
             k++;
@@ -189,10 +185,12 @@ int handle_transcript(struct shell *sh, const struct args *a)
     static const struct rows rows = { "rows", "transcript", "rows", NULL, 0 };
     struct message *m;
     size_t n;
+    if (!a->text[0] && (has_text(sh) || messages(sh, &m, &n)))
+        return -1;
+    if (!sh->sess->n && !sh->out.json)
+        render_event(&sh->out, "status", NULL, "the conversation is empty");
     if (a->text[0])
         return transcript_tokens(sh);
-    if (has_text(sh) || messages(sh, &m, &n))
-        return -1;
     if (sh->out.json) {
         cJSON *head = cJSON_CreateObject();
         cJSON_AddItemToObject(head, "steered", steered_turns(sh));
@@ -333,7 +331,11 @@ int handle_export(struct shell *sh, const struct args *a)
     size_t n;
     if (!json && !md && strcmp(format, "txt"))
         return render_error(&sh->out, "/export writes md, json, txt or route, not \"%.40s\"", format);
-    if (has_text(sh) || messages(sh, &m, &n))
+    if (has_text(sh))
+        return -1;
+    if (!sh->sess->n)
+        return render_error(&sh->out, "the conversation is empty; nothing was written");
+    if (messages(sh, &m, &n))
         return -1;
     int why = atomic_open(&f, path);
     if (!why) {

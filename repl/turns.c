@@ -314,11 +314,13 @@ static int draw_all(struct shell *sh, long n)
             break;
     }
     for (long i = 0; i < made; i++) {
-        size_t len = said[i].len;
-        char *with_nul = realloc(said[i].text, len + 1);
-        if (with_nul)
-            (said[i].text = with_nul)[len] = '\0';
-        text[i] = with_nul ? with_nul : "";
+        const char *note = reply_note(said[i].why);    /* side by side there is no status line */
+        size_t len = said[i].len, more = note ? strlen(note) + sizeof "\n[]" : 1;
+        char *whole = realloc(said[i].text, len + more);
+        if (whole)
+            snprintf((said[i].text = whole) + len, more, "%s%s%s", note ? "\n[" : "", note ? note : "",
+                     note ? "]" : "");
+        text[i] = whole ? whole : "";
     }
     if (beside && made)
         render_columns(&sh->out, (size_t)made, (const char (*)[64])title, text);

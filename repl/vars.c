@@ -131,6 +131,12 @@ const char *var_nearest(const char *name)
     return word_nearest(name, var_name);
 }
 
+void var_choices(const char *name, char *out, size_t size)
+{
+    if (!*name || word_list(name, var_name, "", out, size) < 2)
+        out[0] = '\0';
+}
+
 void var_range(int var, char *out, size_t size)
 {
     const struct var_def *d = &var_defs[var];

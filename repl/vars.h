@@ -53,6 +53,8 @@ void vars_free(struct vars *);
 /* The variable of that name, or -1; with `prefix` also of an unambiguous beginning of it. */
 int var_find(const char *name, int prefix);
 const char *var_nearest(const char *name); /* for "did you mean", or NULL */
+/* "top_k or top_p": what begins like that, if it is more than one setting; else "". */
+void var_choices(const char *name, char *out, size_t size);
 
 /* Sets from text; "default" goes back to the default.  0, or -1 with one sentence in
  * err and nothing changed. */

@@ -3,9 +3,12 @@
 
 #include "tokenizer/tokenizer.h"
 
+#include <ctype.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 int word_find(const char *word, word_name *name, int prefix)
 {
@@ -20,7 +23,20 @@ int word_find(const char *word, word_name *name, int prefix)
     return found;
 }
 
-/* How many letters must be changed, added, dropped or swapped with their neighbour */
+size_t word_list(const char *word, word_name *name, const char *before, char *out, size_t size)
+{
+    size_t len = strlen(word), n = 0, k = 0, at = 0;
+    for (size_t i = 0; name(i); i++)
+        n += !strncmp(name(i), word, len);
+    out[0] = '\0';
+    for (size_t i = 0; name(i) && at < size; i++)
+        if (!strncmp(name(i), word, len))
+            at += (size_t)snprintf(out + at, size - at, "%s%s%s", !k++ ? "" : k == n ? " or " : ", ", before, name(i));
+    return n;
+}
+
+/* How many letters must be changed, added, dropped or swapped with their neighbour; capitals are
+ * their letters */
 static unsigned distance(const char *a, const char *b)
 {
     enum { MAX = 24 };
@@ -32,7 +48,7 @@ static unsigned distance(const char *a, const char *b)
         for (size_t j = 0; j <= n; j++) {
             unsigned best = (unsigned)(i + j);
             if (i && j) {
-                best = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
+                best = d[i - 1][j - 1] + (tolower((unsigned char)a[i - 1]) != b[j - 1]);
                 if (d[i - 1][j] + 1 < best)
                     best = d[i - 1][j] + 1;
                 if (d[i][j - 1] + 1 < best)
@@ -52,7 +68,9 @@ const char *word_nearest(const char *word, word_name *name)
     size_t len = strlen(word);
     unsigned least = len < 4 ? 2 : 3;      /* at least this different is not alike */
     for (size_t i = 0; name(i); i++) {
-        unsigned d = len > 1 && !strncmp(name(i), word, len) ? 1 : distance(word, name(i));
+        unsigned d = distance(word, name(i));
+        if (d && len > 1 && !strncasecmp(name(i), word, len))
+            d = 1;
         if (d < least && d < strlen(name(i))) {        /* some of its letters are there */
             least = d;
             best = name(i);
@@ -75,6 +93,28 @@ char *word_next(char **line)
     *line = *p ? p + 1 : p;
     *to = '\0';
     return word;
+}
+
+ssize_t text_line(char **line, size_t *cap, FILE *f)
+{
+    size_t n = 0;
+    for (int c = 0; c != '\n' && (c = getc_unlocked(f)) != EOF; ) {
+        if (n + 2 > *cap) {
+            size_t most = 2 * *cap + 128;
+            char *more = n < LINE_MOST ? realloc(*line, most) : NULL;
+            if (!more) {
+                errno = n < LINE_MOST ? ENOMEM : EFBIG;
+                return -1;
+            }
+            *line = more;
+            *cap = most;
+        }
+        (*line)[n++] = (char)c;
+    }
+    if (!n || ferror(f))
+        return -1;
+    (*line)[n] = '\0';
+    return (ssize_t)n;
 }
 
 char *text_clean(const char *text, size_t len)

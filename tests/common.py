@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 DBRX, SRC = os.environ["DBRX"], os.environ["srcdir"]
+BACKEND = os.environ.get("BACKEND", "ref")            # what the suite runs on (each.sh); a script that
+OTHER = "cpu-blas" if BACKEND == "ref" else "ref"     # names another has a reason, and says so
 LILY = "Once upon a time, there was a little girl named Lily."
 count = failed = 0
 

@@ -10,7 +10,7 @@ AM_TESTS_ENVIRONMENT = \
   PYTHONPATH="$(abs_top_srcdir)/tests$${PYTHONPATH:+:$$PYTHONPATH}" LC_ALL=C.UTF-8; \
   export DBRX MODULES srcdir builddir CC CXX NVCC PYTHONPATH LC_ALL;
 
-EXTRA_DIST += %D%/tap.h %D%/quiet_host.h %D%/common.py %D%/screen.py %D%/checkpoints.py
+EXTRA_DIST += %D%/tap.h %D%/quiet_host.h %D%/common.py %D%/screen.py %D%/checkpoints.py %D%/each.sh
 
 include tests/unit/local.mk
 include tests/golden/local.mk
@@ -23,3 +23,4 @@ include tests/route/local.mk
 include tests/steer/local.mk
 include tests/instruments/local.mk
 include tests/fuzz/local.mk
+include tests/hostile/local.mk

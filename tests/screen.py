@@ -9,24 +9,26 @@ import struct
 import termios
 import time
 
-from common import DBRX, ok
+from common import BACKEND, DBRX, ok
 
 WAIT = int(os.environ.get("WAIT", 60))
 try:                                   # it pastes no newlines and redraws in its own way
     LIBEDIT = "#define USE_LIBEDIT 1" in open(os.environ["builddir"] + "/config.h").read()
 except (KeyError, OSError):
     LIBEDIT = False
-WILD = ["-b", "ref", "-s", "max_tokens=0", "-s", "temperature=90", "-s", "top_p=1", "--seed", "1"]
+# replies without an end; where something else has to take long it is ref that takes its time
+WILD = ["-b", BACKEND, "-s", "max_tokens=1000000", "-s", "min_new_tokens=100000", "-s", "overflow=shift", "-s", "temperature=90", "-s", "top_p=1", "--seed", "1"]
+SLOW = ["-b", "ref"] + WILD[2:]
 
 
 class Shell:
-    def __init__(self, *args, rows=24, cols=80, **env):
+    def __init__(self, *args, rows=24, cols=80, program=DBRX, **env):
         self.all, self.at, self.code = b"", 0, None
         self.pid, self.fd = pty.fork()
         if not self.pid:
             os.environ.pop("NO_COLOR", None)
             os.environ.update({"TERM": "xterm-256color", "INPUTRC": "/dev/null", **env})
-            os.execv(DBRX, [DBRX, *args])
+            os.execvp(program, [program, *args])
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
 
     def send(self, text):

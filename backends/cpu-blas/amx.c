@@ -40,8 +40,9 @@ static inline size_t round32(size_t n) { return (n + 31) / 32 * 32; }
 /* ---- packing -------------------------------------------------------------- */
 
 /* Within a block: [cols/32][token/16][hi, lo] tiles of [16 pairs of k][16 tokens][2]. */
-static void pack(uint16_t *block, const float *const *row, size_t n, size_t cols)
+static void pack(void *to, const float *const *row, size_t n, size_t cols)
 {
+    uint16_t *block = to;
     for (size_t k = 0; k < cols; k += 32)
         for (size_t t0 = 0; t0 < TOKENS; t0 += 16, block += 1024) {
             __m512i hi[16], lo[16];
@@ -125,9 +126,10 @@ static inline void by_token(__m512i out[16], const float tile[256])
     transpose(out);
 }
 
-static void linear(float *y, size_t ldy, const uint16_t *x, size_t n, const void *w, size_t rows,
-                size_t cols)
+static void linear(float *y, size_t ldy, const void *packed, size_t n, const void *w, size_t rows,
+                   size_t cols)
 {
+    const uint16_t *x = packed;
     float c[4][256];
     tiles_on();
     for (size_t t0 = 0; t0 < n; t0 += TOKENS, x += block_of(cols))
@@ -155,9 +157,7 @@ static void finish_up(uint16_t *h, float c[4][256])
         __m512i v[16];
         for (int j = 0; j < 256; j += 16) {
             __m512 g = _mm512_loadu_ps(c[i] + j), u = _mm512_loadu_ps(c[i + 2] + j);
-            __m512 e = v_exp(_mm512_sub_ps(_mm512_setzero_ps(), g));
-            g = _mm512_div_ps(g, _mm512_add_ps(_mm512_set1_ps(1), e));
-            _mm512_storeu_ps(c[i] + j, _mm512_mul_ps(g, u));
+            _mm512_storeu_ps(c[i] + j, _mm512_mul_ps(v_silu(g), u));
         }
         by_token(v, c[i]);
         for (int t = 0; t < 16; t++) {
@@ -170,9 +170,11 @@ static void finish_up(uint16_t *h, float c[4][256])
     }
 }
 
-static void up(uint16_t *h, size_t ffn, size_t first, const uint16_t *x, size_t n,
-            const void *w1, const void *v1, size_t rows, size_t cols)
+static void up(void *hidden, size_t ffn, size_t first, const void *packed, size_t n,
+               const void *w1, const void *v1, size_t rows, size_t cols)
 {
+    const uint16_t *x = packed;
+    uint16_t *h = hidden;
     float c[4][256];
     tiles_on();
     for (size_t t0 = 0; t0 < n; t0 += TOKENS, x += block_of(cols), h += block_of(ffn))
@@ -234,9 +236,10 @@ static inline void block_times_panel(float *o, size_t ldo, size_t right, const u
     store_sums(o, ldo, 16 * ldo, right);
 }
 
-static void down(float *out, size_t ldo, const uint16_t *h, size_t n, size_t ffn, const void *w2,
-              size_t ldw, size_t cols, float *panel)
+static void down(float *out, size_t ldo, const void *hidden, size_t n, size_t ffn, const void *w2,
+                 size_t ldw, size_t cols, float *panel)
 {
+    const uint16_t *h = hidden;
     uint16_t *b = (uint16_t *)panel;
     const size_t most = 2 * GEMM_PANEL / round32(cols) / K_STEP * K_STEP;
     tiles_on();
@@ -253,4 +256,4 @@ static void down(float *out, size_t ldo, const uint16_t *h, size_t n, size_t ffn
     _tile_release();
 }
 
-const struct gemm gemm_amx = { "amx", TOKENS, 4, pack, linear, up, down, NULL, NULL };
+const struct gemm gemm_amx = { "amx", TOKENS, 128, 48, pack, linear, up, down, NULL, NULL };

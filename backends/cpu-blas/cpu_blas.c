@@ -16,7 +16,7 @@ enum { MAX_THREADS = 1024 };
 static const struct dbrx_option options[] = {
     { "threads", "physical cores", "worker threads, 1 to 1024" },
     { "isa", "best", "instruction set: amx, avx512bf16, avx512vnni, avx512, avx2, plain" },
-    { "precision", "auto", "of activations in prompts: f32, fast (BF16), or fast for large models" },
+    { "precision", "auto", "of activations in prompts: f32, fast (BF16, quantised experts 8 bits), auto: fast if large" },
     { "kv", "auto", "KV cache: f32, f16, bf16, q8_0; auto: f16 for large models, else f32" },
     { "deterministic", "0", "1: a token's result does not depend on what is evaluated beside it" },
     { NULL, NULL, NULL }
@@ -28,16 +28,18 @@ static const struct level {
     int (*runs)(void);
     const char *kernels;
     const struct quant *quant;
-    const struct gemm *fast, *exact, *ffn_rows;
+    const struct gemm *fast, *int8, *exact, *ffn_rows;
 } levels[] = {
 #ifdef HAVE_X86_64
-    { "amx", isa_amx, "avx512", &quant_vnni, &gemm_bf16, &gemm_bf16x2, &gemm_amx },
-    { "avx512bf16", isa_bf16, "avx512", &quant_vnni, &gemm_bf16, &gemm_bf16x2, NULL },
-    { "avx512vnni", isa_vnni, "avx512", &quant_vnni, NULL, NULL, NULL },
-    { "avx512", isa_avx512, "avx512", NULL, NULL, NULL, NULL },
-    { "avx2", isa_avx2, "avx2", NULL, NULL, NULL, NULL },
+    { "amx", isa_amx, "avx512", &quant_vnni, &gemm_bf16, &gemm_int8, &gemm_bf16x2,
+      &gemm_amx },
+    { "avx512bf16", isa_bf16, "avx512", &quant_vnni, &gemm_bf16, &gemm_int8, &gemm_bf16x2,
+      NULL },
+    { "avx512vnni", isa_vnni, "avx512", &quant_vnni, NULL, &gemm_int8, NULL, NULL },
+    { "avx512", isa_avx512, "avx512", &quant_avx2, NULL, NULL, NULL, NULL },
+    { "avx2", isa_avx2, "avx2", &quant_avx2, NULL, NULL, NULL, NULL },
 #endif
-    { "plain", NULL, "plain", NULL, NULL, NULL, NULL },
+    { "plain", NULL, "plain", NULL, NULL, NULL, NULL, NULL },
 };
 enum { N_LEVELS = sizeof levels / sizeof *levels };
 
@@ -152,6 +154,7 @@ static dbrx_status model_open(const struct dbrx_host *host, const struct dbrx_mo
         return fail(err, DBRX_E_NOMEM, "out of memory");
     c->k = kernels_get(s.level->kernels);
     c->fast = s.precision == F32 ? NULL : s.level->fast;
+    c->int8 = s.precision == F32 ? NULL : s.level->int8;
     c->fast_cols = s.precision == FAST ? 0 : LARGE;
     c->exact = s.level->exact;
     c->tiles = s.level->ffn_rows;

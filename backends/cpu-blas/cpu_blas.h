@@ -13,8 +13,10 @@
 
 enum {
     CPU_FEW    = 4,                        /* up to so many tokens, kernels beat matrices   */
+    CPU_OPEN   = 8,                        /* from so many on, BLAS and opened weights do    */
     CPU_NARROW = 64,                       /* up to so many rows, a product goes by tokens  */
     CPU_PANEL  = 128 * 1024,               /* floats of widened weights: half an L2         */
+    CPU_L1     = 16 * 1024,                /* bytes of weights that surely stay there       */
     CPU_WIDE   = 256,                      /* rows or columns of a panel at most            */
 };
 
@@ -24,10 +26,11 @@ struct cpu {
     struct blas  blas;
     const struct quant *quant;             /* quantised weights, few tokens, or NULL        */
     const struct gemm *fast;               /* activations rounded to BF16, or NULL          */
+    const struct gemm *int8;               /* of quantised experts instead: rounded to 8 bits, or NULL */
     const struct gemm *exact;              /* BF16 weights at float32's accuracy, or NULL   */
     const struct gemm *tiles;              /* better than both where all weights are BF16 in
                                               Hugging Face's order, or NULL                 */
-    size_t fast_cols;                      /* `fast` is for products of so many columns on  */
+    size_t fast_cols;                      /* both are for products of so many columns on   */
     int    deterministic;                  /* never choose a way by the number of tokens    */
     float *panel;                          /* [threads][panel_floats]: scratch inside a pool job */
     size_t panel_floats;
@@ -60,9 +63,10 @@ void cpu_pack(const struct cpu *, struct cpu_way, void *block, const float *cons
 void cpu_product(const struct cpu *, unsigned worker, struct cpu_way, float *y, size_t ldy,
                  const void *x, size_t n, const struct dbrx_tensor *w, size_t first, size_t rows,
                  size_t cols);
-/* `rows` rows of w from `first` on as BF16: where they are, or made in `panel`. */
-const void *cpu_bf16(const struct gemm *, void *panel, const struct dbrx_tensor *w, size_t first,
-                     size_t rows, size_t cols);
+/* `rows` rows of w from `first` on as the gemm wants them: where they are, or made in `panel`; those
+ * `ahead` rows on are next. */
+const void *cpu_open(const struct gemm *, void *panel, const struct dbrx_tensor *w, size_t first,
+                     size_t rows, size_t cols, size_t ahead);
 void cpu_linear(struct work *, float *y, const float *x, const struct dbrx_tensor *w, uint32_t n,
                 uint32_t rows, uint32_t cols);
 
@@ -100,6 +104,20 @@ static inline const void *tensor_at(const struct dbrx_tensor *w, size_t element)
 static inline float *cpu_scratch(const struct cpu *c, unsigned worker)
 {
     return c->panel + worker * c->panel_floats;
+}
+
+/* Of `rows` rows, as many as the first of n tokens leaves in L1 for the others: the kernels of single
+ * tokens fetch weights past L2. */
+static inline size_t cpu_few_rows(size_t n, uint32_t dtype, size_t rows, size_t cols)
+{
+    return n == 1 ? rows : min(rows, max(1, CPU_L1 / (size_t)dtype_bytes(dtype, cols)));
+}
+
+/* n tokens of a product with quantised weights one by one?  Else opened for BLAS, which pays from
+ * CPU_OPEN tokens on. */
+static inline int cpu_by_token(const struct cpu *c, size_t n)
+{
+    return c->quant && (c->deterministic || !c->quant->open || n < CPU_OPEN);
 }
 
 /* Few enough tokens for the kernels, one by one? */

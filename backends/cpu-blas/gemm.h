@@ -1,12 +1,13 @@
-/* backends/cpu-blas/gemm.h -- many tokens times BF16 weights, read as the file has them.
+/* backends/cpu-blas/gemm.h -- many tokens times weights that are BF16 or opened a panel at a time.
  *
  * One table per way of doing it.  Activations are packed once for all rows of weights; what
  * a table rounds them to is its name:
  *   bf16    nearest BF16 number, as GPUs that serve this model do (vdpbf16ps)
  *   bf16x2  two BF16 numbers, hi + lo, exact to 16 bits of mantissa: half the speed
  *   amx     the same two, on Intel's tiles
+ *   int8    8 bits and a scale for each 32 columns of a token; quantised weights exactly (vpdpbusd)
  * Sums are float32 in the order of the columns, whatever tokens are beside: a token's result
- * does not depend on its company.  Sizes: cols and ffn multiples of 32, rows of 2; any tokens.
+ * does not depend on its company.  Sizes: cols and ffn multiples of 32, rows of 16; any tokens.
  * All [any]. */
 #ifndef DBRX_CPU_GEMM_H
 #define DBRX_CPU_GEMM_H
@@ -35,28 +36,34 @@ enum { GEMM_TILE = 256 };                  /* positions attended to at a time   
 struct gemm {
     const char *name;
     size_t tokens;                         /* of a packed block                             */
-    size_t bytes;                          /* of a packed activation                        */
-    /* n <= tokens rows of cols floats (the rest is zero) to a block of tokens * cols * bytes. */
-    void (*pack)(uint16_t *block, const float *const *row, size_t n, size_t cols);
-    /* y[n][rows] (stride ldy) = x[n][cols] w[rows][cols]^T; x: packed blocks. */
-    void (*linear)(float *y, size_t ldy, const uint16_t *x, size_t n, const void *w,
-                   size_t rows, size_t cols);
+    size_t bytes;                          /* of 32 packed activations of one token         */
+    size_t open_rows;                      /* opened at a time for up, a multiple of which a part
+                                              of an expert is: a panel that leaves L2 room  */
+    /* n <= tokens rows of cols floats (the rest is zero) to a block: gemm_block(g, cols) bytes. */
+    void (*pack)(void *block, const float *const *row, size_t n, size_t cols);
+    /* y[n][rows] (stride ldy) = x[n][cols] w[rows][cols]^T; x: packed blocks; w: BF16, or what
+     * `open` made of rows of another type. */
+    void (*linear)(float *y, size_t ldy, const void *x, size_t n, const void *w, size_t rows,
+                   size_t cols);
     /* Rows first .. first + rows of one expert, h = silu(w1 x) * (v1 x), into h's packed
      * blocks of ffn columns; w1 and v1 begin at the expert's row `first`. */
-    void (*up)(uint16_t *h, size_t ffn, size_t first, const uint16_t *x, size_t n,
-               const void *w1, const void *v1, size_t rows, size_t cols);
-    /* out[n][ldo] = h[n][ffn] w2 for `cols` columns (a multiple of 16, <= 256) of w2, whose
-     * rows are ldw apart; h: as up left it.  out has room for whole blocks. */
-    void (*down)(float *out, size_t ldo, const uint16_t *h, size_t n, size_t ffn, const void *w2,
+    void (*up)(void *h, size_t ffn, size_t first, const void *x, size_t n, const void *w1,
+               const void *v1, size_t rows, size_t cols);
+    /* out[n][ldo] = h[n][ffn] w2 for `cols` columns (a multiple of 16, <= 256) of BF16 w2, whose
+     * rows are ldw apart; h: as up left it.  out has room for whole blocks.  NULL: only w2
+     * whose rows are the model's, by linear. */
+    void (*down)(float *out, size_t ldo, const void *h, size_t n, size_t ffn, const void *w2,
                  size_t ldw, size_t cols, float *panel);
-    /* dst[n] = the nearest BF16 of n weights of any type that dequant.h knows, whole blocks and
-     * a multiple of 32.  NULL: only BF16 weights can be multiplied. */
-    void (*open)(uint32_t dtype, uint16_t *dst, const void *src, size_t n);
+    /* rows of cols weights as linear wants them, in at most 2 bytes a weight and 64 more; of any
+     * type that dequant.h knows, or of the quantised ones.  NULL: only BF16 is multiplied.
+     * next: as many weights that are wanted soon, asked for while the panel is multiplied. */
+    void (*open)(uint32_t dtype, void *panel, const void *src, size_t rows, size_t cols,
+                 const void *next);
     /* scratch: gemm_attend_floats(hd).  NULL: none. */
     void (*attend)(const struct gemm_attend *, float *scratch);
 };
 
-extern const struct gemm gemm_bf16, gemm_bf16x2, gemm_amx;
+extern const struct gemm gemm_bf16, gemm_bf16x2, gemm_amx, gemm_int8;
 
 /* Of attend's scratch: packed queries, opened keys and values, the values' panel, scores, packed
  * probabilities, sums of a tile, what is mixed so far, its maximum and sum. */
@@ -66,9 +73,9 @@ static inline size_t gemm_attend_floats(size_t hd)
            GEMM_QUERIES * (hd + 2);
 }
 
-static inline size_t gemm_block(const struct gemm *g, size_t cols)     /* uint16_t a block */
+static inline size_t gemm_block(const struct gemm *g, size_t cols)     /* bytes */
 {
-    return g->tokens * cols * g->bytes / 2;
+    return g->tokens * g->bytes * cols / 32;
 }
 
 #endif

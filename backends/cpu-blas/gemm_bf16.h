@@ -15,8 +15,9 @@ void bf16_by_cols(float *sums, const uint16_t *panel, size_t rows, const uint16_
 /* `cols` columns (a multiple of 16) of w[n][ldw], pairs of rows side by side; n even. */
 void bf16_panel(uint16_t *panel, const void *w, size_t ldw, size_t n, size_t cols);
 /* n <= 16 rows of floats to a block. */
-void bf16_pack(uint16_t *block, const float *const *row, size_t n, size_t cols);
+void bf16_pack(void *block, const float *const *row, size_t n, size_t cols);
 
+/* the nearest BF16 of n weights in whole blocks, a multiple of 32 */
 void bf16_open(uint32_t dtype, uint16_t *dst, const void *src, size_t n);
 void bf16_attend(const struct gemm_attend *, float *scratch);
 

@@ -1,8 +1,9 @@
 /* backends/cpu-blas/pool.c -- see pool.h.
  *
  * A job is published by one 64-bit ticket: its number above, the items left below.
- * Taking an item is one compare-and-swap on it, so a worker that wakes late can never
- * take an item of a job it has not seen.  Workers spin for a moment after a job (the
+ * Taking items is one compare-and-swap on it, so a worker that wakes late can never take
+ * an item of a job it has not seen.  The more are left the more are taken at once, for
+ * neighbours read memory in its order.  Workers spin for a moment after a job (the
  * next op of a layer comes within microseconds), then sleep. */
 #define _GNU_SOURCE
 #include "backends/cpu-blas/pool.h"
@@ -41,12 +42,15 @@ static inline void pause_cpu(void)
 static void work(struct pool *p, unsigned id)
 {
     uint64_t t = atomic_load(&p->ticket);
-    while ((uint32_t)t)
-        if (atomic_compare_exchange_weak(&p->ticket, &t, t - 1)) {
-            p->fn(p->arg, id, p->n - (uint32_t)t);
-            atomic_fetch_add(&p->finished, 1);
-            t = atomic_load(&p->ticket);
-        }
+    while ((uint32_t)t) {
+        const uint32_t left = (uint32_t)t, some = left / (4 * p->threads) + 1;
+        if (!atomic_compare_exchange_weak(&p->ticket, &t, t - some))
+            continue;
+        for (uint32_t i = 0; i < some; i++)
+            p->fn(p->arg, id, p->n - left + i);
+        atomic_fetch_add(&p->finished, some);
+        t = atomic_load(&p->ticket);
+    }
 }
 
 static void *worker_main(void *arg)

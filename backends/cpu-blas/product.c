@@ -2,7 +2,7 @@
  * type and the number of tokens.
  *
  * Weights stay as stored.  What a way cannot read in place is opened a panel (a few hundred KB)
- * at a time, just before it is needed: as BF16 for a gemm, as float32 for BLAS and kernels. */
+ * at a time, just before it is needed: as its gemm wants it, as float32 for BLAS and kernels. */
 #include "backends/cpu-blas/cpu_blas.h"
 
 #include "backends/graph/dequant.h"
@@ -11,21 +11,23 @@
 
 enum { BLOCK_ROWS = 96 };                  /* opened at a time: a panel that leaves L2 room */
 
+/* Attention's projections are a tenth of the work, and rounding there moves keys and queries for all
+ * tokens: they stay in BF16 where the CPU has it, experts choose int8 for themselves. */
 struct cpu_way cpu_way(const struct cpu *c, uint32_t dtype, size_t n, size_t rows, size_t cols)
 {
     const int bf16 = dtype == DBRX_BF16, quantised = dtype_block(dtype) > 1;
-    const struct gemm *fast = c->fast && cols >= c->fast_cols ? c->fast : NULL;
+    const struct gemm *fast = cols < c->fast_cols ? NULL : quantised && !c->fast ? c->int8 : c->fast;
     const struct gemm *g = bf16 ? fast ? fast : c->exact : c->deterministic ? NULL : fast;
     if (g && (n > CPU_FEW || c->deterministic) && cols % 32 == 0 && rows % 16 == 0)
         return (struct cpu_way){ CPU_GEMM, g, g->tokens };
-    if (quantised && c->quant)
+    if (quantised && cpu_by_token(c, n))
         return (struct cpu_way){ CPU_QUANT, NULL, 1 };
     return (struct cpu_way){ CPU_FLOAT, NULL, 1 };
 }
 
 size_t cpu_packed(struct cpu_way way, size_t cols)
 {
-    return way.kind == CPU_GEMM ? way.g->bytes * cols
+    return way.kind == CPU_GEMM ? way.g->bytes * (cols / 32)
          : way.kind == CPU_QUANT ? quant_bytes(cols) : sizeof(float) * cols;
 }
 
@@ -40,13 +42,13 @@ void cpu_pack(const struct cpu *c, struct cpu_way way, void *block, const float 
         memcpy(block, row[0], sizeof(float) * cols);
 }
 
-const void *cpu_bf16(const struct gemm *g, void *panel, const struct dbrx_tensor *w, size_t first,
-                     size_t rows, size_t cols)
+const void *cpu_open(const struct gemm *g, void *panel, const struct dbrx_tensor *w, size_t first,
+                     size_t rows, size_t cols, size_t ahead)
 {
     const void *at = tensor_at(w, first * cols);
     if (w->dtype == DBRX_BF16)
         return at;
-    g->open(w->dtype, panel, at, rows * cols);
+    g->open(w->dtype, panel, at, rows, cols, tensor_at(w, (first + ahead) * cols));
     return panel;
 }
 
@@ -58,12 +60,19 @@ static void float_product(const struct cpu *c, unsigned worker, float *y, size_t
     const void *at = tensor_at(w, first * cols);
     int type = kernels_type(w->dtype);
     float *wide = cpu_scratch(c, worker);
-    if (type < 0)
+    if (type < 0 && c->quant && c->quant->open)
+        c->quant->open(w->dtype, wide, at, rows * cols);
+    else if (type < 0)
         dequant(wide, w->data, w->dtype, first * cols, rows * cols);
     if (cpu_few(c, n)) {
-        for (size_t t = 0; t < n; t++)
-            c->k->matvec[type < 0 ? K_F32 : type](y + t * ldy, type < 0 ? wide : at, rows, cols,
-                                                  cols, x + t * cols);
+        const uint32_t dtype = type < 0 ? DBRX_F32 : w->dtype;
+        const char *from = type < 0 ? (const void *)wide : at;
+        for (size_t r = 0, some; r < rows; r += some) {
+            some = cpu_few_rows(n, dtype, rows - r, cols);
+            for (size_t t = 0; t < n; t++)
+                c->k->matvec[kernels_type(dtype)](y + t * ldy + r, from + dtype_bytes(dtype, r * cols),
+                                                  some, cols, cols, x + t * cols);
+        }
         return;
     }
     if (type == K_F16 || type == K_BF16)
@@ -79,15 +88,19 @@ void cpu_product(const struct cpu *c, unsigned worker, struct cpu_way way, float
     if (way.kind == CPU_FLOAT) {
         float_product(c, worker, y, ldy, x, n, w, first, rows, cols);
     } else if (way.kind == CPU_QUANT) {
-        for (size_t t = 0; t < n; t++)
-            c->quant->matvec(w->dtype, y + t * ldy, tensor_at(w, first * cols), rows, cols,
-                             (const char *)x + t * cpu_packed(way, cols));
+        for (size_t r = 0, some; r < rows; r += some) {
+            some = cpu_few_rows(n, w->dtype, rows - r, cols);
+            for (size_t t = 0; t < n; t++)
+                c->quant->matvec(w->dtype, y + t * ldy + r, tensor_at(w, (first + r) * cols), some,
+                                 cols, (const char *)x + t * cpu_packed(way, cols));
+        }
     } else {
         size_t step = w->dtype == DBRX_BF16 ? rows : BLOCK_ROWS;
         for (size_t r = 0, some; r < rows; r += some) {
             some = min(step, rows - r);
-            way.g->linear(y + r, ldy, x, n, cpu_bf16(way.g, cpu_scratch(c, worker), w, first + r, some,
-                                                     cols), some, cols);
+            size_t ahead = r + some < rows ? some : rows * pool_threads(c->pool) - r;
+            const void *panel = cpu_open(way.g, cpu_scratch(c, worker), w, first + r, some, cols, ahead);
+            way.g->linear(y + r, ldy, x, n, panel, some, cols);
         }
     }
 }

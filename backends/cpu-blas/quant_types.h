@@ -31,6 +31,14 @@ INLINE __m512i shifted(__m512i v, int a, int b, int mask)
     return _mm512_and_si512(_mm512_srlv_epi16(v, by), _mm512_set1_epi8((char)mask));
 }
 
+/* low, and of each byte of `high` the bits in `mask` after its words were turned left by a in the
+ * first half and b in the second */
+INLINE __m512i joined(__m512i low, __m512i high, int a, int b, int mask)
+{
+    const __m512i by = _mm512_inserti64x4(_mm512_set1_epi32(a & 31), _mm256_set1_epi32(b & 31), 1);
+    return _mm512_ternarylogic_epi32(low, _mm512_rolv_epi32(high, by), _mm512_set1_epi8((char)mask), 0xf8);
+}
+
 /* ---- blocks of 32, two of them at a time ------------------------------------------------ */
 
 /* The first 32 bytes of two blocks (16 of one) as they are; from byte LAST on the last 16, a
@@ -181,8 +189,7 @@ INLINE struct head head_q5_k(const uint8_t *p, int half) { return head_q4_k(p, h
 INLINE __m512i open_q5_k(const uint8_t *p, int step, int half)
 {
     (void)half;
-    __m512i high = shifted(both(p + 16), 2 * step, 2 * step + 1, 1);
-    return _mm512_or_si512(shifted(both(p + 48 + 32 * step), 0, 4, 15), _mm512_slli_epi16(high, 4));
+    return joined(shifted(both(p + 48 + 32 * step), 0, 4, 15), both(p + 16), 4 - 2 * step, 3 - 2 * step, 16);
 }
 
 enum { CHUNK_q6_k = 210, STEPS_q6_k = 4, SUB_q6_k = 4, Z_q6_k = 32, MIN_q6_k = 0 };
@@ -197,8 +204,7 @@ INLINE __m512i open_q6_k(const uint8_t *p, int step, int half)
     (void)half;
     const int late = step % 2 * 4;
     __m512i low = shifted(_mm512_loadu_si512(p + 64 * (step / 2)), late, late, 15);
-    __m512i high = shifted(both(p + 128 + 32 * (step / 2)), late, late + 2, 3);
-    return _mm512_or_si512(low, _mm512_slli_epi16(high, 4));
+    return joined(low, both(p + 128 + 32 * (step / 2)), 4 - late, 2 - late, 48);
 }
 
 enum { CHUNK_q2_k = 84, STEPS_q2_k = 4, SUB_q2_k = 4, Z_q2_k = 0, MIN_q2_k = 1 };
@@ -228,9 +234,8 @@ INLINE struct head head_q3_k(const uint8_t *p, int half)
 INLINE __m512i open_q3_k(const uint8_t *p, int step, int half)
 {
     (void)half;
-    __m512i high = shifted(both(p), 2 * step, 2 * step + 1, 1);
-    return _mm512_or_si512(shifted(both(p + 32 + 32 * (step / 2)), step % 2 * 4, step % 2 * 4 + 2, 3),
-                           _mm512_slli_epi16(high, 2));
+    return joined(shifted(both(p + 32 + 32 * (step / 2)), step % 2 * 4, step % 2 * 4 + 2, 3), both(p),
+                  2 - 2 * step, 1 - 2 * step, 4);
 }
 
 enum { CHUNK_iq4_xs = 136, STEPS_iq4_xs = 4, SUB_iq4_xs = 8, Z_iq4_xs = 128, MIN_iq4_xs = 0 };

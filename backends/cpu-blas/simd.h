@@ -8,73 +8,55 @@
 #include "backends/cpu-blas/kernels.h"
 #include "backends/cpu-blas/simd_exp.h"
 
-/* Four rows share each load of x; two sums a row keep the adders busy. */
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 4") for
+
+/* Weights of a single token come from memory, and sooner the more strictly in their order: row by
+ * row, fetched this far ahead, past L2, for they are used once. */
+enum { AHEAD = 3072 };
+
+INLINE void fetch_ahead(const char *p, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch(p + AHEAD + i, 0, 0);
+}
+
 #define DEFINE(t, T, size) \
 static void matvec_##t(float *y, const void *w, size_t rows, size_t stride, size_t cols, \
                        const float *x) \
 { \
-    size_t full = cols / (2 * LANES) * (2 * LANES), r = 0; \
-    for (; r + 4 <= rows; r += 4) { \
-        const char *w0 = (const char *)w + r * stride * size, *w1 = w0 + stride * size, \
-                   *w2 = w1 + stride * size, *w3 = w2 + stride * size; \
-        VEC a0 = v_set(0), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0; \
-        for (size_t c = 0; c < full; c += 2 * LANES) { \
-            VEC xa = v_load_f32(x + c), xb = v_load_f32(x + c + LANES); \
-            a0 = v_fma(v_load_##t(w0 + c * size), xa, a0); \
-            b0 = v_fma(v_load_##t(w0 + (c + LANES) * size), xb, b0); \
-            a1 = v_fma(v_load_##t(w1 + c * size), xa, a1); \
-            b1 = v_fma(v_load_##t(w1 + (c + LANES) * size), xb, b1); \
-            a2 = v_fma(v_load_##t(w2 + c * size), xa, a2); \
-            b2 = v_fma(v_load_##t(w2 + (c + LANES) * size), xb, b2); \
-            a3 = v_fma(v_load_##t(w3 + c * size), xa, a3); \
-            b3 = v_fma(v_load_##t(w3 + (c + LANES) * size), xb, b3); \
+    const char *row = w; \
+    for (size_t r = 0, c; r < rows; r++, row += stride * size) { \
+        VEC s[4] = { v_set(0), v_set(0), v_set(0), v_set(0) }; \
+        for (c = 0; c + 4 * LANES <= cols; c += 4 * LANES) { \
+            fetch_ahead(row + c * size, 4 * LANES * size); \
+            UNROLL (size_t i = 0; i < 4; i++) \
+                s[i] = v_fma(v_load_##t(row + (c + i * LANES) * size), v_load_f32(x + c + i * LANES), \
+                             s[i]); \
         } \
-        float tail[4] = { 0 }; \
-        if (full < cols) \
-            kernels_plain.matvec[T](tail, w0 + full * size, 4, stride, cols - full, x + full); \
-        y[r] = v_sum(v_add(a0, b0)) + tail[0]; \
-        y[r + 1] = v_sum(v_add(a1, b1)) + tail[1]; \
-        y[r + 2] = v_sum(v_add(a2, b2)) + tail[2]; \
-        y[r + 3] = v_sum(v_add(a3, b3)) + tail[3]; \
-    } \
-    for (; r < rows; r++) { \
-        const char *w0 = (const char *)w + r * stride * size; \
-        VEC a0 = v_set(0), b0 = a0; \
-        for (size_t c = 0; c < full; c += 2 * LANES) { \
-            a0 = v_fma(v_load_##t(w0 + c * size), v_load_f32(x + c), a0); \
-            b0 = v_fma(v_load_##t(w0 + (c + LANES) * size), v_load_f32(x + c + LANES), b0); \
-        } \
+        for (; c + LANES <= cols; c += LANES) \
+            s[0] = v_fma(v_load_##t(row + c * size), v_load_f32(x + c), s[0]); \
         float tail = 0; \
-        if (full < cols) \
-            kernels_plain.matvec[T](&tail, w0 + full * size, 1, stride, cols - full, x + full); \
-        y[r] = v_sum(v_add(a0, b0)) + tail; \
+        if (c < cols) \
+            kernels_plain.matvec[T](&tail, row + c * size, 1, stride, cols - c, x + c); \
+        y[r] = v_sum(v_add(v_add(s[0], s[1]), v_add(s[2], s[3]))) + tail; \
     } \
 } \
 static void vecmat_##t(float *y, const void *w, size_t rows, size_t stride, size_t cols, \
                        const float *h) \
 { \
-    size_t full = cols / LANES * LANES, r = 0; \
-    for (; r + 4 <= rows; r += 4) { \
-        const char *w0 = (const char *)w + r * stride * size, *w1 = w0 + stride * size, \
-                   *w2 = w1 + stride * size, *w3 = w2 + stride * size; \
-        VEC h0 = v_set(h[r]), h1 = v_set(h[r + 1]), h2 = v_set(h[r + 2]), h3 = v_set(h[r + 3]); \
-        for (size_t c = 0; c < full; c += LANES) { \
-            VEC a = v_fma(v_load_##t(w0 + c * size), h0, v_load_f32(y + c)); \
-            VEC b = v_mul(v_load_##t(w1 + c * size), h1); \
-            a = v_fma(v_load_##t(w2 + c * size), h2, a); \
-            b = v_fma(v_load_##t(w3 + c * size), h3, b); \
-            v_store(y + c, v_add(a, b)); \
+    const char *row = w; \
+    for (size_t r = 0, c; r < rows; r++, row += stride * size) { \
+        const VEC f = v_set(h[r]); \
+        for (c = 0; c + 2 * LANES <= cols; c += 2 * LANES) { \
+            fetch_ahead(row + c * size, 2 * LANES * size); \
+            UNROLL (size_t i = 0; i < 2; i++) \
+                v_store(y + c + i * LANES, v_fma(v_load_##t(row + (c + i * LANES) * size), f, \
+                                                 v_load_f32(y + c + i * LANES))); \
         } \
+        if (c < cols) \
+            kernels_plain.vecmat[T](y + c, row + c * size, 1, stride, cols - c, h + r); \
     } \
-    for (; r < rows; r++) { \
-        const char *w0 = (const char *)w + r * stride * size; \
-        VEC h0 = v_set(h[r]); \
-        for (size_t c = 0; c < full; c += LANES) \
-            v_store(y + c, v_fma(v_load_##t(w0 + c * size), h0, v_load_f32(y + c))); \
-    } \
-    if (full < cols) \
-        kernels_plain.vecmat[T](y + full, (const char *)w + full * size, rows, stride, \
-                                cols - full, h); \
 } \
 static void widen_##t(float *dst, const void *src, size_t n) \
 { \
@@ -88,9 +70,6 @@ DEFINE(f16, K_F16, 2)
 DEFINE(bf16, K_BF16, 2)
 
 /* ---- attention of few tokens: a row of K or V is read once for up to four query heads ---- */
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 4") for
 
 #define ATTENTION(t, T, size) \
 INLINE void scores_some_##t(const size_t group, float *s, size_t lds, const char *k, size_t len, \
@@ -181,10 +160,8 @@ ATTENTION(bf16, K_BF16, 2)
 static void silu_mul(float *g, const float *u, size_t n)
 {
     size_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        VEC x = v_load_f32(g + i), e = v_exp(v_sub(v_set(0), x));
-        v_store(g + i, v_mul(v_div(x, v_add(v_set(1), e)), v_load_f32(u + i)));
-    }
+    for (; i + LANES <= n; i += LANES)
+        v_store(g + i, v_mul(v_silu(v_load_f32(g + i)), v_load_f32(u + i)));
     kernels_plain.silu_mul(g + i, u + i, n - i);
 }
 
@@ -235,9 +212,39 @@ static void layernorm(float *y, const float *x, const float *w, size_t n, float 
         y[i] = (x[i] - mean) * scale * w[i];
 }
 
+enum { TURNED = 64 };                      /* pairs at a time */
+
+static void clip_rope(float *x, size_t n, float clip, size_t n_rot, size_t hd, const float (*cs)[2])
+{
+    const size_t half = hd / 2;
+    size_t i = 0;
+    for (; clip > 0 && i + LANES <= n; i += LANES)         /* this order lets NaN through */
+        v_store(x + i, v_max(v_set(-clip), v_min(v_set(clip), v_load_f32(x + i))));
+    kernels_plain.clip_rope(x + i, clip > 0 ? n - i : 0, clip, 0, 0, NULL);
+    for (size_t p = 0, len; p < half; p += len) {
+        float c[TURNED], s[TURNED];
+        len = half - p < TURNED ? half - p : TURNED;
+        for (i = 0; i < len; i++)
+            c[i] = cs[p + i][0], s[i] = cs[p + i][1];
+        for (size_t h = 0; h < n_rot; h++) {
+            float *a = x + h * hd + p, *b = a + half;
+            for (i = 0; i + LANES <= len; i += LANES) {
+                VEC u = v_load_f32(a + i), v = v_load_f32(b + i), co = v_load_f32(c + i), si = v_load_f32(s + i);
+                v_store(a + i, v_sub(v_mul(u, co), v_mul(v, si)));
+                v_store(b + i, v_fma(v, co, v_mul(u, si)));
+            }
+            for (; i < len; i++) {
+                float u = a[i], v = b[i];
+                a[i] = u * c[i] - v * s[i];
+                b[i] = v * c[i] + u * s[i];
+            }
+        }
+    }
+}
+
 const struct kernels KERNELS_TABLE = {
     KERNELS_NAME, { matvec_f32, matvec_f16, matvec_bf16 },
     { vecmat_f32, vecmat_f16, vecmat_bf16 }, { widen_f32, widen_f16, widen_bf16 },
     { narrow_f32, narrow_f16, narrow_bf16 }, { scores_f32, scores_f16, scores_bf16 },
-    { mix_f32, mix_f16, mix_bf16 }, silu_mul, exp_sum, max_of, layernorm,
+    { mix_f32, mix_f16, mix_bf16 }, silu_mul, exp_sum, max_of, layernorm, clip_rope,
 };

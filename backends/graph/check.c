@@ -118,8 +118,8 @@ dbrx_status check_logits(const struct dbrx_config *c, const float *logits, size_
 {
     for (size_t i = 0; i < n * c->n_vocab; i++)
         if (!isfinite(logits[i]))
-            return fail(err, DBRX_E_UNSUPPORTED, "the logit of token %zu is no number: the "
-                        "weights are damaged", i % c->n_vocab);
+            return fail(err, DBRX_E_UNSUPPORTED, "the logit of token %zu is no number: the weights "
+                        "of the head, or of the norm before it, are damaged", i % c->n_vocab);
     return DBRX_OK;
 }
 

@@ -165,6 +165,11 @@ dbrx_status st_map(int dir, const char *name, struct st_file *f, struct dbrx_err
         return ckpt_fail(err, errno == ENOMEM ? DBRX_E_NOMEM : DBRX_E_IO,
                          "%s cannot be mapped: %s", SHOW(name), strerror(errno));
     }
+#ifdef MADV_HUGEPAGE
+    /* A file that is not in memory yet comes in large pages then, where its file system has them:
+     * reading weights at the memory's speed needs few translations of addresses. */
+    (void)madvise(f->map, f->size, MADV_HUGEPAGE);
+#endif
     return DBRX_OK;
 }
 

@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from common import DBRX, SRC, events, finish, lines, ok, run
+from common import BACKEND, DBRX, SRC, events, finish, lines, ok, run
 from screen import Shell
 
 MODULES = os.environ["MODULES"] + ":" + os.environ["builddir"] + "/tests/conformance/.libs"
@@ -73,7 +73,7 @@ def close(x, y, rel=1e-6, least=1e-13):
 def dump(model, ids, backend):
     """What that backend, "NAME OPTIONS", computes."""
     with tempfile.TemporaryDirectory() as d:
-        out = run("--module-path", MODULES, "-m", model, "-b", "ref", "--threads", "1", "-c", "/backend " + backend, "-c",
+        out = run("--module-path", MODULES, "-m", model, "-b", BACKEND, "--threads", "1", "-c", "/backend " + backend, "-c",
                   "/feed " + ids, "-c", "/dump " + d)
         if out.returncode:
             print("# " + out.stderr.decode())
@@ -85,7 +85,7 @@ for name in "tiny-bf16", "tiny-clip", "tiny-f16":
     model = os.path.join(SRC, "tests/data", name)
     ids = " ".join(map(str, json.load(open(model + "/golden.json"))["cases"][0]["tokens"]))
     for a, b in (("cpu-blas isa=plain", "ref"), ("ref", "broken break=router-1"), ("broken break=experts-0", "cpu-blas")):
-        e = events("--module-path", MODULES, "-m", model, "-b", "ref", "--threads", "1", "-c", "/backend " + a,
+        e = events("--module-path", MODULES, "-m", model, "-b", BACKEND, "--threads", "1", "-c", "/backend " + a,
                    "-c", "/feed " + ids, "-c", "/compare %s --top %d" % (b, K))[-1]
         what = "%s: %s, then %s" % (name, a, b)
         if e["type"] != "compare":
@@ -113,7 +113,7 @@ feed = ["-c", "/feed 930 739 259 559 11 300 12 13 14 15 900 4001"]
 
 
 def perplexity(*commands):
-    evs = events("-b", "ref", *feed, *lines(*commands))
+    evs = events("-b", BACKEND, *feed, *lines(*commands))
     return [(e["perplexity_a"], e["perplexity_b"]) if e["type"] == "compare" else e["perplexity"] for e in evs[-2:]]
 
 
@@ -145,14 +145,26 @@ ok(run("compare", "ref", "ref", *common, "--max-kl", "0", "--min-top1", "1").ret
 out = run("compare", "ref", "broken:break=nan", "--module-path", MODULES, "--prompts", prompts, "-m", SRC + "/tests/data/tiny-f16")
 ok(out.returncode in (1, 2), "what cannot be evaluated is no failed check", out.returncode, out.stderr)
 
+# ---- what generation reads, from the shape: nano's 6 layers have 64 keys and 64 values a token
+for kv, size in ("f32", 4), ("f16", 2), ("bf16", 2), ("q8_0", 34 / 32), ("", 4):
+    other = ["kv=" + kv] if kv else []
+    row = events("bench", "--json", "--depth", "100", "--prompt", "20", "--gen", "5", "--reps", "2", ":".join(["cpu-blas"] + other))[-1]["rows"][0]
+    read = sum(125 - i for i in range(5)) / 5 * 6 * 128 * size
+    ok(close(row["kv_bytes_per_token"], read), "KV that a token reads, %s" % (kv or "by itself"), row["kv_bytes_per_token"], read)
+    moved = (row["weight_bytes_per_token"] + read) * row["gen_tokens_per_second"]["max"]
+    ok(close(row["moved_bytes_per_second"]["max"], moved, 0.2), "... is in what is moved", row["moved_bytes_per_second"], moved)
+e = events("-b", BACKEND, *lines("/feed 930 739 259 559", "/compare ref", "/compare cpu-blas --step 3", "/compare all"))
+ok([x["step"] for x in e if x["type"] == "compare"] == [4, 3] and [r["step"] for r in e[-1]["rows"]] == [4],
+   "step is what was evaluated at a time", e[-3:])
+
 # ---- on a terminal
 for cols in 80, 200:
-    s = Shell("--module-path", MODULES, "-b", "ref", "--no-rc", rows=60, cols=cols)
+    s = Shell("--module-path", MODULES, "-b", BACKEND, "--no-rc", rows=60, cols=cols)
     s.read("dbrx> ")
     s.send("/feed 930 739 259 559 11 300 12 13 14 15 900 4001\r/compare broken break=router-2\r/compare all\r"
            "/bench --gen 1 --prompt 4 --reps 1\r/echo over\r")
     start = s.at
-    ok(s.read("ref, then broken break=router-2") and s.read("layer +flips") and s.read("margin") and
+    ok(s.read(BACKEND + ", then broken break=router-2") and s.read("layer +flips") and s.read("margin") and
        s.read("Another likeliest token") and s.read("backend +and +KL") and s.read("gen tok/s") and s.read("over\r\n"),
        "%d columns: figures, layers, flips, changes, pairs, speeds" % cols, s.all[start:])
     seen = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|[^\r\n]*\r(?!\n)", "", s.all[start:].decode("utf-8", "replace"))
@@ -164,11 +176,11 @@ for cols in 80, 200:
 long_text = TMP.name + "/long"
 with open(long_text, "w") as f:
     f.write("Once upon a time, there was a little girl named Lily. " * 4000)
-s = Shell("-b", "ref", "--no-rc", "-s", "max_tokens=3", "-s", "temperature=0")
+s = Shell("-b", BACKEND, "--no-rc", "-s", "max_tokens=3", "-s", "temperature=0")
 s.read("dbrx> ")
 s.send("Once upon\r")
 s.read("dbrx> ")
-s.send("/compare cpu-blas --against %s\r" % long_text)
+s.send("/compare ref --against %s\r" % long_text)
 s.expect("comparing: +[0-9]+%", "a long comparison shows progress")
 time.sleep(0.2)
 s.send("\x03")

@@ -53,6 +53,11 @@ def kind(e):
 BY_KIND = {tuple(s["properties"].get(k, {}).get("const") for k in ("type", "of")): s for s in EVENTS}
 
 
+def validate_result(e):
+    """A line of --prompts' output."""
+    return check(e, SCHEMA["$defs"]["failure" if "error" in e else "result"], "result")
+
+
 def validate(e):
     s = BY_KIND.get(kind(e))
     return check(e, s, e["type"]) if s else ["no such event in docs/events.schema.json: %s %s" % kind(e)]
@@ -90,6 +95,13 @@ def markdown():
         t, of = (s["properties"].get(k, {}).get("const") for k in ("type", "of"))
         yield '\n## `"type":"%s"%s`\n\n%s.\n' % (t, ',"of":"%s"' % of if of else "", s["title"])
         yield from fields(s)
+    yield "\n## Results of `--prompts`\n"
+    yield ("One object a line, without a `type`, in the order of the input (`$defs` of the schema).  A run that was\n"
+           "killed or had failures goes on when the same command runs again: what is answered stays as it is,\n"
+           "the rest comes behind it.")
+    for s in SCHEMA["$defs"].values():
+        yield "\n### %s\n" % s["title"]
+        yield from fields(s)
 
 
 # ---- a run of all commands
@@ -99,7 +111,7 @@ def run(*args, cwd):
     """The events of a run, those that /output took away included."""
     import common                          # which a look at the schema does without
     env = {**os.environ, "EDITOR": "cp question.txt", "VISUAL": ""}
-    given = [] if args[0][0] != "-" else ["--json", "-b", "ref", "-s", "max_tokens=3"]
+    given = [] if args[0][0] != "-" else ["--json", "-b", common.BACKEND, "-s", "max_tokens=3"]
     text = common.run(*given, *args, cwd=cwd, env=env).stdout.decode("utf-8")
     if os.path.exists(cwd + "/log.txt"):
         text += open(cwd + "/log.txt", encoding="utf-8").read()
@@ -107,6 +119,7 @@ def run(*args, cwd):
 
 
 def main():
+    import common
     from common import finish, ok
     seen = set()
 
@@ -139,6 +152,15 @@ def main():
     runs("dbrx convert", "convert", "--json", nano, "c.gguf")
     runs("dbrx imatrix", "imatrix", "--json", "--text", "question.txt", "--out", "i.gguf")
     runs("dbrx perplexity", "perplexity", "--json", "--window", "4", "--reference", nano, "question.txt")
+    with tempfile.TemporaryDirectory() as cwd:
+        open(cwd + "/batch", "w").write('{"prompt":"Once"}\n{"id":"x","messages":[{"role":"user","content":"Hi"}]}\nnonsense\n'
+                                        '{"id":1.5,"prompt":"a","settings":{"top_p":7}}\n{"id":[],"prompt":"a"}\n')
+        text = common.run("-b", "ref", "-s", "max_tokens=3", "-s", "handover=1=cpu-blas", "--prompts", "batch", cwd=cwd).stdout.decode("utf-8")
+        results = [json.loads(line) for line in text.splitlines()]
+    ok([r["id"] for r in results] == [1, "x", 3, 1.5, 5] and ["error" in r for r in results] == [False, False, True, True, True] and
+       not any(map(validate_result, results)), "--prompts", results, [validate_result(r) for r in results])
+    ok(all(validate_result({k: v for k, v in r.items() if k != cut}) for r in (results[0], results[2]) for cut in r if cut != "error"),
+       "... every field is wanted")
     ok(set(BY_KIND) <= seen, "every kind of event was made", set(BY_KIND) - seen)
 
     # the validator itself

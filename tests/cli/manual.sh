@@ -55,11 +55,12 @@ ask() { # the words typed, the last one unfinished
     echo "${COMPREPLY[*]}"
 }
 ask dbrx --mod; ask dbrx -s tempe; ask dbrx -s mode =; ask dbrx -s mode = ch; ask dbrx ins; ask dbrx -c te
+ask "$DBRX" -b ''; ask "$DBRX" -b r; ask "$DBRX" perplexity --backend cp; ask dbrx "$T/hel"
 END
-    printf '%s\n' '--model --module-path' 'temperature=' 'base chat' chat inspect '' > "$T/want"
-    bash "$T/ask" "$T/bash" > "$T/got" 2>&1
+    printf '%s\n' '--model --module-path' 'temperature=' 'base chat' chat inspect '' 'cpu-blas ref' ref cpu-blas "$T/help" > "$T/want"
+    T=$T bash "$T/ask" "$T/bash" > "$T/got" 2>&1
     diff "$T/want" "$T/got" > "$T/log"
-    verdict $? "bash completes options, settings, values and tools"
+    verdict $? "bash completes options, settings, values, tools and backends"
 else
     skip "no bash"
 fi
@@ -67,6 +68,16 @@ fi
 if command -v zsh > /dev/null; then
     zsh -n "$T/zsh" 2> "$T/log"
     verdict $? "zsh reads its completion"
+    cat > "$T/zask" << 'END'
+compadd() { shift; print -r -- $*; }
+_arguments() { :; }
+words=("$DBRX" -b ''); CURRENT=3
+. "$1"
+dbrx=$DBRX; _dbrx_backends
+END
+    zsh -f "$T/zask" "$T/zsh" > "$T/log" 2>&1
+    grep -qx 'cpu-blas ref' "$T/log"
+    verdict $? "... and finds the backends"
 else
     skip "no zsh"
 fi

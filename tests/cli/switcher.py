@@ -4,12 +4,12 @@ Run by switching.sh; speaks TAP.  Nothing is timed."""
 import os
 import tempfile
 
-from common import finish
+from common import BACKEND, finish
 from screen import Shell
 
 tmp = tempfile.TemporaryDirectory()
 os.environ["XDG_STATE_HOME"] = os.environ["XDG_CONFIG_HOME"] = tmp.name
-ARGS = ["--module-path", os.environ["SHIMS"], "-b", "ref", "-s", "temperature=0", "-s", "max_tokens=0"]
+ARGS = ["--module-path", os.environ["SHIMS"], "-b", BACKEND, "-s", "temperature=0", "-s", "max_tokens=0"]
 s = Shell(*ARGS)
 s.prompt()
 s.send("/backend cpu-blas deterministic=\t")
@@ -49,7 +49,14 @@ s.prompt()
 s.send("/set handover 1=ref,2=cpu-b\t\r/continue\r")
 s.expect(r"\| cpu-blas deterministic=1 kv=bf16 1, ref 1, cpu-blas 1", "a reply that changes hands: the status line counts for each")
 s.prompt()
-s.send("/backend ref --keep\r")
+s.send("/set handover 1=\t\t")
+s.expect("1=cpu-blas +1=ref", "Tab after 1= offers the backends")
+s.send("\x15/set handover 1=ref, 2=cpu-blas isa=pl\t det\t1 --kee\t, 3=ref \t\t--rep\t\r")
+s.expect("handover = 1=ref, 2=cpu-blas isa=plain +deterministic=1 --keep *, 3=ref --replay *\r", "... then options, their values and flags, each step its own")
+s.prompt()
+s.send("/set handover \"\"\r/backend --keep cpu-blas \t\t")
+s.expect("(?s)deterministic=(?=.*isa=)(?=.*kv=)(?=.*precision=).*threads=", "Tab after the name of a backend offers all of its options")
+s.send("\x15/backend ref --keep\r")
 s.read("kept open")
 s.prompt()
 s.send("/backend --drop c\t\r")

@@ -3,16 +3,17 @@ resizes, the rc file.  Run by typing.sh; speaks TAP.  Nothing is timed."""
 import fcntl
 import os
 import re
+import signal
 import struct
 import tempfile
 import termios
 
-from common import finish, ok
-from screen import LIBEDIT, WILD, Shell
+from common import BACKEND, finish, ok
+from screen import LIBEDIT, SLOW, WILD, Shell
 
 tmp = tempfile.TemporaryDirectory()
 os.environ["XDG_STATE_HOME"] = os.environ["XDG_CONFIG_HOME"] = tmp.name
-QUIET = ["-b", "ref", "-s", "temperature=0", "-s", "max_tokens=1"]
+QUIET = ["-b", BACKEND, "-s", "temperature=0", "-s", "max_tokens=1"]
 TOKENS = r'(?s)0 +930 +"Once".*1 +739 +" upon".*2 +198 +"\\n".*3 +64 +"a".*4 +559 +" time"'
 
 
@@ -61,6 +62,11 @@ s.expect(r"\^C(?s:.*)dbrx> ", "Ctrl-C drops a block")
 s.send("/tokens\r")
 s.expect("conversation is empty", "... and nothing of it was sent")
 s.prompt()
+s.send("dropped")
+s.read("dropped")
+s.send("\x03/echo quick fingers\r")
+s.expect("[\nh]quick fingers\r\n", "what is typed right after Ctrl-C is not dropped, and the line is")
+s.prompt()
 s.send('"""\rOnce upon\r')
 s.read("(?s)upon.*\\.\\.\\. ")
 s.send("a time\r")
@@ -94,6 +100,19 @@ if not LIBEDIT:
     s.send("\r")
     s.expect("context", "a paste that only begins like one is sent as it is")
     s.prompt()
+    s.send("/new\r")
+    s.prompt()
+    s.send('"""\r')
+    s.read(r"\.\.\. ")
+    s.send("/t\tx\r")
+    s.read(r"\.\.\. ")
+    s.send('"""\r')
+    s.read("context")
+    s.prompt()
+    s.send("/tok\t\r")
+    s.expect(r'"\\t', "Tab in a block is a tab, behind a slash as well")
+    s.prompt()
+    ok(b"/transcript" not in s.all.split(b'/t')[-1], "... and completes nothing", s.all[-400:])
 s.quit("Ctrl-D leaves")
 
 # ---- the editor
@@ -161,6 +180,12 @@ s.prompt()
 s.send("Once upon a time\r")
 s.read("time\r\n")
 s.read("[^\r\n]{40}")
+os.kill(s.pid, signal.SIGSTOP)             # as Ctrl-Z; the parent shell sets its own modes, and then fg
+os.waitpid(s.pid, os.WUNTRACED)
+termios.tcsetattr(s.fd, termios.TCSANOW, before)
+os.kill(s.pid, signal.SIGCONT)
+s.read("[^\r\n]{20}")
+ok(not termios.tcgetattr(s.fd)[3] & (termios.ECHO | termios.ICANON), "... nor after Ctrl-Z and fg", termios.tcgetattr(s.fd))
 s.send("\x04")
 s.read("[^\r\n]{20}")
 s.send("\x03")
@@ -175,7 +200,7 @@ s.prompt()
 # ---- Ctrl-C in what takes long
 script = put("long", "/feed 1\n" * 3 + "Once\n/echo never reached\n")
 s.quit("... and leaves")
-s = Shell(*WILD)
+s = Shell(*SLOW)
 s.prompt()
 s.send("/source %s\r" % script)
 s.read("fed 1 token; context 3")
@@ -206,7 +231,7 @@ s.prompt()
 s.send("/backend broken break=slow\r")
 s.expect("loading: +33%", "opening a backend shows how far it is")
 s.send("\x03")
-s.expect("interrupted; still on ref", "... Ctrl-C ends that")
+s.expect("interrupted; still on " + BACKEND, "... Ctrl-C ends that")
 s.prompt()
 s.send("/tokens\r")
 s.expect("2 +7 ", "... and the conversation is whole")
@@ -265,6 +290,38 @@ s.send("/echo 日本語x\x7f\x7f!\r")
 s.expect("[\nh]日本!\r\n", "wide characters can be erased")
 s.prompt()
 s.quit("... and leaves")
+s = Shell(*QUIET, rows=50, cols=200)
+s.prompt()
+s.at = len(s.all)
+s.send("/help\r")
+s.read("(?s)searches.*dbrx> ")
+text = plain(s.all).split("/help\r\n")[-1]
+wide = text.split("\r\n")
+ok(len(wide) <= 50 and max(map(len, wide)) <= 200 and "  /quit          leave (so does Ctrl-D)" in text and
+   all(" /%s " % name in text for name in ("replay", "watch", "route")) and wide[0].split() == ["shell", "probabilities"],
+   "/help on a wide screen: columns of names with a line about each", text)
+s.quit("... and leaves")
+for rows in 24, 50:
+    s = Shell(*QUIET, rows=rows)
+    s.prompt()
+    s.at = len(s.all)
+    s.send("/set\r")
+    s.read("dbrx> ")
+    text = plain(s.all).split("/set\r\n")[-1]
+    first = text.split("\r\n")[1:4]
+    ok(len(text.split("\n")) <= rows and all(re.search(r"\b%s\b" % v, text) for v in ("top_k", "labels", "on_error")) and
+       (rows == 50 or ("at their defaults: top_k 50, " in text and [l.split()[0] for l in first[:2]] == ["temperature", "max_tokens"])),
+       "/set fits a screen of %d lines" % rows, text)
+    s.send("/set all\r")
+    s.expect(r"top_p +0.95 +default +0 \.\. 1\r\n", "... /set all shows all that there is")
+    s.prompt()
+    s.send("/s\r")
+    s.expect("/s could be /set, /system,(?s:.*)or /steer", "... an ambiguous command is said to be that")
+    s.prompt()
+    s.send("/set to 1\r")
+    s.expect('the setting "to" could be top_k or top_p', "... so is a setting")
+    s.prompt()
+    s.quit("... and leaves")
 for rows in 24, 60, 140:
     s = Shell(*QUIET, rows=rows)
     s.prompt()
@@ -306,9 +363,23 @@ s.prompt()
 s.quit("... and leaves")
 ok(b"38;5" not in s.all, "... and has none", s.all)
 
-# ---- what was not saved when a session ends
-import signal
+# ---- replies side by side, tables that scroll
+s = Shell("-b", "ref", "-s", "max_tokens=4", "--seed", "3", cols=120)
+s.prompt()
+s.send("Once upon a\r")
+s.read("context")
+s.prompt()
+s.send("/retry 2\r")
+s.expect(r"(?s)retry-1, seed.*retry-2, seed.*\[cut at max_tokens\] +\[cut at max_tokens\]", "replies side by side say that they were cut")
+s.prompt()
+s.send("/surprise\r")
+s.expect("(?s)perplexity [0-9.]+: .* bits in .*dbrx> ", "/surprise")
+ok(s.all.count(b"perplexity") == 1, "... says the sum once", s.all)
+s.send("/feed " + "930 " * 30 + "\r/surprise\r")
+s.expect("(?s)perplexity.*\n *36 +930 +.*\nperplexity [0-9.]+: [^\n]*\r\n[^\n]*dbrx> ", "... at both ends, when it is long")
+s.quit("... and leaves")
 
+# ---- what was not saved when a session ends
 last = os.path.join(tmp.name, "dbrx/last.dbrx")
 for how in "Ctrl-D", "/quit", "SIGTERM", "SIGHUP":
     if os.path.exists(last):
@@ -337,7 +408,7 @@ ok(not os.path.exists(last), "what was loaded and not added to is not kept again
 # ---- the rc file
 rc = put("dbrx/rc", '# a comment\n\ntemperature = 0.25\n  top_k 7\nsystem = "Be brief."\nmode=chat\n/echo from the rc file\n'
          "/nonsense\ntemprature = 1\nmin_p\n/set max_tokens 5\n")
-s = Shell("-b", "ref", "-s", "max_tokens=9")
+s = Shell("-b", BACKEND, "-s", "max_tokens=9")
 s.expect(r"dbrx/rc:8: there is no command /nonsense", "the rc file: an error is said with its line")
 s.expect(r"rc:9: .*did you mean temperature", "... and does not end it")
 s.expect(r"rc:10: min_p is given no value", "... nor does the next")
@@ -350,11 +421,11 @@ s.expect("max_tokens +9 +command line", "... the command line outranks the file"
 s.expect("system +Be brief. +rc file", "... quotes keep blanks")
 s.prompt()
 s.quit("... and leaves")
-s = Shell("-b", "ref", "--no-rc")
+s = Shell("-b", BACKEND, "--no-rc")
 s.prompt()
 ok(b"nonsense" not in s.all and b"base mode" in s.all, "--no-rc", s.all)
 s.quit("... and leaves")
 os.chmod(rc, 0o600)
-s = Shell("-b", "ref", "-c", "/set temperature")
+s = Shell("-b", BACKEND, "-c", "/set temperature")
 ok(s.wait() == 0 and b"rc file" not in s.all and b"nonsense" not in s.all, "a script reads no rc file", s.all)
 finish()

@@ -8,7 +8,7 @@ import stat
 import tempfile
 import termios
 
-from common import finish, ok
+from common import BACKEND, finish, ok
 from screen import LIBEDIT, WILD, Shell
 
 tmp = tempfile.TemporaryDirectory()
@@ -16,8 +16,8 @@ os.environ["XDG_STATE_HOME"] = os.environ["XDG_CONFIG_HOME"] = tmp.name
 history = os.path.join(tmp.name, "dbrx", "history")
 
 # ---- a first visit
-s = Shell("-b", "cpu-blas", "-s", "temperature=0", "-s", "max_tokens=12")
-s.expect("nano.*experts.*\r\n.*cpu-blas.*\r\n.*/help", "a banner says what is open and where help is")
+s = Shell("-b", BACKEND, "-s", "temperature=0", "-s", "max_tokens=12")
+s.expect(r"nano.*experts.*\r\n.*%s.*\r\n.*/help" % BACKEND, "a banner says what is open and where help is")
 s.expect("dbrx> ", "then the prompt")
 s.send("/ro\t")
 s.expect("/route |ute ", "Tab completes a command")
@@ -43,7 +43,7 @@ s.expect(r"\^C(?s:.*)dbrx> ", "Ctrl-C clears the line")
 s.send("/stat\r")
 s.expect("memory +[0-9.]+ MiB", "a prefix of a command is enough here")
 s.send("/s\r")
-s.expect("no command /s", "... but not when there are several")
+s.expect("/s could be /set", "... but not when there are several")
 s.send("Once upon a time, there was a little girl named Lily.\r")
 s.expect("She loved to play outside in the sunshine", "a prompt is answered")
 s.expect(r"\[12 tokens, [0-9]+ tok/s \| prompt 13, [0-9]+ tok/s \| cpu-blas \| context 25/512 \| cut", "a status line")
@@ -83,13 +83,15 @@ s.send("Once upon a time\r")
 s.read("time\r\n")
 s.expect("[^\r\n]{40}", "a long reply streams")
 s.send("\x03")
-s.expect(r"\[[0-9]+ tokens, .*interrupted\]", "Ctrl-C stops it")
+s.expect(r"\[[0-9]+ tokens, [^]]*interrupted\]", "Ctrl-C stops it")
 s.expect("dbrx> ", "the prompt is back")
 s.send("/tokens\r")
 s.expect("(?s)0 +930 .*1 +739.*2 +259.*3 .*4 +[0-9]+ ", "what was said is kept")
 s.prompt()
 s.send("/new\r/feed 1 2 3 4 5 6\r")
 s.expect("fed 6 tokens", "/feed")
+s.prompt()
+s.send("/backend ref\r")                   # which takes its time
 for line, note in ("/feed " + "930 " * 440, "nothing was fed"), ("once " * 400, "it was not added"):
     s.prompt()
     s.send(line + "\r")
@@ -110,7 +112,7 @@ ok(s.wait() == 143, "SIGTERM ends with 143")
 ok(not old[3] & termios.ICANON, "the editor had the terminal")
 
 # ---- Ctrl-Z and fg: a shell sets the terminal's mode to its own meanwhile
-s = Shell("-b", "ref")
+s = Shell("-b", BACKEND)
 cooked = termios.tcgetattr(s.fd)
 s.prompt()
 s.send("/nonse")
@@ -127,7 +129,7 @@ s.prompt()
 s.quit("... and quits")
 
 # ---- the terminal is given back
-s = Shell("-b", "ref")
+s = Shell("-b", BACKEND)
 before = termios.tcgetattr(s.fd)[3]
 s.prompt()
 s.send("half a li")
@@ -139,7 +141,7 @@ flags = termios.ICANON | termios.ECHO | termios.ISIG
 ok(code == 143 and before & flags == after & flags, "SIGTERM in mid-line gives the terminal back", (code, before, after))
 
 # ---- plain terminals
-s = Shell("-b", "ref", "-s", "max_tokens=4", TERM="dumb")
+s = Shell("-b", BACKEND, "-s", "max_tokens=4", TERM="dumb")
 s.prompt()
 s.send("Once\r")
 s.prompt()
@@ -148,7 +150,7 @@ s.read("no command")
 s.prompt()
 s.quit("TERM=dumb: works")
 ok(b"\x1b" not in s.all, "... without a single escape sequence", s.all)
-s = Shell("-b", "ref", "-s", "max_tokens=4", NO_COLOR="1")
+s = Shell("-b", BACKEND, "-s", "max_tokens=4", NO_COLOR="1")
 s.prompt()
 s.send("Once\r")
 s.read("context")
@@ -159,13 +161,13 @@ s.quit("NO_COLOR: works")
 ok(not re.search(rb"\x1b\[[0-9;]*m", s.all), "... without colours", s.all)
 
 # ---- hostile bytes
-s = Shell("-b", "ref", "-c", "/\x1b[31mred\x9b31m\x07")
+s = Shell("-b", BACKEND, "-c", "/\x1b[31mred\x9b31m\x07")
 ok(s.wait() == 3 and b"/^[[31mred" in s.all and b"\x07" not in s.all and b"\xc2\x9b" not in s.all,
    "control characters are shown, not obeyed", s.all)
 
 # ---- narrow and wide
 for cols in 40, 200:
-    s = Shell("-b", "ref", "-s", "max_tokens=1", cols=cols)
+    s = Shell("-b", BACKEND, "-s", "max_tokens=1", cols=cols)
     s.prompt()
     s.send("Once\r")
     s.read("context")
@@ -184,7 +186,7 @@ with open(good, "w") as f:
     f.write('root ::= "abc" | "abd"\n')
 with open(wrong, "w") as f:
     f.write('root ::= "abc" |)\n')
-s = Shell("-b", "ref", cols=200)
+s = Shell("-b", BACKEND, cols=200)
 s.read("dbrx> ")
 s.send("/set grammar %s/goo\t\r" % tmp.name)
 s.expect("replies match it from now on", "Tab completes the name of a grammar's file")

@@ -7,7 +7,7 @@ import tempfile
 
 import numpy as np
 
-from common import SRC, finish, ok, run
+from common import BACKEND, OTHER, SRC, finish, ok, run
 
 NANO = SRC + "/models/nano"
 
@@ -27,7 +27,7 @@ def figure(e, name):
 def logits(ids, cwd):
     """What the model says after each of these, from an empty session."""
     where = "%s/dump%d" % (cwd, len(os.listdir(cwd)))
-    run("-b", "ref", "-c", "/feed " + " ".join(map(str, ids)), "-c", "/dump " + where)
+    run("-b", BACKEND, "-c", "/feed " + " ".join(map(str, ids)), "-c", "/dump " + where)
     return np.load(where + "/logits.npy").astype(np.float64)
 
 
@@ -94,7 +94,7 @@ def perplexity(cwd):
                           "who was a big cat. One day they found a red ball under a tree and played all day")
     ids = [int(x) for x in run("tokenize", text).stdout.split()]
     w = 24
-    e = event("perplexity", "--json", "-b", "ref", "--window", w, text)
+    e = event("perplexity", "--json", "-b", BACKEND, "--window", w, text)
     s = sum((surprises(ids[i:i + w], w // 2, cwd) for i in range(0, len(ids) - w + 1, w)), [])
     got = figure(e, "perplexity")
     ok(e.get("scored") == len(s) and abs(got["value"] / np.exp(np.mean(s)) - 1) < 1e-5,
@@ -102,23 +102,23 @@ def perplexity(cwd):
     error = np.exp(np.mean(s)) * np.sqrt((np.mean(np.square(s)) - np.mean(s) ** 2) / (len(s) - 1))
     ok(abs(got["error"] / error - 1) < 1e-4, "... and its standard error", got, error)
     ok(abs(figure(e, "bits per token")["value"] - np.mean(s) / np.log(2)) < 1e-5, "... bits per token")
-    e = event("perplexity", "--json", "-b", "ref", "--window", w, "--stride", 7, text)
+    e = event("perplexity", "--json", "-b", BACKEND, "--window", w, "--stride", 7, text)
     s = sum((surprises(ids[i:i + w], w - 8, cwd) for i in range(0, len(ids) - w + 1, 7)), [])
     ok(e.get("scored") == len(s) and abs(figure(e, "perplexity")["value"] / np.exp(np.mean(s)) - 1) < 1e-5,
        "perplexity: with --stride the last tokens of windows that overlap", e, np.exp(np.mean(s)))
     q = cwd + "/q.gguf"
     run("quantize", NANO, q, "--type", "q4_0")
-    e = event("perplexity", "--json", "-m", q, "-b", "ref", "--window", w, "--windows", 1, "--reference", NANO, text)
+    e = event("perplexity", "--json", "-m", q, "-b", BACKEND, "--window", w, "--windows", 1, "--reference", NANO, text)
     a = logits(ids[:w], cwd)
     dump = cwd + "/dumpq"
-    run("-m", q, "-b", "ref", "-c", "/feed " + " ".join(map(str, ids[:w])), "-c", "/dump " + dump)
+    run("-m", q, "-b", BACKEND, "-c", "/feed " + " ".join(map(str, ids[:w])), "-c", "/dump " + dump)
     b = np.load(dump + "/logits.npy").astype(np.float64)
     lp = [x - x.max(1, keepdims=True) for x in (a, b)]
     lp = [x - np.log(np.exp(x).sum(1, keepdims=True)) for x in lp]
     kl = (np.exp(lp[0]) * (lp[0] - lp[1])).sum(1)[w // 2:w - 1]
     ok(abs(figure(e, "KL mean")["value"] / kl.mean() - 1) < 1e-3 and abs(figure(e, "KL worst")["value"] / kl.max() - 1) < 1e-3,
        "KL against another checkpoint", e, kl.mean(), kl.max())
-    e = event("perplexity", "--json", "-b", "ref", "--window", w, "--against", "ref", text)
+    e = event("perplexity", "--json", "-b", BACKEND, "--window", w, "--against", BACKEND, text)
     ok(figure(e, "KL mean")["value"] == 0 and figure(e, "perplexity / reference")["value"] == 1, "a backend against itself", e)
     for args, want in ((["--window", 10000, text], "more than the context"), (["--window", w, "--stride", w, text], "below --window"),
                        ([cwd + "/none"], "cannot be read"), (["--window", w, "--reference", SRC + "/docs", text], "neither config.json"),
@@ -130,7 +130,7 @@ def perplexity(cwd):
 
 def imatrix(cwd, text, ids):
     im = cwd + "/im.gguf"
-    e = event("imatrix", "--json", "-b", "ref", "--text", text, "--out", im)
+    e = event("imatrix", "--json", "-b", BACKEND, "--text", text, "--out", im)
     ok(e.get("tokens") == len(ids) and e.get("path") == im, "imatrix sees the text", e)
     keys, t = tensors_gguf(im)
     ok(keys["general.type"] == "imatrix" and keys["imatrix.datasets"] == [text] and "imatrix.chunk_count" in keys, "its keys", keys)
@@ -152,20 +152,20 @@ def imatrix(cwd, text, ids):
     one = cwd + "/one.jsonl"
     open(one, "w").write(json.dumps({"tokens": ids[:1]}) + "\n")
     im1 = cwd + "/im1.gguf"
-    run("imatrix", "-b", "ref", "--prompts", one, "--out", im1)
+    run("imatrix", "-b", BACKEND, "--prompts", one, "--out", im1)
     _, u = tensors_gguf(im1)
     h2 = u["blk.0.ffn_gate_inp.weight.in_sum2"][0]
     chosen = np.flatnonzero(u["blk.0.ffn_down_exps.weight.counts"][:, 0])
     ok(len(chosen) == 4 and all(np.array_equal(u["blk.0.ffn_gate_exps.weight.in_sum2"][c], h2) for c in chosen),
        "one token goes to four experts", chosen)
     other = cwd + "/im-cpu.gguf"
-    out = run("imatrix", "-b", "cpu-blas", "--text", text, "--out", other)
+    out = run("imatrix", "-b", OTHER, "--text", text, "--out", other)
     if out.returncode == 5:
-        print("# cpu-blas cannot run here")
+        print("# %s cannot run here" % OTHER)
     else:
         _, v = tensors_gguf(other)
         worst = max(np.abs(t[n] - v[n]).sum() / np.abs(t[n]).sum() for n in t)
-        ok(worst < 0.02, "cpu-blas hands out what ref does", worst)
+        ok(worst < 0.02, OTHER + " hands out what %s does" % BACKEND, worst)
     q = cwd + "/qi.gguf"
     out = run("quantize", NANO, q, "--type", "q4_0", "--imatrix", im)
     a, b = open(cwd + "/q.gguf", "rb").read(), open(q, "rb").read()

@@ -11,11 +11,11 @@ import tempfile
 import numpy as np
 
 import common
-from common import DBRX, SRC, finish, lines, ok
+from common import BACKEND, DBRX, SRC, finish, lines, ok
 
 
 def printed(cwd, *commands, options=()):
-    p = common.run(*options, "-b", "cpu-blas", *lines(*commands), cwd=cwd)
+    p = common.run(*options, "-b", BACKEND, *lines(*commands), cwd=cwd)
     assert p.returncode == 0, p.stderr.decode()
     return p.stdout.decode()
 
@@ -144,6 +144,14 @@ with tempfile.TemporaryDirectory() as tmp:
     np.put_along_axis(u, b["expert"], 1, 2)
     ok(t["facts"]["tokens"] == 6 and close(col(t, "load"), u[:, 4:].mean(1)), "--since counts what came after")
 
+    # ---- one reset, of all instruments; until then all of it survives /new
+    ev = run(tmp, "/feed 930 739 259 559", "/new", "/feed 14 355", "/experts", "/coactivation", "/top *@*", "/experts reset", "/feed 5",
+             "/experts", "/coactivation", "/transitions", "/top *@*")
+    t = [e for e in ev if e["type"] == "instrument" and e["table"] != "reset"]
+    ok([e["facts"].get("tokens") for e in t] == [6, 6, None, 1, 1, 1, None], "/new keeps the statistics, a reset is for all of them", t)
+    ok(set(col(t[2], "id")) == {930, 739, 259, 559, 14, 355} and set(col(t[6], "id")) == {5} and len(t[6]["rows"]) == L * k,
+       "... and for the best tokens", t[6])
+
     # ---- steering: tokens count with the experts they were given, and the head says how many were steered
     plain = ["/set seed 5", "/set max_tokens 20", TEXT, "/experts mark m", "/k 2"]
     text = printed(tmp, *plain, "/experts --since m", "/experts", "/k 3 0", "/experts --layer 0..1", "/top *@0 2")
@@ -162,7 +170,7 @@ with tempfile.TemporaryDirectory() as tmp:
        "what is written afterwards is generated", after["facts"])
 
     # ---- /transitions has none behind the last layer
-    p = common.run("-b", "ref", *lines("/feed 1 2 3", "/transitions --layer -1"))
+    p = common.run("-b", BACKEND, *lines("/feed 1 2 3", "/transitions --layer -1"))
     ok(p.returncode == 3 and b"layer %d is the last" % (L - 1) in p.stderr, "/transitions --layer LAST says why there is nothing", p.stderr)
     text = printed(tmp, TEXT, "/coactivation 3000")
     shown = re.findall(r"(?m)^ +\d+ +\d+ +\d+ +[1-9]\d* +(\d+\.\d+)", text)
@@ -247,7 +255,7 @@ with tempfile.TemporaryDirectory() as tmp:
     # ---- views: at 80 columns and at 200, without colour
     for wide in 80, 200:
         for cmd in "/experts", "/experts --layer 0", "/coactivation", "/transitions", "/top *@0 2", "/instruments":
-            p = subprocess.run([sys.executable, SRC + "/tests/instruments/wide.py", str(wide), "-b", "ref", "-c",
+            p = subprocess.run([sys.executable, SRC + "/tests/instruments/wide.py", str(wide), "-b", BACKEND, "-c",
                                 "/feed 930 739 259 559 11 412 287 259 514 293 705 13 355 14", "-c", cmd], stdout=subprocess.PIPE, timeout=300)
             text = p.stdout.decode()
             widest = max(len(re.sub("\033\\[[0-9;]*m", "", x.rstrip())) for x in text.splitlines())

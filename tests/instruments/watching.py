@@ -1,9 +1,11 @@
 """/watch on a pseudo-terminal whose screen is kept here: the reply is whole, the panel stays at
 the bottom, and both are gone when they should be.  Run by watching.sh; speaks TAP."""
 import re
+import shutil
 import subprocess
+import termios
 
-from common import DBRX, finish, ok
+from common import BACKEND, DBRX, finish, ok, skip
 from screen import Shell
 
 
@@ -79,7 +81,7 @@ class Screen:
 
 def watched(rows, cols, *args, stop=None, resize=None):
     """The screen during the reply, after it, and what it was told."""
-    s = Shell("-b", "ref", "--no-rc", "--seed", "3", "-s", "max_tokens=120", "-s", "timing=off", *args, rows=rows, cols=cols)
+    s = Shell("-b", BACKEND, "--no-rc", "--seed", "3", "-s", "max_tokens=120", "-s", "timing=off", *args, rows=rows, cols=cols)
     s.prompt()
     s.send("/watch on\r")
     s.expect("watch is on", "/watch on")
@@ -111,7 +113,7 @@ for rows, cols in (24, 80), (60, 200), (24, 40):
        "... its columns have the layers' numbers", during[panel[0] - 1])
     ok(not any(re.match("e[0-9]+ +[^ ]", x) for x in after), "... and gone after", after)
     ok(scr.top == 0 and scr.bottom == rows - 1, "... the whole screen scrolls again")
-    plain = subprocess.run([DBRX, "-b", "ref", "--seed", "3", "-s", "max_tokens=120", "-c", "Once upon a time"],
+    plain = subprocess.run([DBRX, "-b", BACKEND, "--seed", "3", "-s", "max_tokens=120", "-c", "Once upon a time"],
                            stdout=subprocess.PIPE, check=True).stdout.decode()
     seen = re.sub(r"\s", "", "".join(scr.gone + after))
     ok(re.sub(r"\s", "", plain) in seen, "... the reply is whole", plain, )
@@ -140,7 +142,40 @@ s.read("And\r\n")
 s.expect("experts \\(down\\) at layer 2|e15 ", "... shows")
 s.prompt()
 s.quit("... and ends")
-s = Shell("-b", "ref", "--no-rc", "-s", "max_tokens=5", rows=7)
+
+# ---- Ctrl-Z: the shell that dbrx was started from gets all of the screen, and its modes; fg brings the panel back
+s = Shell("--norc", "--noprofile", "--noediting", "-i", program="bash", PS1="out$ ", TERM="xterm-256color") if shutil.which("bash") else None
+if s:
+    s.read(r"out\$ ")
+    cooked = termios.tcgetattr(s.fd)[3]
+    s.send("$DBRX -b %s --no-rc --seed 3 -s max_tokens=300 -s timing=off\r" % BACKEND)
+    s.prompt()
+    s.send("/watch on\r")
+    s.prompt()
+    s.send("Once upon a time\r")
+    s.read("time\r\n")
+    start = s.at
+    s.read(r"(?s)\x1b8.*\x1b8.*\x1b8")
+    s.send("\x1a")
+    s.expect(r"(?s)Stopped.*out\$ ", "Ctrl-Z stops it")
+    scr = Screen()
+    scr.feed(s.all[start:s.at].decode("utf-8", "replace"))
+    ok((scr.top, scr.bottom) == (0, 23) and not any(re.match("e[0-9]+ ", x) for x in scr.text()), "... the screen is whole", scr.text())
+    ok(termios.tcgetattr(s.fd)[3] == cooked, "... and the terminal as it was")
+    start = s.at
+    s.send("fg\r")
+    s.expect(r"(?s)\x1b\[1;[0-9]+r.*\x1b8.*\x1b8", "fg brings the panel back")
+    s.read("dbrx> ")
+    scr.feed(s.all[start:s.at].decode("utf-8", "replace"))
+    ok((scr.top, scr.bottom) == (0, 23) and scr.text()[scr.y].startswith("dbrx>"), "... and at the end it goes", scr.text())
+    s.send("\x04")
+    s.expect(r"out\$ ", "... it ends")
+    s.send("exit\r")
+    s.wait()
+else:
+    skip("no bash")
+
+s = Shell("-b", BACKEND, "--no-rc", "-s", "max_tokens=5", rows=7)
 s.prompt()
 s.send("/watch on\r")
 s.prompt()
@@ -150,7 +185,7 @@ start = s.at
 s.prompt()
 ok(b"\x1b7" not in s.all[start:], "a screen too small for it has none")
 s.quit("... and works")
-out = subprocess.run([DBRX, "-b", "ref", "-s", "max_tokens=5", "-c", "/watch on", "-c", "Once", "-c", "/watch frobnicate"],
+out = subprocess.run([DBRX, "-b", BACKEND, "-s", "max_tokens=5", "-c", "/watch on", "-c", "Once", "-c", "/watch frobnicate"],
                      stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 ok(b"\x1b" not in out.stdout + out.stderr, "a pipe sees nothing of it", out)
 ok(b"on or off, not \"frobnicate\"" in out.stderr, "... and hears what is wrong", out)

@@ -19,7 +19,7 @@ import xml.etree.ElementTree
 import numpy as np
 
 from checkpoints import checkpoint, random_model, with_nan_router
-from common import DBRX, LILY, events, finish, lines, ok, outcome, run
+from common import BACKEND, DBRX, LILY, events, finish, lines, ok, outcome, run
 
 tmp = tempfile.TemporaryDirectory()
 T = tmp.name
@@ -43,84 +43,82 @@ def margin_of(expert, prob):
 
 
 # ---- the reference code's routing
-for backend in "ref", "cpu-blas":
-    for name in "tiny-bf16", "tiny-f16", "tiny-clip":
-        for i, case in enumerate(json.load(open(os.path.join(checkpoint(name), "golden.json")))["cases"]):
-            out, ids = "%s/%s-%s-%d.npz" % (T, backend, name, i), " ".join(map(str, case["tokens"]))
-            run("-b", backend, "-m", checkpoint(name), *lines("/feed " + ids, '/export route "%s"' % out))
-            a, prob = npz(out), np.array(case["router_prob"])
-            expert, weight = np.array(case["expert"]), np.array(case["weight"])
-            want = margin_of(expert, prob)
-            sure = want > 1e-4             # below that another precision may choose another expert
-            same = (np.sort(a["expert"], 2) == np.sort(expert, 2)).all(2)
-            ok(set(a) == NAMES and (a["tokens"] == case["tokens"]).all() and (a["pos"] == np.arange(len(want[0]))).all()
-               and np.abs(a["router_prob"] - prob).max() < 1e-5 and same[sure].all() and sure.mean() > 0.9
-               and np.abs((a["weight"] - weight)[same & sure]).max() < 1e-4
-               and abs(a["margin"].min() - case["min_router_margin"]) < 1e-5 and np.abs(a["margin"] - want).max() < 1e-5,
-               "%s, %s, case %d: the file has what the reference code chose" % (backend, name, i),
-               set(a), np.abs(a["router_prob"] - prob).max(), a["margin"].min(), case["min_router_margin"])
+for name in "tiny-bf16", "tiny-f16", "tiny-clip":
+    for i, case in enumerate(json.load(open(os.path.join(checkpoint(name), "golden.json")))["cases"]):
+        out, ids = "%s/%s-%s-%d.npz" % (T, BACKEND, name, i), " ".join(map(str, case["tokens"]))
+        run("-b", BACKEND, "-m", checkpoint(name), *lines("/feed " + ids, '/export route "%s"' % out))
+        a, prob = npz(out), np.array(case["router_prob"])
+        expert, weight = np.array(case["expert"]), np.array(case["weight"])
+        want = margin_of(expert, prob)
+        sure = want > 1e-4             # below that another precision may choose another expert
+        same = (np.sort(a["expert"], 2) == np.sort(expert, 2)).all(2)
+        ok(set(a) == NAMES and (a["tokens"] == case["tokens"]).all() and (a["pos"] == np.arange(len(want[0]))).all()
+           and np.abs(a["router_prob"] - prob).max() < 1e-5 and same[sure].all() and sure.mean() > 0.9
+           and np.abs((a["weight"] - weight)[same & sure]).max() < 1e-4
+           and abs(a["margin"].min() - case["min_router_margin"]) < 1e-5 and np.abs(a["margin"] - want).max() < 1e-5,
+           "%s, %s, case %d: the file has what the reference code chose" % (BACKEND, name, i),
+           set(a), np.abs(a["router_prob"] - prob).max(), a["margin"].min(), case["min_router_margin"])
 
 # ---- figures against numpy, and one format against another
-for backend in "ref", "cpu-blas":
-    base = ["-b", backend, "-s", "max_tokens=24", "--seed", "3"]
-    out = [T + "/a" + end for end in (".npz", ".csv", ".jsonl")]
-    code, text, err = outcome(*base, *lines(LILY, *('/export route "%s"' % o for o in out)))
-    a = npz(out[0])
-    L, n, k = a["expert"].shape
-    p = a["router_prob"].astype(np.float64)
-    z = np.exp(a["router_logit"].astype(np.float64) - a["router_logit"].max(2, keepdims=True))
-    top = np.take_along_axis(p, a["expert"], 2)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        entropy = -np.nansum(np.where(p > 0, p * np.log2(p), 0), 2)
-    ok(code == 0 and n == 37 and err.count("wrote the routing of 37 tokens to") == 3, backend + ": three files", err)
-    ok(np.abs(p.sum(2) - 1).max() < 1e-5 and np.abs(z / z.sum(2, keepdims=True) - p).max() < 1e-5,
-       backend + ": probabilities are the softmax of the logits")
-    # the trace is of tokens one by one, the probabilities of all at once: equal but for rounding
-    ok(np.abs(top / top.sum(2, keepdims=True) - a["weight"]).max() < 1e-4 and (np.diff(a["weight"], axis=2) <= 1e-6).all(),
-       backend + ": weights are those of the chosen, heaviest first")
-    ok(np.abs(entropy - a["entropy"]).max() < 1e-4 and np.abs(margin_of(a["expert"], p) - a["margin"]).max() < 1e-6,
-       backend + ": entropy and margin are numpy's", np.abs(entropy - a["entropy"]).max())
-    rows = list(csv.DictReader(open(out[1], newline="", encoding="utf-8")))
-    ok(len(rows) == L * n * k and all(
-        int(r["id"]) == a["tokens"][int(r["pos"])] and r["text"] == a["text"][int(r["pos"])]
-        and int(r["expert"]) == a["expert"][int(r["layer"]), int(r["pos"]), int(r["rank"])]
-        and np.float32(r["weight"]) == a["weight"][int(r["layer"]), int(r["pos"]), int(r["rank"])]
-        and np.float32(r["prob"]) == a["router_prob"][int(r["layer"]), int(r["pos"]), int(r["expert"])]
-        and np.float32(r["logit"]) == a["router_logit"][int(r["layer"]), int(r["pos"]), int(r["expert"])]
-        and np.float32(r["margin"]) == a["margin"][int(r["layer"]), int(r["pos"])]
-        and np.float32(r["entropy"]) == a["entropy"][int(r["layer"]), int(r["pos"])] for r in rows),
-        backend + ": .csv says the same as .npz")
-    toks = [json.loads(line) for line in open(out[2], encoding="utf-8")]
+base = ["-b", BACKEND, "-s", "max_tokens=24", "--seed", "3"]
+out = [T + "/a" + end for end in (".npz", ".csv", ".jsonl")]
+code, text, err = outcome(*base, *lines(LILY, *('/export route "%s"' % o for o in out)))
+a = npz(out[0])
+L, n, k = a["expert"].shape
+p = a["router_prob"].astype(np.float64)
+z = np.exp(a["router_logit"].astype(np.float64) - a["router_logit"].max(2, keepdims=True))
+top = np.take_along_axis(p, a["expert"], 2)
+with np.errstate(divide="ignore", invalid="ignore"):
+    entropy = -np.nansum(np.where(p > 0, p * np.log2(p), 0), 2)
+ok(code == 0 and n == 37 and err.count("wrote the routing of 37 tokens to") == 3, "three files", err)
+ok(np.abs(p.sum(2) - 1).max() < 1e-5 and np.abs(z / z.sum(2, keepdims=True) - p).max() < 1e-5,
+   "probabilities are the softmax of the logits")
+# the trace is of tokens one by one, the probabilities of all at once: equal but for rounding
+ok(np.abs(top / top.sum(2, keepdims=True) - a["weight"]).max() < 1e-4 and (np.diff(a["weight"], axis=2) <= 1e-6).all(),
+   "weights are those of the chosen, heaviest first")
+ok(np.abs(entropy - a["entropy"]).max() < 1e-4 and np.abs(margin_of(a["expert"], p) - a["margin"]).max() < 1e-6,
+   "entropy and margin are numpy's", np.abs(entropy - a["entropy"]).max())
+rows = list(csv.DictReader(open(out[1], newline="", encoding="utf-8")))
+ok(len(rows) == L * n * k and all(
+    int(r["id"]) == a["tokens"][int(r["pos"])] and r["text"] == a["text"][int(r["pos"])]
+    and int(r["expert"]) == a["expert"][int(r["layer"]), int(r["pos"]), int(r["rank"])]
+    and np.float32(r["weight"]) == a["weight"][int(r["layer"]), int(r["pos"]), int(r["rank"])]
+    and np.float32(r["prob"]) == a["router_prob"][int(r["layer"]), int(r["pos"]), int(r["expert"])]
+    and np.float32(r["logit"]) == a["router_logit"][int(r["layer"]), int(r["pos"]), int(r["expert"])]
+    and np.float32(r["margin"]) == a["margin"][int(r["layer"]), int(r["pos"])]
+    and np.float32(r["entropy"]) == a["entropy"][int(r["layer"]), int(r["pos"])] for r in rows),
+    ".csv says the same as .npz")
+toks = [json.loads(line) for line in open(out[2], encoding="utf-8")]
 
-    def lists(key):
-        return np.array([[l[key] for l in t["layers"]] for t in toks], dtype=np.float32).swapaxes(0, 1)
-    ok([t["text"] for t in toks] == list(a["text"]) and [t["pos"] for t in toks] == list(range(n)) and
-       all((lists(j) == a[b]).all() for j, b in (("expert", "expert"), ("weight", "weight"), ("prob", "router_prob"),
-           ("logit", "router_logit"), ("margin", "margin"), ("entropy", "entropy"))), backend + ": ... and so does .jsonl")
-    evs = [e for e in events(*base, *lines(LILY, "/route * --prob", "/route -2 --logits --layer 1,3..4", "/route ..1"))
-           if e["type"] == "route"]
-    same = [dict(e, layers=[{f: l[f] for f in l if f != "logit"} for l in t["layers"]])
-            for e, t in zip(evs[:n], toks)]
-    ok(len(evs) == n + 3 and [{f: e[f] for f in e if f != "type"} for e in evs[:n]] ==
-       [{f: e[f] for f in e if f != "type"} for e in same], backend + ": /route --json says the same too", evs[:1], same[:1])
-    ok([l["layer"] for l in evs[n]["layers"]] == [1, 3, 4] and evs[n]["pos"] == n - 2 and
-       np.allclose(evs[n]["layers"][1]["logit"], toks[n - 2]["layers"][3]["logit"], atol=1e-4) and "prob" not in evs[n]["layers"][0] and
-       [e["pos"] for e in evs[n + 1:]] == [0, 1], backend + ": ... of the tokens and layers asked for")
+def lists(key):
+    return np.array([[l[key] for l in t["layers"]] for t in toks], dtype=np.float32).swapaxes(0, 1)
+ok([t["text"] for t in toks] == list(a["text"]) and [t["pos"] for t in toks] == list(range(n)) and
+   all((lists(j) == a[b]).all() for j, b in (("expert", "expert"), ("weight", "weight"), ("prob", "router_prob"),
+       ("logit", "router_logit"), ("margin", "margin"), ("entropy", "entropy"))), "... and so does .jsonl")
+evs = [e for e in events(*base, *lines(LILY, "/route * --prob", "/route -2 --logits --layer 1,3..4", "/route ..1"))
+       if e["type"] == "route"]
+same = [dict(e, layers=[{f: l[f] for f in l if f != "logit"} for l in t["layers"]])
+        for e, t in zip(evs[:n], toks)]
+ok(len(evs) == n + 3 and [{f: e[f] for f in e if f != "type"} for e in evs[:n]] ==
+   [{f: e[f] for f in e if f != "type"} for e in same], "/route --json says the same too", evs[:1], same[:1])
+ok([l["layer"] for l in evs[n]["layers"]] == [1, 3, 4] and evs[n]["pos"] == n - 2 and
+   np.allclose(evs[n]["layers"][1]["logit"], toks[n - 2]["layers"][3]["logit"], atol=1e-4) and "prob" not in evs[n]["layers"][0] and
+   [e["pos"] for e in evs[n + 1:]] == [0, 1], "... of the tokens and layers asked for")
 
-    # a set of tokens
-    part = T + "/part.npz"
-    code, text, err = outcome(*base, *lines(LILY, '/export route "%s" 3,-5..-2' % part))
-    b, pick = npz(part), [3, 32, 33, 34, 35]
-    ok("of 5 tokens" in err and (b["pos"] == pick).all() and (b["text"] == a["text"][pick]).all() and
-       np.abs(b["router_prob"] - a["router_prob"][:, pick]).max() < 1e-5 and (b["expert"] == a["expert"][:, pick]).all(),
-       backend + ": some of the tokens", err, b["pos"])
+# a set of tokens
+part = T + "/part.npz"
+code, text, err = outcome(*base, *lines(LILY, '/export route "%s" 3,-5..-2' % part))
+b, pick = npz(part), [3, 32, 33, 34, 35]
+ok("of 5 tokens" in err and (b["pos"] == pick).all() and (b["text"] == a["text"][pick]).all() and
+   np.abs(b["router_prob"] - a["router_prob"][:, pick]).max() < 1e-5 and (b["expert"] == a["expert"][:, pick]).all(),
+   "some of the tokens", err, b["pos"])
 
-    # looking changes nothing: the conversation goes on to the last bit as if nobody had
-    looks = ["/route * --prob", "/route 3", '/export route "%s"' % part, '/atlas "%s/x.html"' % T]
-    with_look = [e for e in events(*base, *lines(LILY, *looks, "And then", "/logits 20")) if e.get("of") == "logits" or e["type"] == "reply"]
-    without = [e for e in events(*base, *lines(LILY, "And then", "/logits 20")) if e.get("of") == "logits" or e["type"] == "reply"]
-    ok([e.get("tokens") for e in with_look] == [e.get("tokens") for e in without] and with_look[-1] == without[-1],
-       backend + ": looking leaves the conversation as it was, to the bit", with_look[-1], without[-1])
+# looking changes nothing: the conversation goes on to the last bit as if nobody had
+looks = ["/route * --prob", "/route 3", '/export route "%s"' % part, '/atlas "%s/x.html"' % T]
+with_look = [e for e in events(*base, *lines(LILY, *looks, "And then", "/logits 20")) if e.get("of") == "logits" or e["type"] == "reply"]
+without = [e for e in events(*base, *lines(LILY, "And then", "/logits 20")) if e.get("of") == "logits" or e["type"] == "reply"]
+ok([e.get("tokens") for e in with_look] == [e.get("tokens") for e in without] and with_look[-1] == without[-1],
+   "looking leaves the conversation as it was, to the bit", with_look[-1], without[-1])
 
 # what is not evaluated yet, and a KV cache from a file
 saved, out = T + "/s.dbrx", T + "/s.npz"
@@ -131,25 +129,24 @@ ok(code == 0 and (a["expert"] == b["expert"]).mean() > 0.98 and np.abs(a["router
    "after /load the routing is computed when it is asked for", err)
 
 # ---- steering: what is exported is what was steered
-for backend in "ref", "cpu-blas":
-    run("-b", backend, "-s", "max_tokens=5", "--seed", "3", *lines(LILY, "/ban 3@1 7@*", "/force 5@2", "/bias 9@0 2.5", "/k 6 4", "/k 2 5",
-                                                               '/export route "%s"' % out, '/dump "%s/steered"' % T))
-    a = npz(out)
-    z = a["router_logit"].astype(np.float64)
-    z[1, :, 3], z[:, :, 7], z[0, :, 9] = -np.inf, -np.inf, z[0, :, 9] + 2.5
-    p = np.exp(z - z.max(2, keepdims=True))
-    p /= p.sum(2, keepdims=True)
-    want = [np.sort(np.argsort(-p[l], 1, kind="stable")[:, :k]) for l, k in ((0, 4), (1, 4), (3, 4), (4, 6), (5, 2))]
-    got = [np.sort(a["expert"][l][:, :k]) for l, k in ((0, 4), (1, 4), (3, 4), (4, 6), (5, 2))]
-    same = np.concatenate([(w == g).all(1) for w, g in zip(want, got)])
-    ok(a["expert"].shape[2] == 6 and (a["expert"][5, :, 2:] == -1).all() and (a["expert"][2] == 5).any(1).all() and
-       np.abs(p - a["router_prob"]).max() < 1e-5 and same.mean() > 0.97 and (a["weight"][5, :, 2:] == 0).all() and
-       np.abs(margin_of(a["expert"], a["router_prob"].astype(np.float64)) - a["margin"]).max() < 1e-6 and a["margin"][2].min() < 0,
-       backend + ": steered experts are chosen and left out as in numpy", a["expert"][:, 0], same.mean(), np.abs(p - a["router_prob"]).max())
-    expert, weight = (np.load("%s/steered/%s.npy" % (T, name)) for name in ("expert", "weight"))
-    ok(expert.shape == a["expert"].shape and (expert == a["expert"]).mean() > 0.97 and
-       ((expert == -1) == (a["expert"] == -1)).all() and (weight[expert == -1] == 0).all(),
-       backend + ": /dump has as many experts a layer as /k gives it", expert.shape, (expert == a["expert"]).mean())
+run("-b", BACKEND, "-s", "max_tokens=5", "--seed", "3", *lines(LILY, "/ban 3@1 7@*", "/force 5@2", "/bias 9@0 2.5", "/k 6 4", "/k 2 5",
+                                                           '/export route "%s"' % out, '/dump "%s/steered"' % T))
+a = npz(out)
+z = a["router_logit"].astype(np.float64)
+z[1, :, 3], z[:, :, 7], z[0, :, 9] = -np.inf, -np.inf, z[0, :, 9] + 2.5
+p = np.exp(z - z.max(2, keepdims=True))
+p /= p.sum(2, keepdims=True)
+want = [np.sort(np.argsort(-p[l], 1, kind="stable")[:, :k]) for l, k in ((0, 4), (1, 4), (3, 4), (4, 6), (5, 2))]
+got = [np.sort(a["expert"][l][:, :k]) for l, k in ((0, 4), (1, 4), (3, 4), (4, 6), (5, 2))]
+same = np.concatenate([(w == g).all(1) for w, g in zip(want, got)])
+ok(a["expert"].shape[2] == 6 and (a["expert"][5, :, 2:] == -1).all() and (a["expert"][2] == 5).any(1).all() and
+   np.abs(p - a["router_prob"]).max() < 1e-5 and same.mean() > 0.97 and (a["weight"][5, :, 2:] == 0).all() and
+   np.abs(margin_of(a["expert"], a["router_prob"].astype(np.float64)) - a["margin"]).max() < 1e-6 and a["margin"][2].min() < 0,
+   "steered experts are chosen and left out as in numpy", a["expert"][:, 0], same.mean(), np.abs(p - a["router_prob"]).max())
+expert, weight = (np.load("%s/steered/%s.npy" % (T, name)) for name in ("expert", "weight"))
+ok(expert.shape == a["expert"].shape and (expert == a["expert"]).mean() > 0.97 and
+   ((expert == -1) == (a["expert"] == -1)).all() and (weight[expert == -1] == 0).all(),
+   "/dump has as many experts a layer as /k gives it", expert.shape, (expert == a["expert"]).mean())
 
 # ---- SVG
 for name, args, rects in ("one token", "-1", 6 * 4 + 12), ("a range", "-5..", None), ("a layer", "-5.. --layer 2", 5 * 4):
@@ -301,7 +298,7 @@ for args in ([], ["--prompts", corpus], ["--prompts", corpus, "--out", T, "--for
     code, text, err = outcome("trace", *args)
     ok(code == 2 and "dbrx" in err, "trace " + " ".join(args[:1]) + ": usage", code, err)
 open(corpus, "w").write("".join('{"prompt":"%s %d"}\n' % (LILY * 8, i) for i in range(400)))
-p = subprocess.Popen([DBRX, "trace", "-b", "ref", "--prompts", corpus, "--out", T + "/many"], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+p = subprocess.Popen([DBRX, "trace", "-b", BACKEND, "--prompts", corpus, "--out", T + "/many"], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
 while p.poll() is None and not glob.glob(T + "/many/2.npz"):
     time.sleep(0.01)
 p.send_signal(signal.SIGINT)

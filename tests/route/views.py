@@ -10,7 +10,7 @@ import tempfile
 import numpy as np
 
 from checkpoints import random_model
-from common import LILY, finish, lines, ok, run
+from common import BACKEND, LILY, finish, lines, ok, run
 from screen import Shell
 
 tmp = tempfile.TemporaryDirectory()
@@ -24,7 +24,7 @@ random_model(wide, 40)
 def all_seen(commands, *args, **kw):
     """What each command prints at a terminal, line by line."""
     marked = [x for c in commands for x in ("/echo <<<", c)]
-    s = Shell("-b", "ref", "-s", "max_tokens=1", "--seed", "3", *args, *lines(LILY, *marked), **kw)
+    s = Shell("-b", BACKEND, "-s", "max_tokens=1", "--seed", "3", *args, *lines(LILY, *marked), **kw)
     s.wait()
     text = re.sub("\r[^\r\n]*(?=\r[^\n])", "", s.all.decode("utf-8", "replace"))    # progress that was erased
     return [[l.lstrip("\r") for l in part.split("\r\n")[:-1]] for part in text.split("<<<\r\n")[1:]]
@@ -74,7 +74,7 @@ out = seen("/route", "-m", wide, cols=80)
 ok(len(out) <= 22, "the map of one token at 40 layers fits 24 lines", len(out))
 
 # ---- the numbers of a map are those that are exported
-run("-b", "ref", "-s", "max_tokens=1", "--seed", "3", *lines(LILY, '/export route "%s/a.npz"' % T))
+run("-b", BACKEND, "-s", "max_tokens=1", "--seed", "3", *lines(LILY, '/export route "%s/a.npz"' % T))
 a = dict(np.load(T + "/a.npz"))
 L, n, k = a["expert"].shape
 dense = np.zeros((L, n, 16))
@@ -104,7 +104,7 @@ ok([[e for e, w in l] for l in got] == a["expert"][:, 5].tolist() and
    np.allclose([[w for e, w in l] for l in got], a["weight"][:, 5], atol=0.0051), "--list", got)
 
 # ---- the colour of a cell is its number's
-run("-b", "ref", "-s", "max_tokens=1", "--seed", "3", *lines(LILY, '/atlas "%s/a.html"' % T))
+run("-b", BACKEND, "-s", "max_tokens=1", "--seed", "3", *lines(LILY, '/atlas "%s/a.html"' % T))
 scale = json.loads(re.search(r'id="data">(.*?)</script>', open(T + "/a.html", encoding="utf-8").read(), re.S)[1])["scale"]
 worst = 0
 for line in seen("/route 5", cols=80, COLORTERM="truecolor"):
@@ -135,7 +135,7 @@ commands = "/route", "/route * --layer 2", "/route --tokens", "/route --list 3 -
 for command, out in zip(commands, all_seen(commands, "-m", many, cols=80)):
     flat = [ESC.sub("", l) for l in out]
     ok(max(map(len, flat)) <= 80 and len(flat) > 2, "100 layers of 40 experts at 80 columns: " + command, flat)
-s = Shell("-b", "ref", "-s", "max_tokens=1", *lines("日本語 é \t 한국어\nzwei", "/route *  --tokens", "/route * --layer 1", "/route"), cols=40)
+s = Shell("-b", BACKEND, "-s", "max_tokens=1", *lines("日本語 é \t 한국어\nzwei", "/route *  --tokens", "/route * --layer 1", "/route"), cols=40)
 code = s.wait()
 ok(code == 0 and "entropy 0 to 4" in s.all.decode("utf-8", "replace"), "text that is no ASCII at 40 columns", code, s.all[-500:])
 finish()

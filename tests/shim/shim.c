@@ -9,6 +9,9 @@
  *                      (default $SHIM_INJECT)
  *   any other option   goes to the wrapped one
  *
+ * Built with SHIM_AS="ref" it calls itself ref and wraps that: first on the module path it stands
+ * for the real one, with its score, and nobody who chooses by name sees a difference.
+ *
  * Checked: handles that are used when closed or lost, closed twice or never; calls that overlap
  * although their tag says [one/...]; KV imported where it must not be; everything for which the
  * wrapped one says DBRX_E_INVALID.  $SHIM_LOG gets a line for every call and one that begins
@@ -39,6 +42,7 @@ struct dbrx_model {
     const struct dbrx_kv *kv;
     const struct dbrx_head *head;
     const struct dbrx_resume *resume;
+    const struct dbrx_inputs *inputs;
     dbrx_model *inner;
     struct dbrx_host host;                 /* what the wrapped one sees; ctx is this model */
     const struct dbrx_host *outer;
@@ -190,6 +194,9 @@ static const struct dbrx_module_info *load(const char *of, struct dbrx_error *er
 
 static const char *default_of(void)
 {
+#ifdef SHIM_AS
+    return SHIM_AS;
+#endif
     const char *of = getenv("SHIM_OF");
     return of && *of ? of : "ref";
 }
@@ -241,7 +248,9 @@ static dbrx_status probe(const struct dbrx_host *host, struct dbrx_probe *p, str
         return DBRX_OK;
     }
     dbrx_status st = ((const struct dbrx_backend *)info->get(DBRX_BACKEND))->probe(host, p, err);
+#ifndef SHIM_AS
     p->score = p->score > 0 ? 1 : p->score;    /* never the default one */
+#endif
     return st;
 }
 
@@ -289,6 +298,7 @@ static dbrx_status model_open(const struct dbrx_host *host, const struct dbrx_mo
     m->kv = info->get(DBRX_KV);
     m->head = info->get(DBRX_HEAD);
     m->resume = info->get(DBRX_RESUME);
+    m->inputs = info->get(DBRX_INPUTS);
     m->id = ++next_id;
     m->outer = host;
     m->host = (struct dbrx_host){ .struct_size = sizeof m->host, .ctx = m, .log = host_log,
@@ -440,6 +450,11 @@ static dbrx_status resume(dbrx_session *s, uint32_t layer, uint32_t pos, const f
     CALL(s, "resume", s->model->resume->resume(s->inner, layer, pos, x, b, err));
 }
 
+static dbrx_status watch(dbrx_session *s, dbrx_input_watch *see, void *ctx, struct dbrx_error *err)
+{
+    CALL(s, "watch", s->model->inputs->watch(s->inner, see, ctx, err));
+}
+
 static uint32_t promises(const dbrx_model *m)
 {
     const struct dbrx_repro *r = alive_model(m, "promises") ? m->info->get(DBRX_REPRO) : NULL;
@@ -452,6 +467,7 @@ static const struct dbrx_kv kv_old = { .struct_size = offsetof(struct dbrx_kv, e
     .export_kv = export_kv, .import_kv = import_kv, .commit = commit };
 static const struct dbrx_head heads = { .struct_size = sizeof heads, .head = head };
 static const struct dbrx_resume resumes = { .struct_size = sizeof resumes, .resume = resume };
+static const struct dbrx_inputs inputs = { .struct_size = sizeof inputs, .watch = watch };
 static const struct dbrx_repro repro = { .struct_size = sizeof repro, .promises = promises };
 
 enum { MAX_OPTIONS = 32 };
@@ -484,11 +500,15 @@ static const void *get(const char *id)
                ? &kv : &kv_old;
     return !strcmp(id, DBRX_HEAD)    ? (const void *)&heads
          : !strcmp(id, DBRX_RESUME)  ? (const void *)&resumes
+         : !strcmp(id, DBRX_INPUTS)  ? (const void *)&inputs
          : !strcmp(id, DBRX_REPRO)   ? (const void *)&repro
          : !strcmp(id, DBRX_CHOICES) ? in : NULL;
 }
 
+#ifndef SHIM_AS
+#define SHIM_AS "shim"
+#endif
 DBRX_EXPORT const struct dbrx_module_info dbrx_module = {
     .struct_size = sizeof dbrx_module, .abi_major = DBRX_ABI_MAJOR, .abi_minor = DBRX_ABI_MINOR,
-    .name = "shim", .version = "0", .summary = "wraps a backend, checks its host, fails on request", .get = get,
+    .name = SHIM_AS, .version = "0", .summary = "wraps a backend, checks its host, fails on request", .get = get,
 };

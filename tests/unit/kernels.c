@@ -130,71 +130,31 @@ static void test_table(const struct kernels *k)
     ok(ln < 1e-5, "%s layernorm is plain's to rounding (%.1e)", k->name, ln);
     ok(silu < 1e-6, "%s silu_mul is plain's to rounding (%.1e)", k->name, silu);
     ok(ex < 1e-6 && sum < 1e-6, "%s exp_sum is plain's to rounding (%.1e, %.1e)", k->name, ex, sum);
+    double rope = 0;
+    int outside = 1;
+    for (int i = 0; i < N_SIZES; i++) {
+        size_t hd = sizes[i] / 2 * 2 + 2, n = hd <= 60 ? 5 * hd : hd;     /* a tail that is not turned */
+        float cs[MAX][2], limit = i % 3 ? 0.7f : 0;
+        fill(cs, K_F32, 2 * (hd / 2));
+        fill(a, K_F32, n);
+        memcpy(b, a, sizeof b);
+        guard(a + n);
+        k->clip_rope(a, n, limit, n / hd > 1 ? 3 : 1, hd, (const float (*)[2])cs);
+        kernels_plain.clip_rope(b, n, limit, n / hd > 1 ? 3 : 1, hd, (const float (*)[2])cs);
+        rope = fmax(rope, apart(a, b, n));
+        outside &= guarded(a + n);
+    }
+    ok(rope < 1e-6 && outside, "%s clip_rope is plain's to rounding (%.1e)", k->name, rope);
     float nan[33], one[33];
     for (int i = 0; i < 33; i++)
         nan[i] = 0, one[i] = 1;
     nan[5] = NAN;
     k->silu_mul(nan, one, 33);
     ok(isnan(nan[5]) && !isnan(nan[4]), "%s silu_mul lets NaN through", k->name);
+    k->clip_rope(nan, 33, 1, 0, 0, NULL);
+    ok(isnan(nan[5]) && !isnan(nan[4]), "%s clip_rope lets NaN through", k->name);
     nan[4] = NAN;
     ok(isnan(k->exp_sum(nan, 33, 0)), "%s exp_sum lets NaN through", k->name);
-}
-
-/* A gemm against the plain kernels: one expert of a layer, and a linear map. */
-static void test_gemm(const struct gemm *g, double tol, size_t n, size_t d, size_t ffn, size_t rows)
-{
-    size_t blocks = (n + g->tokens - 1) / g->tokens, slots = blocks * g->tokens;
-    char *w1 = malloc(2 * ffn * d), *v1 = malloc(2 * ffn * d), *w2 = malloc(2 * ffn * d);
-    char *w = malloc(2 * rows * d);
-    float *x = malloc(4 * n * d), *y = malloc(4 * (n * rows + GUARD)), *want = malloc(4 * n * rows);
-    float *out = malloc(4 * (slots * d + GUARD)), *out_want = calloc(n * d, 4);
-    float *gate = malloc(4 * ffn), *up = malloc(4 * ffn), *panel = malloc(4 * GEMM_PANEL);
-    uint16_t *packed = malloc(2 * blocks * gemm_block(g, d)), *h = malloc(4 * slots * ffn);
-    fill(w1, K_BF16, ffn * d);
-    fill(v1, K_BF16, ffn * d);
-    fill(w2, K_BF16, ffn * d);
-    fill(w, K_BF16, rows * d);
-    fill(x, K_F32, n * d);
-    for (size_t t = 0; t < slots; t += g->tokens) {
-        const float *row[GEMM_TOKENS];
-        size_t m = n - t < g->tokens ? n - t : g->tokens;
-        for (size_t i = 0; i < m; i++)
-            row[i] = x + (t + i) * d;
-        g->pack(packed + t / g->tokens * gemm_block(g, d), row, m, d);
-    }
-    guard(y + n * rows);
-    guard(out + slots * d);
-    g->linear(y, rows, packed, n, w, rows, d);
-    for (size_t r = 0; r < ffn; r += 48) { /* in pieces that do not divide it */
-        size_t some = ffn - r < 48 ? ffn - r : 48;
-        g->up(h, ffn, r, packed, n, w1 + 2 * r * d, v1 + 2 * r * d, some, d);
-    }
-    for (size_t c = 0; c < d; c += 80)     /* columns and rows in pieces that do not divide them */
-        g->down(out + c, d, h, n, ffn, w2 + 2 * c, d, d - c < 80 ? d - c : 80, panel);
-    for (size_t t = 0; t < n; t++) {
-        kernels_plain.matvec[K_BF16](want + t * rows, w, rows, d, d, x + t * d);
-        kernels_plain.matvec[K_BF16](gate, w1, ffn, d, d, x + t * d);
-        kernels_plain.matvec[K_BF16](up, v1, ffn, d, d, x + t * d);
-        kernels_plain.silu_mul(gate, up, ffn);
-        kernels_plain.vecmat[K_BF16](out_want + t * d, w2, ffn, d, d, gate);
-    }
-    double a = apart(y, want, n * rows), b = apart(out, out_want, n * d);
-    ok(a < tol, "%s %zu x %zu x %zu is plain's to rounding (%.1e)", g->name, n, rows, d, a);
-    ok(b < 2 * tol, "%s expert of %zu x %zu, %zu tokens, is plain's to rounding (%.1e)", g->name,
-       ffn, d, n, b);
-    ok(guarded(y + n * rows) && guarded(out + slots * d), "%s writes only its results", g->name);
-    void *const all[] = { w1, v1, w2, w, x, y, want, out, out_want, gate, up, panel, packed, h };
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        free(all[i]);
-}
-
-static void test_gemms(const struct gemm *g, double tol)
-{
-    test_gemm(g, tol, 1, 32, 32, 16);
-    test_gemm(g, tol, 31, 64, 96, 48);
-    test_gemm(g, tol, 33, 96, 352, 80);
-    test_gemm(g, tol, 100, 192, 64, 320);
-    test_gemm(g, tol, 8, 64, 6560, 16);    /* more rows of w2 than a panel holds */
 }
 
 /* ---- quantised weights ---- */
@@ -227,11 +187,156 @@ static const uint32_t all_types[] = {
 };
 enum { N_TYPES = sizeof all_types / sizeof *all_types };
 
-/* Against the plain dequantiser, at the very end of a page so that reading on would be seen */
-static void test_quant(const struct quant *k, uint32_t dtype)
+/* x[n] as int8 rounds it: 8 bits and a scale for each 32 */
+static void round_to_int8(float *x, size_t n)
 {
-    static const size_t widths[] = { 32, 64, 96, 160, 256, 512, 1792 };
-    double mv = 0, bf = 0;
+    for (size_t i = 0; i < n; i += 32) {
+        float top = 0;
+        for (size_t j = i; j < i + 32; j++)
+            top = fmaxf(top, fabsf(x[j]));
+        for (size_t j = i; j < i + 32 && top > 0; j++)
+            x[j] = rintf(x[j] * (127 / top)) * (top / 127);
+    }
+}
+
+struct gemm_case { size_t n, d, ffn, rows; };
+
+/* what the gemm reads of `rows` rows of weights: themselves, or opened in `panel` */
+static const void *opened(const struct gemm *g, uint32_t dtype, void *panel, const char *w, size_t rows,
+                          size_t cols)
+{
+    if (dtype == DBRX_BF16)
+        return w;
+    g->open(dtype, panel, w, rows, cols, NULL);
+    return panel;
+}
+
+/* A gemm against the plain kernels: one expert of a layer, and a linear map.  Activations that are
+ * rounded to 8 bits are so here, too; where one of the expert's falls to the other side, `tol_expert`
+ * is for it. */
+static void test_gemm(const struct gemm *g, uint32_t dtype, double tol, double tol_expert,
+                      const struct gemm_case *c)
+{
+    const size_t n = c->n, d = c->d, ffn = c->ffn, rows = c->rows, part = g->open_rows;
+    const size_t blocks = (n + g->tokens - 1) / g->tokens, slots = blocks * g->tokens;
+    const size_t bytes = (size_t)dtype_bytes(dtype, ffn * d), row_bytes = (size_t)dtype_bytes(dtype, d);
+    unsigned char *w1 = malloc(bytes), *v1 = malloc(bytes), *w2 = malloc(bytes), *w = malloc(rows * row_bytes);
+    float *wide = malloc(4 * max(ffn, rows) * d), *gate = malloc(4 * n * ffn), *up = malloc(4 * n * ffn);
+    float *x = malloc(4 * n * d), *y = malloc(4 * (n * rows + GUARD)), *want = malloc(4 * n * rows);
+    float *out = malloc(4 * (slots * d + GUARD)), *out_want = calloc(n * d, 4);
+    float *scratch = malloc(4 * GEMM_PANEL);
+    char *packed = malloc(blocks * gemm_block(g, d)), *h = malloc(blocks * gemm_block(g, ffn));
+    char *panel[2] = { malloc(64 + 2 * max(rows, d) * max(d, ffn)), malloc(64 + 2 * part * d) };
+    fill_blocks(w1, dtype, ffn * d);
+    fill_blocks(v1, dtype, ffn * d);
+    fill_blocks(w2, dtype, ffn * d);
+    fill_blocks(w, dtype, rows * d);
+    fill(x, K_F32, n * d);
+    for (size_t t = 0; t < slots; t += g->tokens) {
+        const float *row[GEMM_TOKENS];
+        size_t m = n - t < g->tokens ? n - t : g->tokens;
+        for (size_t i = 0; i < m; i++)
+            row[i] = x + (t + i) * d;
+        g->pack(packed + t / g->tokens * gemm_block(g, d), row, m, d);
+    }
+    guard(y + n * rows);
+    guard(out + slots * d);
+    g->linear(y, rows, packed, n, opened(g, dtype, panel[0], (char *)w, rows, d), rows, d);
+    for (size_t r = 0; r < ffn; r += part) {               /* in pieces that do not divide it */
+        size_t some = ffn - r < part ? ffn - r : part;
+        g->up(h, ffn, r, packed, n, opened(g, dtype, panel[0], (char *)w1 + r * row_bytes, some, d),
+              opened(g, dtype, panel[1], (char *)v1 + r * row_bytes, some, d), some, d);
+    }
+    int by_cols = g->down && dtype == DBRX_BF16;
+    for (size_t i = 0; by_cols && i < d; i += 80)          /* columns in pieces that do not divide them */
+        g->down(out + i, d, h, n, ffn, w2 + 2 * i, d, d - i < 80 ? d - i : 80, scratch);
+    if (!by_cols)
+        g->linear(out, d, h, n, opened(g, dtype, panel[0], (char *)w2, d, ffn), d, ffn);
+
+    if (g == &gemm_int8)
+        round_to_int8(x, n * d);
+    dequant(wide, w, dtype, 0, rows * d);
+    for (size_t t = 0; t < n; t++)
+        kernels_plain.matvec[K_F32](want + t * rows, wide, rows, d, d, x + t * d);
+    dequant(wide, w1, dtype, 0, ffn * d);
+    for (size_t t = 0; t < n; t++)
+        kernels_plain.matvec[K_F32](gate + t * ffn, wide, ffn, d, d, x + t * d);
+    dequant(wide, v1, dtype, 0, ffn * d);
+    for (size_t t = 0; t < n; t++)
+        kernels_plain.matvec[K_F32](up + t * ffn, wide, ffn, d, d, x + t * d);
+    kernels_plain.silu_mul(gate, up, n * ffn);
+    if (g == &gemm_int8)
+        round_to_int8(gate, n * ffn);
+    dequant(wide, w2, dtype, 0, ffn * d);
+    for (size_t t = 0; t < n; t++)
+        if (by_cols)
+            kernels_plain.vecmat[K_F32](out_want + t * d, wide, ffn, d, d, gate + t * ffn);
+        else
+            kernels_plain.matvec[K_F32](out_want + t * d, wide, d, ffn, ffn, gate + t * ffn);
+    double a = apart(y, want, n * rows), b = apart(out, out_want, n * d);
+    ok(a < tol, "%s %s %zu x %zu x %zu is plain's to rounding (%.1e)", g->name, dtype_name(dtype), n, rows,
+       d, a);
+    ok(b < tol_expert, "%s %s expert of %zu x %zu, %zu tokens, is plain's to rounding (%.1e)", g->name,
+       dtype_name(dtype), ffn, d, n, b);
+    ok(guarded(y + n * rows) && guarded(out + slots * d), "%s writes only its results", g->name);
+    void *const all[] = { w1, v1, w2, w, wide, x, y, want, out, out_want, gate, up, scratch, packed, h,
+                          panel[0], panel[1] };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i]);
+}
+
+static void test_gemms(const struct gemm *g, double tol)
+{
+    static const struct gemm_case cases[] = {
+        { 1, 32, 32, 16 }, { 31, 64, 96, 48 }, { 33, 96, 352, 80 }, { 100, 192, 64, 320 },
+        { 8, 64, 6560, 16 },               /* more rows of w2 than a panel holds */
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        test_gemm(g, DBRX_BF16, tol, 2 * tol, &cases[i]);
+}
+
+/* every quantised type, on sizes that leave every remainder of rows, tokens and columns */
+static void test_gemms_of_types(const struct gemm *g, double tol, double tol_expert)
+{
+    static const struct gemm_case small[] = {
+        { 1, 32, 32, 16 }, { 17, 96, 352, 80 }, { 49, 160, 64, 112 }
+    }, large[] = { { 7, 256, 256, 16 }, { 40, 512, 256, 144 } };
+    for (int i = 0; i < N_TYPES; i++) {
+        int few = dtype_block(all_types[i]) == 32;
+        for (int k = 0; k < (few ? 3 : 2) && dtype_block(all_types[i]) > 1; k++)
+            test_gemm(g, all_types[i], tol, tol_expert, few ? &small[k] : &large[k]);
+    }
+}
+
+/* a NaN and an infinity among the activations reach their token's results, and no other's */
+static void test_int8_nan(void)
+{
+    enum { D = 64, ROWS = 16 };
+    unsigned char w[ROWS * D / 32 * 34];
+    float x[3 * D], y[3 * ROWS];
+    const float *row[3] = { x, x + D, x + 2 * D };
+    char packed[16 * 40 * D / 32], panel[64 + 2 * ROWS * D];
+    fill_blocks(w, DBRX_Q8_0, ROWS * D);
+    fill(x, K_F32, 3 * D);
+    memset(x + D, 0, sizeof *x * D);
+    x[5] = NAN;
+    x[2 * D + 40] = INFINITY;
+    gemm_int8.pack(packed, row, 3, D);
+    gemm_int8.open(DBRX_Q8_0, panel, w, ROWS, D, NULL);
+    gemm_int8.linear(y, ROWS, packed, 3, panel, ROWS, D);
+    int lost = 0, nothing = 1;
+    for (int r = 0; r < ROWS; r++) {
+        lost += isfinite(y[r]) || isfinite(y[2 * ROWS + r]);
+        nothing &= y[ROWS + r] == 0;
+    }
+    ok(!lost && nothing, "int8: no NaN and no infinity is lost, nothing stays nothing (%d lost)", lost);
+}
+
+/* Against the plain dequantiser, at the very end of a page so that reading on would be seen */
+static void test_quant(const char *title, const struct quant *k, uint32_t dtype)
+{
+    static const size_t widths[] = { 32, 64, 96, 160, 256, 352, 512, 1792 };
+    double mv = 0, bf = 0, op = 0;
     int intact = 1;
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
         for (size_t rows = 1; rows <= 5; rows += 2) {
@@ -264,9 +369,17 @@ static void test_quant(const struct quant *k, uint32_t dtype)
                     mv = fmax(mv, fabs(got[r] - want[r]) / (top * sqrt((double)cols)));
                 intact &= guarded(got + rows);
             }
+            if (k->open && dtype_block(dtype) > 1) {
+                float *floats = malloc(4 * (n + GUARD));
+                guard(floats + n);
+                k->open(dtype, floats, w, n);
+                op = fmax(op, apart(floats, wide, n));
+                intact &= guarded(floats + n);
+                free(floats);
+            }
             memset(half + n, 0x55, 4 * GUARD);
             if (isa_bf16())
-                gemm_bf16.open(dtype, half, w, n);
+                gemm_bf16.open(dtype, half, w, rows, cols, NULL);
             for (size_t j = 0; isa_bf16() && j < n; j++)
                 bf = fmax(bf, fabs(bf16_to_f32(half[j]) - wide[j]) / fmax(fabs(wide[j]), 1e-6));
             for (size_t j = n; j < n + 2 * GUARD; j++)
@@ -277,28 +390,29 @@ static void test_quant(const struct quant *k, uint32_t dtype)
                 free(all[j]);
         }
     if (dtype_block(dtype) > 1)
-        ok(mv < 5e-5, "%s: products are plain's to 15 bits (%.1e)", dtype_name(dtype), mv);
+        ok(mv < 5e-5, "%s %s: products are plain's to 15 bits (%.1e)", title, dtype_name(dtype), mv);
+    ok(op < 3e-7, "%s %s to float32 is plain's (%.1e)", title, dtype_name(dtype), op);
     ok(bf <= 1 / 256., "%s to BF16 is the nearest (%.1e)", dtype_name(dtype), bf);
-    ok(intact, "%s: only results are written", dtype_name(dtype));
+    ok(intact, "%s %s: only results are written", title, dtype_name(dtype));
 }
 
-static void test_quants(const struct quant *k)
+static void test_quants(const char *title, const struct quant *k)
 {
     float x[64], y = 0;
     _Alignas(64) char packed[1024];
     unsigned char w[68];
     for (int i = 0; i < N_TYPES; i++)
-        test_quant(k, all_types[i]);
+        test_quant(title, k, all_types[i]);
     fill(x, K_F32, 64);
     fill_blocks(w, DBRX_Q8_0, 64);
     x[7] = NAN;
     k->pack(packed, x, 64);
     k->matvec(DBRX_Q8_0, &y, w, 1, 64, packed);
-    ok(isnan(y), "a NaN is not lost");
+    ok(isnan(y), "%s: a NaN is not lost", title);
     memset(x, 0, sizeof x);
     k->pack(packed, x, 64);
     k->matvec(DBRX_Q8_0, &y, w, 1, 64, packed);
-    ok(y == 0, "nothing times something is nothing");
+    ok(y == 0, "%s: nothing times something is nothing", title);
 }
 
 /* ---- ops of a whole context ---- */
@@ -331,7 +445,7 @@ static void test_experts(const char *title, const struct cpu *with, const struct
     struct cpu c = *with;
     c.pool = pool_open(2);
     if (!t->fast)
-        c.fast = NULL;
+        c.fast = c.int8 = NULL;
     if (blas_open(&c.blas, NULL) != DBRX_OK || cpu_reserve(&c, &cfg))
         bail("no OpenBLAS, or no memory");
     struct work wk = { .ctx = &c, .row = row,
@@ -375,6 +489,8 @@ static void test_level(const char *title, const struct cpu *c)
         { 70, 96, 352, DBRX_Q4_0, DBRX_W2_FFN_ROWS, 1, 5e-4 },
         { 70, 256, 512, DBRX_Q4_K, DBRX_W2_MODEL_ROWS, 1, 2e-2 },
         { 3, 256, 512, DBRX_Q6_K, DBRX_W2_MODEL_ROWS, 1, 5e-4 },
+        { 150, 2080, 32, DBRX_BF16, DBRX_W2_FFN_ROWS, 0, 1e-4 },   /* columns of w2 in two passes */
+        { 150, 2080, 32, DBRX_Q8_0, DBRX_W2_MODEL_ROWS, 1, 3e-2 },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         test_experts(title, c, &cases[i]);
@@ -435,6 +551,7 @@ int main(void)
         skip("no SIMD kernels on this CPU");
     if (isa_bf16()) {
         test_gemms(&gemm_bf16, 4e-3);
+        test_gemms_of_types(&gemm_bf16, 2e-2, 2e-2);
         test_gemms(&gemm_bf16x2, 1e-5);
     } else {
         skip("no AVX512-BF16 on this CPU");
@@ -447,9 +564,17 @@ int main(void)
     test_level("plain", &c);
     if ((c.k = kernels_get(NULL)) != &kernels_plain)
         test_level(c.k->name, &c);
+    if (isa_avx2()) {
+        test_quants("avx2", &quant_avx2);
+        struct cpu avx2 = { .k = kernels_get("avx2"), .quant = &quant_avx2 };
+        test_level("avx2", &avx2);
+    }
     if (isa_vnni()) {
-        test_quants(&quant_vnni);
+        test_gemms_of_types(&gemm_int8, 1e-5, 4e-3);
+        test_int8_nan();
+        test_quants("vnni", &quant_vnni);
         c.quant = &quant_vnni;
+        c.int8 = &gemm_int8;
         test_level("avx512vnni", &c);
     } else {
         skip("no AVX512-VNNI on this CPU");

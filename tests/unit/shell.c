@@ -187,7 +187,7 @@ static void test_terminal(void)
         t.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
         tcsetattr(0, TCSANOW, &t);
         signals_init(1);
-        signals_terminal(&found);
+        signals_terminal(&found, &found);
         raise(SIGINT);
         tcgetattr(0, &now);
         if (now.c_lflag & ECHO)

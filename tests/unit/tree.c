@@ -358,7 +358,7 @@ static int read_here(struct world *w, int tokens_only, char *err)
 {
     struct saved s;
     struct dbrx_error e = { 0 };
-    if (save_read(file, &ck->desc, MAX_POS, &w->vars, tokens_only, &s, err, 300))
+    if (save_read(file, &ck->desc, "nano", MAX_POS, &w->vars, tokens_only, &s, err, 300))
         return -1;
     dbrx_status st = tree_adopt(w->t, s.branch, s.n, s.now, &e);
     if (st == DBRX_OK) {
@@ -501,7 +501,7 @@ static void test_damage(const char *backend)
             memcpy(p + len - SAVE_TAIL, &crc, SAVE_TAIL);
         }
         spill(p, len);
-        if (save_read(file, &ck->desc, MAX_POS, &mine.vars, 0, &s, err, sizeof err)) {
+        if (save_read(file, &ck->desc, "nano", MAX_POS, &mine.vars, 0, &s, err, sizeof err)) {
             refused++;
             changed += !strstr(err, "was not loaded: ");
             continue;
@@ -525,9 +525,9 @@ static void test_damage(const char *backend)
     ok(read_here(&mine, 0, err) && strstr(err, "another checkpoint") && same_picture(&mine, &untouched), "another checkpoint: %s", err);
     ok(!read_here(&mine, 1, err) && tree_find(mine.t, "kept-1") && !sess_in_step(mine.s), "... but for its tokens; what was here is kept");
     ((uint8_t *)ck->desc.fingerprint)[0] ^= 1;
-    ok(save_read(dir, &ck->desc, MAX_POS, &w.vars, 0, &s, err, sizeof err) && save_read("/nowhere/x", &ck->desc, MAX_POS, &w.vars, 0,
-       &s, err, sizeof err) && save_read("/dev/zero", &ck->desc, MAX_POS, &w.vars, 0, &s, err, sizeof err) &&
-       save_read(file, &ck->desc, 8, &w.vars, 0, &s, err, sizeof err) && strstr(err, "--ctx 14"), "no file, no room: %s", err);
+    ok(save_read(dir, &ck->desc, "nano", MAX_POS, &w.vars, 0, &s, err, sizeof err) && save_read("/nowhere/x", &ck->desc, "nano", MAX_POS, &w.vars, 0,
+       &s, err, sizeof err) && save_read("/dev/zero", &ck->desc, "nano", MAX_POS, &w.vars, 0, &s, err, sizeof err) &&
+       save_read(file, &ck->desc, "nano", 8, &w.vars, 0, &s, err, sizeof err) && strstr(err, "--ctx 14"), "no file, no room: %s", err);
     free(good);
     free(p);
     world_free(&w);
@@ -554,7 +554,7 @@ static int refused(const char *good, size_t n, const char *what, const char *ins
     uint32_t crc = crc32c(0, p, len - SAVE_TAIL);
     memcpy(p + len - SAVE_TAIL, &crc, SAVE_TAIL);
     spill(p, len);
-    int no = save_read(file, &ck->desc, MAX_POS, &w->vars, 0, &s, err, sizeof err);
+    int no = save_read(file, &ck->desc, "nano", MAX_POS, &w->vars, 0, &s, err, sizeof err);
     if (no)
         diag("%s", strrchr(err, ':'));
     saved_free(&s);
@@ -578,7 +578,7 @@ static int refused_at(const char *good, size_t n, size_t at, uint32_t value, str
     uint32_t crc = crc32c(0, p, n - SAVE_TAIL);
     memcpy(p + n - SAVE_TAIL, &crc, SAVE_TAIL);
     spill(p, n);
-    int no = save_read(file, &ck->desc, MAX_POS, &w->vars, 0, &s, err, sizeof err) != 0;
+    int no = save_read(file, &ck->desc, "nano", MAX_POS, &w->vars, 0, &s, err, sizeof err) != 0;
     while (!no && (st = save_next_kv(&s, &b, &e)) == DBRX_OK)
         ;
     saved_free(&s);
@@ -677,7 +677,7 @@ static void test_crash(void)
     setrlimit(RLIMIT_FSIZE, &small);
     int failed = write_file(&b, 1, err);
     setrlimit(RLIMIT_FSIZE, &was);
-    ok(failed && strstr(err, "File too large") && !save_read(file, &ck->desc, MAX_POS, &a.vars, 0, &s, err, 300) && s.n == 1,
+    ok(failed && strstr(err, "File too large") && !save_read(file, &ck->desc, "nano", MAX_POS, &a.vars, 0, &s, err, 300) && s.n == 1,
        "a full disk leaves the old file whole");
     saved_free(&s);
     ok(files_in_dir() == 1, "... and nothing beside it");
@@ -701,7 +701,7 @@ static void test_crash(void)
         kill(pid, SIGKILL);
         waitpid(pid, &status, 0);
         killed += WIFSIGNALED(status);
-        whole = !save_read(file, &ck->desc, MAX_POS, &a.vars, 0, &s, err, 300);
+        whole = !save_read(file, &ck->desc, "nano", MAX_POS, &a.vars, 0, &s, err, 300);
         news += whole && s.n > 1;
         saved_free(&s);
     }
