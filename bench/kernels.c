@@ -109,12 +109,12 @@ int main(void)
             mv = best(mv, now() - t0);
             t0 = now();
             if (isa_bf16())
-                gemm_bf16.open(types[i], opened, w, ROWS, COLS);
+                gemm_bf16.open(types[i], opened, w, ROWS, COLS, w);
             open = best(open, now() - t0);
             if (dtype_block(types[i]) == 1)
                 continue;
             t0 = now();
-            gemm_int8.open(types[i], opened, w, ROWS, COLS);
+            gemm_int8.open(types[i], opened, w, ROWS, COLS, w);
             bytes = best(bytes, now() - t0);
             if (r >= REPS / 10)
                 continue;

@@ -1,18 +1,20 @@
 /* bench/recording.c -- what recording the routes costs while tokens are generated: one token at
  * a time (a) not recorded, (b) into the trace, (c) into the trace and with all instruments
- * looking on.  In turns, a round each; medians over the rounds, and their ratios to (a).  One
- * thread and its CPU time, so that whatever else runs on the machine plays a small part only.
+ * looking on.  In turns, a round each; the ratio to (a) is that of each round, and its median comes
+ * with the 95% interval that order statistics give.  One thread and its CPU time, so that whatever
+ * else runs on the machine plays a small part only.
  *
  *     make bench/recording modules/.stamp && bench/recording [DIR [ROUNDS [BACKEND]]] */
 #define _GNU_SOURCE
 #include "repl/instruments.h"
 #include "repl/shell.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
-enum { PROMPT = 16, TOKENS = 128, BARE = 0, TRACED, WATCHED, N_WAYS };
+enum { PROMPT = 16, TOKENS = 16, BARE = 0, TRACED, WATCHED, N_WAYS };
 
 static double now(void)
 {
@@ -73,7 +75,8 @@ int main(int argc, char **argv)
     struct shell_options o = { .model = argc > 1 ? argv[1] : "models/nano", .backend = argc > 3 ? argv[3] : NULL,
                                .module_path = realpath("modules", NULL) };
     double *t = calloc((size_t)N_WAYS * (size_t)(rounds > 0 ? rounds : 1), sizeof *t);
-    if (rounds < 1 || !t || vars_init(&sh.vars))
+    double *ratio = calloc((size_t)N_WAYS * (size_t)(rounds > 0 ? rounds : 1), sizeof *ratio);
+    if (rounds < 1 || !t || !ratio || vars_init(&sh.vars))
         die("usage: recording [DIR [ROUNDS [BACKEND]]]");
     char why[256];
     if (vars_set(&sh.vars, VAR_THREADS, "1", FROM_COMMAND_LINE, why, sizeof why))
@@ -96,15 +99,21 @@ int main(int argc, char **argv)
         }
     static const char *const name[N_WAYS] = { "not recorded", "into the trace", "and instruments" };
     printf("%s on %s, %d rounds of %d tokens\n", sh.name, disp_name(sh.disp), rounds, TOKENS);
-    double bare = 0;
+    int off = (int)(0.98 * sqrt(rounds)) + 1, lo = rounds / 2 - off, hi = rounds / 2 + off;
+    for (int w = 1; w < N_WAYS; w++)
+        for (int r = 0; r < rounds; r++)
+            ratio[w * rounds + r] = t[w * rounds + r] / t[r];
     for (int w = 0; w < N_WAYS; w++) {
-        double *v = t + w * rounds;
+        double *v = t + w * rounds, *q = ratio + w * rounds;
         qsort(v, (size_t)rounds, sizeof *v, compare);
-        double m = v[rounds / 2];
-        bare = w ? bare : m;
-        printf("%-16s %9.1f us a token (quartiles %.1f to %.1f)  %.3f times\n", name[w], 1e6 * m, 1e6 * v[rounds / 4],
-               1e6 * v[3 * rounds / 4], m / bare);
+        qsort(q, (size_t)rounds, sizeof *q, compare);
+        printf("%-16s %9.1f us a token (quartiles %.1f to %.1f)", name[w], 1e6 * v[rounds / 2], 1e6 * v[rounds / 4],
+               1e6 * v[3 * rounds / 4]);
+        if (w)
+            printf("  %.4f times (%.4f to %.4f)", q[rounds / 2], q[lo > 0 ? lo : 0], q[hi < rounds ? hi : rounds - 1]);
+        putchar('\n');
     }
+    free(ratio);
     shell_close(&sh);
     free(t);
     return 0;

@@ -15,7 +15,8 @@
  * What counts.  A token in its context (the tokens before it, and what steers the router)
  * counts once, however often it is computed: when going back to a branch, redoing, or after another backend took over.
  * The second time it comes with DBRX_TOKEN_AGAIN; statistics pass over it, views of the
- * timeline take it.  recount() in dbrx.timeline/1 makes all of them new again, for a reset.
+ * timeline take it.  Statistics of all instruments begin anew together: reset() in
+ * dbrx.timeline/1 has each forget (on_reset), and then every token is new again.
  *
  * Threads: the host calls all functions of one instrument from one thread, never two at
  * once, and never while eval runs.  Errors: an instrument that fails is told nothing more
@@ -95,7 +96,7 @@ struct dbrx_command {                      /* strings: never NULL unless said   
     uint32_t struct_size;
     const char *name;                      /* without slash: [a-z][a-z0-9-]*; one the shell has
                                               itself, or an earlier module, is refused */
-    const char *usage;                     /* its arguments: "[--layer L] [reset]", or "" */
+    const char *usage;                     /* its arguments: "[--layer L] | reset", or "" */
     const char *brief;                     /* one line, lower case, no full stop         */
     const char *help;                      /* sentences, or ""                           */
     const char *example;                   /* a whole line: "/experts --layer 3"         */
@@ -127,6 +128,9 @@ struct dbrx_observer {
      * table about now, drawn beside the reply and over the last one.  No row: nothing is
      * shown. */
     void (*live)(void *self, const struct dbrx_rows *);
+    /* May be NULL.  Somebody asked for reset(): forget what was counted; what the timeline is
+     * stays known.  May come from within run(). */
+    void (*on_reset)(void *self);
 };
 
 /* ---- what the host lends: dbrx_host.get(id), in open() or later ---------- */
@@ -140,8 +144,9 @@ struct dbrx_timeline {
     int32_t  (*token)(const struct dbrx_host *, uint32_t pos);  /* -1: there is none      */
     /* A token's text on one line, as snprintf: controls are quoted, ids without text <|id|>. */
     size_t   (*text)(const struct dbrx_host *, int32_t id, char *out, size_t size);
-    /* For this instrument all tokens are new again: none told so far comes with AGAIN. */
-    void     (*recount)(const struct dbrx_host *);
+    /* All statistics begin anew: every instrument's on_reset is called, the caller's too, and no
+     * token told so far comes with AGAIN. */
+    void     (*reset)(const struct dbrx_host *);
     /* What an expert is known for (/set labels), or NULL. */
     const char *(*label)(const struct dbrx_host *, uint32_t layer, uint32_t expert);
 };

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "repl/ablate.h"
 
+#include "plugins/fail.h"
 #include "repl/commands.h"
 #include "repl/corpus.h"
 #include "repl/handlers.h"
@@ -18,38 +19,49 @@ enum { MOST_CHANGED = 10, MAX_CONTROL = 1000 };
 
 /* ---- what is replayed ---- */
 
-struct texts { struct tok *tok; struct tok_ids *ids; };
+struct texts { struct tok *tok; struct ablate *job; size_t cap; uint32_t max, cut; };
+
+/* n tokens more, a text of its own; none is no text */
+static dbrx_status add_tokens(struct ablate *job, const int32_t *id, uint32_t n)
+{
+    int32_t *token = n < INT32_MAX - job->n ? realloc(job->token, (job->n + (size_t)n) * sizeof *token) : NULL;
+    uint32_t *first = token ? realloc(job->first, (job->n_texts + (size_t)2) * sizeof *first) : NULL;
+    job->token = token ? token : job->token;
+    if (!first)
+        return DBRX_E_NOMEM;
+    job->first = first;
+    memcpy(job->token + job->n, id, n * sizeof *id);
+    first[job->n_texts++] = job->n;
+    first[job->n_texts] = job->n += n;
+    return DBRX_OK;
+}
 
 static dbrx_status add_text(void *ctx, const char *text, size_t len, uint64_t done, uint64_t total, struct dbrx_error *err)
 {
-    const struct texts *t = ctx;
-    (void)done, (void)total, (void)err;
-    return tok_encode(t->tok, text, len, TOK_PLAIN, t->ids) ? DBRX_E_NOMEM : DBRX_OK;
+    struct texts *t = ctx;
+    struct tok_ids ids = { 0 };
+    dbrx_status st = tok_encode(t->tok, text, len, TOK_PLAIN, &ids) ? DBRX_E_NOMEM : DBRX_OK;
+    (void)done, (void)total;
+    if (st == DBRX_OK && ids.n)
+        st = add_tokens(t->job, ids.id, ids.n < t->max ? (uint32_t)ids.n : t->max);
+    t->cut += ids.n > t->max;
+    free(ids.id);
+    return st == DBRX_OK ? st : fail(err, st, "out of memory");
 }
 
 static int read_tokens(struct shell *sh, const char *file, struct ablate *job)
 {
-    struct tok_ids ids = { 0 };
-    size_t len, max = disp_max_pos(sh->disp), n = strlen(file);
+    struct texts t = { .tok = sh->tok, .job = job, .max = disp_max_pos(sh->disp) };
+    struct dbrx_error err = { 0 };
+    job->source = file;
     if (!sh->tok)
         return render_error(&sh->out, "--against needs a tokenizer: %s", sh->tok_why);
-    int bad, lines = n > 6 && !strcmp(file + n - 6, ".jsonl");
-    char *text = lines ? NULL : read_named(sh, file, &len);
-    if (lines) {
-        struct texts t = { sh->tok, &ids };
-        struct dbrx_error err = { 0 };
-        dbrx_status st = corpus_texts(file, add_text, &t, &err);
-        bad = st != DBRX_OK && render_error(&sh->out, "%s", st == DBRX_E_NOMEM ? "out of memory" : err.text);
-    } else
-        bad = !text || (tok_encode(sh->tok, text, len, TOK_PLAIN, &ids) && render_error(&sh->out, "out of memory"));
-    free(text);
-    job->token = ids.id;
-    job->n = (uint32_t)(ids.n < max ? ids.n : max);
-    job->source = file;
-    if (!bad && ids.n > max)
-        render_event(&sh->out, "status", NULL, "the context has room for the first %u of %zu tokens of %s", job->n,
-                     ids.n, file);
-    return bad ? -1 : 0;
+    if (corpus_texts(file, add_text, &t, &err) != DBRX_OK)
+        return render_error(&sh->out, "%s", err.text);
+    if (t.cut)
+        render_event(&sh->out, "status", NULL, "the context has room for the first %u tokens of %s", t.max,
+                     job->n_texts == 1 ? file : "a text; longer ones are cut");
+    return 0;
 }
 
 static int open_job(struct shell *sh, const struct args *a, struct ablate *job)
@@ -64,18 +76,14 @@ static int open_job(struct shell *sh, const struct args *a, struct ablate *job)
             return -1;
     } else {
         job->source = "the conversation";
-        job->n = sh->sess->n;
-        job->token = malloc((job->n + (size_t)1) * sizeof *job->token);
-        if (job->token && job->n)
-            memcpy(job->token, sh->sess->token, job->n * sizeof *job->token);
+        if (sh->sess->n && add_tokens(job, sh->sess->token, sh->sess->n) != DBRX_OK)
+            return render_error(&sh->out, "out of memory");
     }
-    job->base = steer_text(sh->steer);
-    if (!job->token || !job->base)
-        return render_error(&sh->out, "%s has no tokens to replay; two are needed%s", job->source,
-                            a->text[AGAINST] ? "" : ": type a prompt, or name a file with --against");
-    if (job->n < 2)
+    if (!(job->base = steer_text(sh->steer)))
+        return render_error(&sh->out, "out of memory");
+    if (job->n == job->n_texts)            /* no token has a next one */
         return render_error(&sh->out, "%s has %u token%s to replay, and two are needed%s", job->source, job->n,
-                            job->n == 1 ? "" : "s", a->text[AGAINST] ? "" : ": type a prompt, or --against FILE");
+                            job->n == 1 ? "" : "s", a->text[AGAINST] ? " in one text" : ": type a prompt, or --against FILE");
     return 0;
 }
 
@@ -83,10 +91,16 @@ int ablate_begin(struct shell *sh, struct ablate *job)
 {
     struct dbrx_error err = { 0 };
     render_busy(&sh->out, 1);
-    dbrx_status st = ablation_open(sh->disp, &sh->ckpt->desc.config, job->token, job->n, job->base, &job->ablation,
-                                   &err);
+    dbrx_status st = ablation_open(sh->disp, &sh->ckpt->desc.config, job->token, job->first, job->n_texts, job->base,
+                                   &job->ablation, &err);
     render_busy(&sh->out, 0);
     return st == DBRX_OK ? 0 : st == DBRX_STOPPED ? render_error(&sh->out, "interrupted") : shell_failed(sh, st, &err);
+}
+
+const char *ablate_texts(const struct ablate *job, char out[40])
+{
+    snprintf(out, 40, job->n_texts > 1 ? " (%u texts)" : "", job->n_texts);
+    return out;
 }
 
 const char *ablate_meaning(enum steer_effect how)
@@ -144,7 +158,7 @@ static double spread_mean(const struct spread *s) { return s->sum / s->n; }
 static double spread_sd(const struct spread *s)
 {
     double mean = spread_mean(s), var = s->n > 1 ? (s->sum2 - s->n * mean * mean) / (s->n - 1) : 0;
-    return var > 0 ? sqrt(var) : 0;
+    return var < 0 ? 0 : sqrt(var);        /* of nothing: NaN, as the mean */
 }
 
 /* ---- figures ---- */
@@ -157,11 +171,12 @@ static const struct { const char *name, *unit, *what; } figure[N_FIGURES] = {
     [SHIFTED] = { "routing_shifted", "of choices", "other experts in later layers" },
     [USED] = { "used", "of tokens", "the experts contributed to" } };
 
-static double figure_of(const struct ablation_sums *s, uint32_t n, int which)
+/* NaN: there is nothing to count, as the layers behind the last one */
+static double figure_of(const struct ablation_sums *s, const struct ablate *job, int which)
 {
-    return which == DELTA ? s->delta / (n - 1) : which == KL ? s->kl / n
-         : which == CHANGED ? (double)s->changed / n
-         : which == SHIFTED ? s->routed ? (double)s->shifted / (double)s->routed : 0 : (double)s->used / n;
+    return which == DELTA ? s->delta / (job->n - job->n_texts) : which == KL ? s->kl / job->n
+         : which == CHANGED ? (double)s->changed / job->n
+         : which == SHIFTED ? s->routed ? (double)s->shifted / (double)s->routed : (double)NAN : (double)s->used / job->n;
 }
 
 static double field(const cJSON *row, const char *key)
@@ -181,14 +196,14 @@ static char *put_figure(const cJSON *row, double x)
 static char *show_value(const struct render *r, const cJSON *row)
 {
     (void)r;
-    double x = field(row, "value");        /* of people's tables: there may be nothing to count */
+    double x = field(row, "value");
     return isnan(x) ? strdup("none") : put_figure(row, x);
 }
 
 static char *show_control(const struct render *r, const cJSON *row)
 {
     (void)r;
-    double sd = field(row, "control_sd");
+    double sd = field(row, "control_sd");  /* none where there is nothing to count */
     char *mean = isnan(sd) ? NULL : put_figure(row, field(row, "control_mean"));
     char *dev = isnan(sd) ? NULL : put_figure(row, sd), *text = NULL;
     if (mean && dev && asprintf(&text, r->utf8 ? "%s ± %s" : "%s +- %s", mean, dev) < 0)
@@ -230,6 +245,7 @@ static void say_figures(struct shell *sh, const struct ablate *job, const char *
     field_string(head, "meaning", steer_effect_name(job->how));
     field_string(head, "source", job->source);
     cJSON_AddNumberToObject(head, "tokens", job->n);
+    cJSON_AddNumberToObject(head, "texts", job->n_texts);
     field_string(head, "backend", disp_label(sh->disp));
     field_string(head, "steering", job->base);
     field_real(head, "kl_max", m->sums.kl_max);
@@ -237,22 +253,22 @@ static void say_figures(struct shell *sh, const struct ablate *job, const char *
     cJSON_AddNumberToObject(head, "controls_as_strong", m->stronger);
     cJSON *shift = cJSON_AddArrayToObject(head, "shifted");
     for (uint32_t l = 0; l < c->n_layers; l++)
-        cJSON_AddItemToArray(shift, json_real((double)m->shift[l] / job->n));
+        cJSON_AddItemToArray(shift, json_real(l + m->sums.routed / job->n < c->n_layers ? (double)NAN
+                                                                                        : (double)m->shift[l] / job->n));
     for (int i = 0; i < N_FIGURES; i++) {
         cJSON *row = cJSON_CreateObject();
         cJSON_AddItemToArray(list, row);
         field_string(row, "name", figure[i].name);
-        int none = i == SHIFTED && !m->sums.routed && !sh->out.json;     /* no later layer */
-        field_real(row, "value", none ? (double)NAN : figure_of(&m->sums, job->n, i));
+        field_real(row, "value", figure_of(&m->sums, job, i));
         field_string(row, "unit", figure[i].unit);
-        if (m->n_control && !none) {
+        if (m->n_control) {
             field_real(row, "control_mean", spread_mean(&m->control[i]));
             field_real(row, "control_sd", spread_sd(&m->control[i]));
         }
     }
     char *title = NULL;
-    if (asprintf(&title, "without %s (%s), %u tokens of %s%s%s, on %s", where, ablate_meaning(job->how), job->n,
-                 job->source, *job->base ? ", steered: " : "", job->base, disp_label(sh->disp)) < 0)
+    if (asprintf(&title, "without %s (%s), %u tokens of %s%s%s%s, on %s", where, ablate_meaning(job->how), job->n,
+                 job->source, ablate_texts(job, (char[40]){ 0 }), *job->base ? ", steered: " : "", job->base, disp_label(sh->disp)) < 0)
         title = NULL;
     render_rows(&sh->out, &rows, title, head, list);
     free(title);
@@ -281,12 +297,21 @@ static char *in_quotes(const char *text)
     return done < 0 ? NULL : out;
 }
 
+/* Which text has this token */
+static uint32_t text_of(const struct ablate *job, uint32_t token)
+{
+    uint32_t lo = 0, hi = job->n_texts;
+    while (lo + 1 < hi)
+        *(job->first[(lo + hi) / 2] <= token ? &lo : &hi) = (lo + hi) / 2;
+    return lo;
+}
+
 static void say_tokens(struct shell *sh, const struct ablate *job, const struct ablation_token *each)
 {
-    static const struct column col[] = {
-        { "pos", "pos", 1, 0, NULL }, { "delta", "change", 1, 3, NULL }, { "kl", "KL", 1, 3, NULL },
+    static const struct column all[] = {
+        { "in_text", "text", 1, 0, NULL }, { "pos", "pos", 1, 0, NULL }, { "delta", "change", 1, 3, NULL }, { "kl", "KL", 1, 3, NULL },
         { "quoted", "token", 0, 0, NULL }, { "choice", "likeliest next", 0, 0, NULL }, { 0 } };
-    static const struct rows rows = { "rows", "ablation_tokens", "rows", col, 0 };
+    const struct rows rows = { "rows", "ablation_tokens", "rows", all + (job->n_texts == 1), 0 };
     uint32_t *order = malloc(job->n * sizeof *order), most = job->n;
     for (uint32_t i = 0; order && i < job->n; i++)
         order[i] = i;
@@ -304,7 +329,9 @@ static void say_tokens(struct shell *sh, const struct ablate *job, const struct 
         char *quoted = NULL, *choice = NULL;
         cJSON *row = cJSON_CreateObject();
         cJSON_AddItemToArray(list, row);
-        cJSON_AddNumberToObject(row, "pos", order[k]);
+        uint32_t in = text_of(job, order[k]);
+        cJSON_AddNumberToObject(row, "in_text", in);
+        cJSON_AddNumberToObject(row, "pos", order[k] - job->first[in]);
         cJSON_AddNumberToObject(row, "id", job->token[order[k]]);
         if (isnan(t->delta))
             cJSON_AddNullToObject(row, "delta");
@@ -357,7 +384,7 @@ static int run_controls(struct shell *sh, struct ablate *job, const uint8_t *in,
         else if (st != DBRX_OK)
             failed = shell_failed(sh, st, &err);
         for (int i = 0; i < N_FIGURES && !failed; i++)
-            spread_add(&m->control[i], figure_of(&s, job->n, i));
+            spread_add(&m->control[i], figure_of(&s, job, i));
         m->n_control += !failed;
         m->stronger += !failed && s.kl >= m->sums.kl;
     }
@@ -412,5 +439,6 @@ int handle_ablate(struct shell *sh, const struct args *a)
     ablation_close(job.ablation);
     free(job.base);
     free(job.token);
+    free(job.first);
     return failed ? -1 : 0;
 }

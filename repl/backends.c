@@ -16,20 +16,23 @@ static const char *module_name(const struct module *m)
     return m->info ? m->info->name : strrchr(m->path, '/') + 1;
 }
 
-/* "71 copied from cpu-blas, 62 computed": where the current KV came from */
+/* "71 copied from cpu-blas, 62 computed": where the current KV came from, as far as it is this
+ * conversation's: another branch, or what /undo took, may be in it until something is said */
 static void kv_text(const struct shell *sh, char *out, size_t size)
 {
     const struct spans *o = disp_kv_spans(sh->disp);
-    uint32_t n = disp_position(sh->disp), covered = 0;
+    uint32_t n = sess_in_step(sh->sess), covered = 0;
     size_t at = 0;
     *out = '\0';
-    for (uint32_t i = 0; i < o->n && at < size; i++) {
-        uint32_t k = o->list[i].end - o->list[i].from;
+    for (uint32_t i = 0; i < o->n && at < size && o->list[i].from < n; i++) {
+        uint32_t k = (o->list[i].end < n ? o->list[i].end : n) - o->list[i].from;
         covered += k;
         at += (size_t)snprintf(out + at, size - at, "%s%u %s", at ? ", " : "", k, o->list[i].name);
     }
-    if (at < size && (covered < n || !n))
-        snprintf(out + at, size - at, "%s%u computed", at ? ", " : "", n - covered);
+    if (at < size && (covered < n || !sh->sess->n))
+        at += (size_t)snprintf(out + at, size - at, "%s%u computed", at ? ", " : "", n - covered);
+    if (at < size && n < sh->sess->n)
+        snprintf(out + at, size - at, "%s%u to be computed", at ? ", " : "", sh->sess->n - n);
 }
 
 static void promises_text(uint32_t p, char *out, size_t size)
@@ -284,9 +287,12 @@ int handle_backend(struct shell *sh, const struct args *a)
     }
     if (!name && keep)
         return render_error(&sh->out, "--keep needs the NAME of the backend to go on with");
-    char was[160];
+    char was[160], text[160];
+    const char *same[MAX_BACKEND_OPTIONS + 1];
+    shell_current_options(sh, NULL, text, same);
     snprintf(was, sizeof was, "%s", disp_label(sh->disp) ? disp_label(sh->disp) : "");
-    if (shell_use(sh, name ? name : disp_name(sh->disp), a->list, (replay ? DISP_REPLAY : 0) | (keep ? DISP_KEEP : 0)))
+    if (shell_use(sh, name ? name : disp_name(sh->disp), name || a->list[0] ? a->list : same,
+                  (replay ? DISP_REPLAY : 0) | (keep ? DISP_KEEP : 0)))
         return -1;
     for (int i = 0; a->list[i]; i++) {     /* what was asked for here is the setting from now on */
         char err[256];

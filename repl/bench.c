@@ -233,10 +233,12 @@ int bench_run(struct shell *sh, const struct bench_ask *ask)
                             "%u", (unsigned long long)room, c->max_seq);
     if (!ask->prompt && !ask->gen)
         return render_error(&sh->out, "without a prompt and without generation there is nothing to measure");
+    render_busy_with(&sh->out, "measuring");           /* the probe's memory alone may take seconds */
     struct machine *machine = machine_new();
-    if (!machine)
+    if (!machine) {
+        render_busy(&sh->out, 0);
         return render_error(&sh->out, "out of memory for the probe of the read bandwidth");
-    render_busy_with(&sh->out, "measuring");
+    }
     struct measurement b = {
         .desc = &sh->ckpt->desc, .host = &sh->host, .steer = disp_steered(sh->disp), .machine = machine, .prompt = ask->prompt, .gen = ask->gen,
         .depth = ask->depth, .reps = ask->reps, .m = m, .n_m = open_all(sh, ask, (uint32_t)room, m, o) };

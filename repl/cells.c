@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_COLUMNS = 64, MAX_CELLS = 200000, MAX_TEXT = 4096 };
+enum { MAX_COLUMNS = 64, MAX_CELLS = 200000, MAX_TEXT = 4096, TEXT_CELL = 64 };    /* bytes that count as one */
 
 struct table {
     char    *title;                        /* or NULL                                    */
@@ -22,7 +22,7 @@ struct cells {
     struct dbrx_rows rows;
     char *of;
     struct table *table;                   /* [n]                                        */
-    size_t n, n_cells;
+    size_t n, n_cells;                     /* cells: with rows, facts, notes, long texts */
     uint32_t at;                           /* the next cell's column                     */
     cJSON *row;                            /* begun, or NULL                             */
     int failed;                            /* out of memory                              */
@@ -42,6 +42,13 @@ static void complain(struct cells *c, const char *fmt, ...)
 
 /* ---- collecting ---- */
 
+/* Is there still room for that much?  Nothing is shown when there is not. */
+static int room(struct cells *c, size_t n_cells)
+{
+    c->n_cells = n_cells < MAX_CELLS - c->n_cells ? c->n_cells + n_cells : MAX_CELLS;
+    return c->n_cells < MAX_CELLS;
+}
+
 static struct table *current(struct cells *c)
 {
     return c->n ? &c->table[c->n - 1] : NULL;
@@ -60,11 +67,13 @@ static void end_row(void *ctx)
         complain(c, "a row without a table");
         return;
     }
+    c->at = 0;
+    if (!room(c, 1))
+        return;
     if (!c->row)
         c->row = cJSON_CreateObject();
     c->failed |= !c->row || !cJSON_AddItemToArray(t->rows, c->row);
     c->row = NULL;
-    c->at = 0;
 }
 
 /* The next column gets this value; takes it */
@@ -76,10 +85,9 @@ static void put_cell(struct cells *c, uint32_t kind, cJSON *value)
     } else if (t->col[c->at].kind != kind && !(kind == DBRX_CELL_NUM && t->col[c->at].kind == DBRX_CELL_HEAT)) {
         complain(c, "a cell that is not of its column's kind (%s)", t->col[c->at].name);
         c->at++;
-    } else if (c->n_cells >= MAX_CELLS) {
+    } else if (!room(c, 1)) {
         c->at++;
     } else {
-        c->n_cells++;
         if (!c->row)
             c->row = cJSON_CreateObject();
         if (c->row && value && cJSON_AddItemToObject(c->row, t->col[c->at++].name, value))
@@ -92,9 +100,9 @@ static void put_cell(struct cells *c, uint32_t kind, cJSON *value)
 static void put_text(void *ctx, const char *text)
 {
     struct cells *c = ctx;
+    size_t n = text ? strnlen(text, MAX_TEXT) : 0;
     cJSON *holder = cJSON_CreateObject();
-    text = text ? text : "";
-    field_text(holder, "t", text, strnlen(text, MAX_TEXT));
+    field_text(holder, "t", n ? text : "", room(c, n / TEXT_CELL) ? n : 0);
     put_cell(c, DBRX_CELL_TEXT, cJSON_DetachItemFromObjectCaseSensitive(holder, "t"));
     cJSON_Delete(holder);
 }
@@ -108,7 +116,7 @@ static void put_nums(void *ctx, const double *v, uint32_t n)
 {
     struct cells *c = ctx;
     cJSON *list = cJSON_CreateArray();
-    for (uint32_t i = 0; i < n && c->n_cells < MAX_CELLS; i++, c->n_cells++)
+    for (uint32_t i = 0; v && i < n && room(c, 1); i++)
         c->failed |= !cJSON_AddItemToArray(list, json_real(v[i]));
     put_cell(c, DBRX_CELL_HEAT, list);
 }
@@ -119,7 +127,7 @@ static void put_fact(void *ctx, const char *name, double v)
     struct table *t = current(c);
     if (!t || !name_ok(name))
         complain(c, "a fact without a table or a name");
-    else
+    else if (room(c, 1))
         field_real(cJSON_GetObjectItemCaseSensitive(t->head, "facts"), name, v);
 }
 
@@ -131,8 +139,11 @@ static void put_note(void *ctx, const char *text)
         complain(c, "a note without a table");
         return;
     }
+    size_t n = strnlen(text, MAX_TEXT);
+    if (!room(c, 1 + n / TEXT_CELL))
+        return;
     cJSON *holder = cJSON_CreateObject();
-    field_text(holder, "t", text, strnlen(text, MAX_TEXT));
+    field_text(holder, "t", text, n);
     cJSON_AddItemToArray(t->notes, cJSON_DetachItemFromObjectCaseSensitive(holder, "t"));
     cJSON_Delete(holder);
 }
@@ -143,13 +154,15 @@ static void begin_table(void *ctx, const char *name, const char *title, const st
     struct cells *c = ctx;
     if (c->row)
         end_row(c);
-    int good = name_ok(name) && n && n <= MAX_COLUMNS;
+    int good = name_ok(name) && col && n && n <= MAX_COLUMNS;
     for (uint32_t i = 0; good && i < n; i++)
         good = name_ok(col[i].name) && col[i].kind <= DBRX_CELL_HEAT;
     if (!good) {
         complain(c, "a table without a proper name or columns");
         return;
     }
+    if (!room(c, n))
+        return;
     struct table *list = realloc(c->table, (c->n + 1) * sizeof *list);
     if (list)
         c->table = list;

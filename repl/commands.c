@@ -234,7 +234,7 @@ static const struct command table[] = {
                              { ARG_FLAG, "--ban", 0 }, { ARG_FLAG, "--skip", 0 }, { ARG_FLAG, "--omit", 0 },
                              { ARG_FLAG, "--zero", 0 } },
       "what the same tokens lose without some experts",
-      "The conversation's tokens, or FILE's (of a .jsonl the texts, one behind the other), with and without these experts together: how much less likely each "
+      "The conversation's tokens, or FILE's (of a .jsonl the texts, each on its own), with and without these experts together: how much less likely each "
       "token that came gets, how far all probabilities move (KL), whether another token is likeliest, how many "
       "choices of later layers change.  --control N: the same with N random sets of other experts of the same "
       "layers.  --sweep: every expert alone, ranked; Ctrl-C and again goes on, and --out FILE keeps it for later.  "

@@ -26,6 +26,7 @@ static const struct command *command;      /* whose argument it is */
 static char first[64];                     /* its first word, or the backend of a step */
 static int setting_at;                     /* of the value, or -1                */
 static const char *typed;                  /* of the word so far                 */
+static int is_off;                         /* the line is part of a prompt       */
 
 static const char *command_word(size_t i)
 {
@@ -47,7 +48,7 @@ static const char *anything(size_t i)
 
 static const char *setting(size_t i)
 {
-    return i < N_VARS ? var_defs[i].name : NULL;
+    return i < N_VARS ? var_defs[i].name : i == N_VARS ? "all" : NULL;
 }
 
 /* What the setting can be, besides numbers and text */
@@ -278,7 +279,7 @@ static char **complete(const char *text, int start, int end)
     int index;
     (void)end;
     rl_attempted_completion_over = 1;      /* no file names unless we say so */
-    if (rl_line_buffer[0] != '/' || rl_line_buffer[1] == '/')
+    if (is_off || rl_line_buffer[0] != '/' || rl_line_buffer[1] == '/')
         return NULL;
     if (!start) {
         candidate = command_word;
@@ -320,16 +321,15 @@ static char **complete(const char *text, int start, int end)
 
 void complete_off(int off)
 {
-    static int is_off;
-    static rl_command_func_t *was = rl_complete;       /* or what the user's inputrc says */
     if (off == is_off)
         return;
-#ifndef USE_LIBEDIT
+    is_off = off;
+#ifndef USE_LIBEDIT                        /* there Tab does nothing then */
+    static rl_command_func_t *was = rl_complete;       /* or what the user's inputrc says */
     if (off)
         was = rl_function_of_keyseq("\t", NULL, NULL);
-#endif
     rl_bind_key('\t', off ? rl_insert : was);
-    is_off = off;
+#endif
 }
 
 void complete_init(struct shell *sh)

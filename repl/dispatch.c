@@ -297,7 +297,7 @@ uint32_t disp_drop(struct disp *d, const char *name)
 
 /* What comes to be at these positions now may be steered otherwise, or come from a file: then
  * kept ones get it, too, whether or not the tokens are the same */
-static void forget_kept(struct disp *d, uint32_t n_keep)
+void disp_forget(struct disp *d, uint32_t n_keep)
 {
     for (uint32_t i = 0; i < d->n_kept; i++)
         if (d->kept[i].n_held > n_keep)
@@ -337,21 +337,22 @@ const char *disp_kv_origin(const struct disp *d)
     return !d->now.session ? "none" : d->origin.n ? d->origin.list[d->origin.n - 1].name : "computed";
 }
 
-void disp_kv_brief(const struct disp *d, char *out, size_t size)
+void disp_kv_brief(const struct disp *d, uint32_t n, char *out, size_t size)
 {
     static const char *const how[] = { "copied", "recomputed", "loaded", "computed" };
     const struct spans *o = &d->origin;
-    uint32_t n = disp_position(d), count[4] = { 0 };
+    uint32_t count[4] = { 0 };
     size_t at = 0;
     int alike = o->n && !o->list[0].from;  /* one word, and all of it */
     count[3] = n;
-    for (uint32_t i = 0; i < o->n; i++) {
+    for (uint32_t i = 0; i < o->n && o->list[i].from < n; i++) {
         const struct span *p = &o->list[i];
+        uint32_t end = p->end < n ? p->end : n;
         alike &= !strcmp(p->name, o->list[0].name) && (!i || p->from == p[-1].end);
         for (int h = 0; h < 3; h++)
             if (!strncmp(p->name, how[h], strlen(how[h]))) {
-                count[h] += p->end - p->from;
-                count[3] -= p->end - p->from;
+                count[h] += end - p->from;
+                count[3] -= end - p->from;
             }
     }
     if (d->now.session && !n) {
@@ -359,7 +360,7 @@ void disp_kv_brief(const struct disp *d, char *out, size_t size)
         return;
     }
     if (!d->now.session || count[3] == n || (alike && !count[3])) {
-        snprintf(out, size, "%s", count[3] == n && d->now.session ? how[3] : disp_kv_origin(d));
+        snprintf(out, size, "%s", !d->now.session ? "none" : count[3] == n ? how[3] : o->list[0].name);
         return;
     }
     for (int h = 0; h < 4; h++)
@@ -423,7 +424,7 @@ dbrx_status disp_truncate(struct disp *d, uint32_t n_keep, struct dbrx_error *er
     if (!d->now.session)
         return none(err);
     spans_cut(&d->origin, n_keep);
-    forget_kept(d, n_keep);
+    disp_forget(d, n_keep);
     return engine_truncate(&d->now, n_keep, err);
 }
 
@@ -483,6 +484,6 @@ dbrx_status disp_import(struct disp *d, uint32_t n,
     d->now.session = fresh;
     spans_free(&d->origin);
     d->origin = origin;
-    forget_kept(d, 0);
+    disp_forget(d, 0);
     return DBRX_OK;
 }

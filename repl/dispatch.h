@@ -42,6 +42,9 @@ dbrx_status disp_use(struct disp *, const char *name, const char *const *opt, in
 /* The i-th kept backend as disp_label has it, and how many positions it holds; NULL past the end. */
 const char *disp_kept(const struct disp *, uint32_t i, uint32_t *n);
 uint32_t    disp_drop(struct disp *, const char *name);        /* closes those kept; how many */
+/* What kept ones hold beyond n_keep is not what will be there: other steering, or KV from a file.
+ * disp_truncate and disp_import see to it themselves. */
+void        disp_forget(struct disp *, uint32_t n_keep);
 /* What steers every evaluation from now on, recomputing for a switch included; NULL: nothing.
  * Not owned, may change under us; what was computed before stays as it is. */
 void disp_steer(struct disp *, const struct dbrx_steer *);
@@ -60,10 +63,11 @@ const char *disp_label(const struct disp *);           /* ... with its options: 
 /* Where the current KV came from: positions that were "copied from ref", "recomputed" by a
  * switch or "loaded"; what no span covers was computed on the way.  Names are labels: options
  * belong to them.  kv_origin is the last one's word, or "computed"; "none" without a backend.
- * kv_brief is that, where it is so for all positions, "17 copied, 25 computed", or "empty". */
+ * kv_brief is that of the first n positions, those that are the conversation's (sess_in_step), where
+ * it is so for all of them, "17 copied, 25 computed", or "empty". */
 const struct spans *disp_kv_spans(const struct disp *);
 const char *disp_kv_origin(const struct disp *);
-void        disp_kv_brief(const struct disp *, char *out, size_t size);
+void        disp_kv_brief(const struct disp *, uint32_t n, char *out, size_t size);
 uint32_t    disp_moved(const struct disp *);           /* positions that the last switch copied or recomputed */
 int         disp_was_kept(const struct disp *);        /* did the last switch go back to one kept open? */
 /* Bytes: of the weights, which CPU backends read where they are mapped, and of one session's

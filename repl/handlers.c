@@ -154,7 +154,10 @@ static int apply_threads(struct shell *sh)
                      "backend that has", now ? now : "no backend is open, and so");
         return 0;
     }
-    if (shell_use(sh, now, NULL, 0))
+    char text[160];
+    const char *opt[MAX_BACKEND_OPTIONS + 1];
+    shell_current_options(sh, "threads=", text, opt);
+    if (shell_use(sh, now, opt, 0))
         return -1;
     backend_said(sh);
     return 0;
@@ -409,7 +412,10 @@ int handle_stats(struct shell *sh, const struct args *a)
     (void)a;
     cJSON *list = cJSON_CreateArray();
     stat_word(list, "model", sh->name);
-    disp_kv_brief(sh->disp, kv, sizeof kv);
+    uint32_t known = sess_in_step(sh->sess);
+    disp_kv_brief(sh->disp, known, kv, sizeof kv);
+    if (disp_name(sh->disp) && !known && sh->sess->n)
+        snprintf(kv, sizeof kv, "to be computed");
     stat_word(list, "backend", disp_label(sh->disp) ? disp_label(sh->disp) : "none");
     stat_word(list, "kv", kv);
     stat_row(list, "context used", sh->sess->n, "tokens");

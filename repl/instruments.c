@@ -3,7 +3,7 @@
  * The session says how much of the timeline stayed untouched since the last sync; following
  * tells what came after that.  So it does not matter what happened in between: a branch, an
  * interrupt, another backend.  A token in its context is named by a hash of all ids up to
- * it; those that an instrument knows are in a set, and come again with DBRX_TOKEN_AGAIN. */
+ * it; those that were told are in a set, and come again with DBRX_TOKEN_AGAIN. */
 #define _GNU_SOURCE
 #include "repl/instruments.h"
 
@@ -12,14 +12,14 @@
 #include "repl/commands.h"
 #include "repl/handlers.h"
 #include "repl/lend.h"
+#include "repl/line.h"
 #include "repl/panel.h"
 #include "repl/shell.h"
+#include "repl/signals.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-
-enum { MAX_INSTRUMENTS = 32 };             /* bits of a mask */
 
 struct bound {                             /* a row of the table of commands, and whose it is */
     struct command row;
@@ -34,7 +34,6 @@ struct instrument {
     const struct dbrx_observer *vt;        /* NULL: see why                              */
     void *self;                            /* open                                       */
     struct dbrx_host host;                 /* its own: ctx is this                       */
-    uint32_t bit;
     struct bound *bound;                   /* [n_bound]                                  */
     size_t n_bound;
     int unsaid;                            /* it failed, and nobody has heard yet        */
@@ -52,7 +51,7 @@ struct instruments {
     uint32_t unknown;                      /* lowest position told without its route, or n_told */
     struct panel panel;                    /* of those that show something live           */
     double drawn;                          /* when                                       */
-    struct seen { uint64_t hash; uint32_t mask; } *seen;   /* [cap_seen], a power of two; hash 0: free */
+    uint64_t *seen;                        /* [cap_seen], a power of two; 0: free         */
     size_t n_seen, cap_seen;
 };
 
@@ -67,34 +66,35 @@ static uint64_t hash_after(uint64_t before, int32_t id)
     return h ? h : 1;
 }
 
-static struct seen *seen_at(struct seen *set, size_t cap, uint64_t hash)
+static uint64_t *seen_at(uint64_t *set, size_t cap, uint64_t hash)
 {
     size_t i = hash & (cap - 1);
-    while (set[i].hash && set[i].hash != hash)
+    while (set[i] && set[i] != hash)
         i = (i + 1) & (cap - 1);
     return &set[i];
 }
 
-/* The mask of this token, none of whose bits is set if it is new.  NULL: no memory; it will
- * count again. */
-static uint32_t *seen_mask(struct instruments *in, uint64_t hash)
+/* Was this token told before?  It is from now on; without memory it will count again. */
+static int seen_before(struct instruments *in, uint64_t hash)
 {
     if (2 * (in->n_seen + 1) > in->cap_seen) {
         size_t cap = in->cap_seen ? 2 * in->cap_seen : 1024;
-        struct seen *set = calloc(cap, sizeof *set);
+        uint64_t *set = calloc(cap, sizeof *set);
         if (!set)
-            return NULL;
+            return 0;
         for (size_t i = 0; i < in->cap_seen; i++)
-            if (in->seen[i].hash)
-                *seen_at(set, cap, in->seen[i].hash) = in->seen[i];
+            if (in->seen[i])
+                *seen_at(set, cap, in->seen[i]) = in->seen[i];
         free(in->seen);
         in->seen = set;
         in->cap_seen = cap;
     }
-    struct seen *s = seen_at(in->seen, in->cap_seen, hash);
-    in->n_seen += !s->hash;
-    s->hash = hash;
-    return &s->mask;
+    uint64_t *s = seen_at(in->seen, in->cap_seen, hash);
+    if (*s)
+        return 1;
+    *s = hash;
+    in->n_seen++;
+    return 0;
 }
 
 /* ---- telling ---- */
@@ -104,10 +104,17 @@ static int listens(const struct instrument *i)
     return i->self && !i->why[0];
 }
 
-/* No more of it; its commands say why */
-static void give_up(struct instrument *i, const char *why)
+/* What a module says, if it says it at all */
+static const char *sentence(struct dbrx_error *err)
 {
-    snprintf(i->why, sizeof i->why, "%s", why);
+    err->text[sizeof err->text - 1] = '\0';
+    return err->text[0] ? err->text : "it does not say why";
+}
+
+/* No more of it; its commands say why */
+static void give_up(struct instrument *i, struct dbrx_error *err)
+{
+    snprintf(i->why, sizeof i->why, "%s", sentence(err));
     i->unsaid = 1;
 }
 
@@ -180,19 +187,15 @@ static void tell_token(struct instruments *in, uint32_t pos)
     else if (pos < in->unknown || !trace_token(s->trace, pos, &t.expert, &t.weight))
         t.expert = NULL, t.weight = NULL;
     t.prob = t.expert ? prob_of_token(s, pos) : NULL;
-    uint32_t none = 0, flags = (pos >= in->reread && is_generated(in->sh, pos) ? DBRX_TOKEN_GENERATED : 0) |
-                               (s->steer_id ? DBRX_TOKEN_STEERED : 0);
-    uint32_t *mask = t.expert ? seen_mask(in, hash) : NULL;
-    mask = mask ? mask : &none;
+    t.flags = (pos >= in->reread && is_generated(in->sh, pos) ? DBRX_TOKEN_GENERATED : 0) |
+              (s->steer_id ? DBRX_TOKEN_STEERED : 0) | (t.expert && seen_before(in, hash) ? DBRX_TOKEN_AGAIN : 0);
     for (size_t i = 0; i < in->n; i++) {
         struct instrument *to = &in->list[i];
         struct dbrx_error err = { 0 };
         if (!listens(to) || !to->vt->on_token)
             continue;
-        t.flags = flags | (*mask & to->bit ? DBRX_TOKEN_AGAIN : 0);
-        *mask |= to->bit;
         if (to->vt->on_token(to->self, &t, &err) != DBRX_OK)
-            give_up(to, err.text);
+            give_up(to, &err);
     }
     in->n_told = pos + 1;
 }
@@ -251,6 +254,13 @@ void instruments_live_begin(struct instruments *in)
 static void live_draw(struct instruments *in)
 {
     unsigned n;
+    if (in->panel.lines && signals_suspended()) {
+        int was = line_give_back();
+        panel_close(&in->panel);           /* stops here, until fg */
+        if (was)
+            line_quiet();
+        instruments_live_begin(in);
+    }
     if (!in->panel.lines || now() - in->drawn < LIVE_EVERY)
         return;
     char *text = live_text(in, in->panel.lines, &n);
@@ -294,11 +304,18 @@ void instruments_follow(void *ctx)
     live_draw(in);
 }
 
-static void recount(struct lender *l)
+/* All statistics begin anew, whoever asked for it */
+static void reset(struct lender *l)
 {
-    struct instrument *i = (struct instrument *)l;     /* its first member */
-    for (size_t k = 0; k < i->all->cap_seen; k++)
-        i->all->seen[k].mask &= ~i->bit;
+    struct instruments *in = ((struct instrument *)l)->all;    /* its first member */
+    for (size_t k = 0; k < in->n; k++) {
+        const struct instrument *i = &in->list[k];
+        if (listens(i) && DBRX_HAS(struct dbrx_observer, i->vt, on_reset) && i->vt->on_reset)
+            i->vt->on_reset(i->self);
+    }
+    if (in->n_seen)
+        memset(in->seen, 0, in->cap_seen * sizeof *in->seen);
+    in->n_seen = 0;
 }
 
 /* ---- commands ---- */
@@ -330,9 +347,9 @@ static int run_command(struct shell *sh, const struct args *a)
     if (st == DBRX_E_INVALID) {
         char usage[USAGE_LEN];
         command_usage(&b->row, 1, usage, sizeof usage);
-        failed = render_error(r, "/%s: %s; usage: %s", b->row.name, err.text, usage);
+        failed = render_error(r, "/%s: %s; usage: %s", b->row.name, err.text[0] ? sentence(&err) : "it does not take that", usage);
     } else if (st != DBRX_OK) {
-        failed = st == DBRX_STOPPED ? render_error(r, "interrupted") : render_error(r, "/%s: %s", b->row.name, err.text);
+        failed = st == DBRX_STOPPED ? render_error(r, "interrupted") : render_error(r, "/%s: %s", b->row.name, sentence(&err));
     } else if (cells_show(cells, r, why, sizeof why)) {
         failed = render_error(r, "/%s: %s", b->row.name, why);
     }
@@ -383,13 +400,13 @@ struct instruments *instruments_find(const struct modules *ms)
         free(in);
         return NULL;
     }
-    for (size_t k = 0; k < ms->n && in->n < MAX_INSTRUMENTS; k++) {
+    for (size_t k = 0; k < ms->n; k++) {
         const struct module *m = &ms->list[k];
         const struct dbrx_observer *vt = m->info ? m->info->get(DBRX_OBSERVER) : NULL;
         if (!vt)
             continue;
         struct instrument *i = &in->list[in->n];
-        *i = (struct instrument){ .all = in, .module = m, .bit = 1u << in->n };
+        *i = (struct instrument){ .all = in, .module = m };
         in->n++;
         if (!DBRX_HAS(struct dbrx_observer, vt, on_token) || !vt->open || !vt->close)
             snprintf(i->why, sizeof i->why, "its observer table is incomplete");
@@ -411,11 +428,11 @@ void instruments_open(struct instruments *in, struct shell *sh)
         struct dbrx_error err = { 0 };
         if (i->why[0])
             continue;
-        i->lender = (struct lender){ sh, i->module->info->name, recount };
+        i->lender = (struct lender){ sh, i->module->info->name, reset };
         i->host = lend_host(&i->lender);
         if (i->vt->open(&i->host, &sh->ckpt->desc.config, &i->self, &err) != DBRX_OK) {
             i->self = NULL;
-            snprintf(i->why, sizeof i->why, "%s", err.text[0] ? err.text : "it does not say why");
+            snprintf(i->why, sizeof i->why, "%s", sentence(&err));
         } else if (i->vt->want & DBRX_ROUTE_PROB) {
             sh->sess->want_prob = 1;
         }

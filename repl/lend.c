@@ -56,9 +56,9 @@ static size_t timeline_text(const struct dbrx_host *h, int32_t id, char *out, si
     return n < 0 ? 0 : (size_t)n;
 }
 
-static void timeline_recount(const struct dbrx_host *h)
+static void timeline_reset(const struct dbrx_host *h)
 {
-    lent(h)->recount(lent(h));
+    lent(h)->reset(lent(h));
 }
 
 static const char *timeline_label(const struct dbrx_host *h, uint32_t layer, uint32_t expert)
@@ -129,7 +129,7 @@ static dbrx_status read_corpus(const struct dbrx_host *h, const char *file, uint
 static const struct dbrx_corpus corpus = { sizeof corpus, read_corpus };
 
 static const struct dbrx_timeline timeline = {
-    sizeof timeline, timeline_length, timeline_token, timeline_text, timeline_recount, timeline_label };
+    sizeof timeline, timeline_length, timeline_token, timeline_text, timeline_reset, timeline_label };
 
 static dbrx_status sets_layers(const struct dbrx_host *h, const char *text, uint8_t *in, struct dbrx_error *err)
 {

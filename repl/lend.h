@@ -10,7 +10,7 @@ struct shell;
 struct lender {
     struct shell *sh;
     const char *name;                      /* the instrument's                           */
-    void (*recount)(struct lender *);      /* all tokens are new to it again             */
+    void (*reset)(struct lender *);        /* all statistics begin anew                  */
 };
 
 /* The host for it; ctx is the lender, which outlives it. */

@@ -136,7 +136,11 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
     const struct sess_stats *st = &sh->sess->last;
     uint32_t from = tree_last(sh->tree)->reply;
     const char *by = sh->constraint ? var_defs[sh->constraint_var].name : NULL;
-    char prompt[80] = "", *on = steer_text(sh->steer);
+    char prompt[80] = "", speed[40] = "", *on = steer_text(sh->steer);
+    /* what was drawn last is not computed any more when it ends the reply from outside */
+    uint64_t computed = st->gen_tokens - (st->gen_tokens && (why == SESS_STOPPED || why == SESS_STOP_STRING));
+    if (computed)
+        snprintf(speed, sizeof speed, ", %.0f tok/s", rate(computed, st->gen_s));
     int long_on = on && strlen(on) > 40;   /* /steer has all of it */
     if (st->prompt_tokens)                 /* Enter alone has none */
         snprintf(prompt, sizeof prompt, " | prompt %llu, %.0f tok/s",
@@ -145,7 +149,7 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
         render_event(&sh->out, "status", NULL, "the context was full: the oldest %u tokens were dropped in "
                      "mid-reply and the rest was read again; /branch lists what was kept of them", r->dropped);
     char origin[200];
-    disp_kv_brief(sh->disp, origin, sizeof origin);
+    disp_kv_brief(sh->disp, sess_in_step(sh->sess), origin, sizeof origin);
     int moved = disp_name(sh->disp) && strcmp(origin, "computed");
     const struct spans *by_whom = &tree_last(sh->tree)->by;
     const char *maker = by_whom->n ? by_whom->list[by_whom->n - 1].name : disp_label(sh->disp);
@@ -162,13 +166,14 @@ static void after_reply(struct shell *sh, const struct reply *r, enum sess_finis
         snprintf(makers + at, sizeof makers - at, "%s%s 0", at ? ", " : "", label_brief(now, idle, sizeof idle));
     }
     if (several && !sh->out.json && !(sh->vars.v[VAR_TIMING].num == TIMING_ON && sh->out.err_tty))
-        render_event(&sh->out, "status", NULL, "tokens by backend: %s", makers);
+        render_event(&sh->out, "status", NULL, "tokens by backend%s: %s",
+                     r->dropped ? ", of those still in the context" : "", makers);
     int cut = why == SESS_MAX_TOKENS || why == SESS_CONTEXT_FULL;
     if (cut && !sh->out.err_tty && !sh->out.json)      /* there the aside below is silent */
         render_event(&sh->out, "status", NULL, "[%s]", note);
     if (sh->vars.v[VAR_TIMING].num == TIMING_ON)
-        render_aside(&sh->out, "[%llu tokens, %.0f tok/s%s | %s%s%s | context %u/%u%s%s%s%.40s%s%s%s]",
-                     (unsigned long long)st->gen_tokens, rate(st->gen_tokens, st->gen_s), prompt,
+        render_aside(&sh->out, "[%llu token%s%s%s | %s%s%s | context %u/%u%s%s%s%.40s%s%s%s]",
+                     (unsigned long long)st->gen_tokens, st->gen_tokens == 1 ? "" : "s", speed, prompt,
                      makers, moved ? ", kv " : "",
                      moved ? origin : "", sh->sess->n, disp_max_pos(sh->disp),
                      by ? " | by " : "", by ? by : "", on && *on ? " | steered: " : "", on ? on : "",
@@ -304,9 +309,9 @@ static int append(struct shell *sh, const struct tok_ids *ids)
     const char *shift = sh->vars.v[VAR_OVERFLOW].num == 1 ? "" : "let /set overflow shift drop the oldest, or ";
     dbrx_status st = sess_append(sh->sess, ids->id, ids->n, &err);
     if (st == DBRX_E_FULL)
-        return render_error(&sh->out, "the prompt has %zu tokens, and the context has room for %u more "
+        return render_error(&sh->out, "the prompt has %zu token%s, and the context has room for %u more "
                             "(%u of %u are taken); nothing was changed: shorten it, %sstart afresh "
-                            "with /new", ids->n, max - n, n, max, shift);
+                            "with /new", ids->n, ids->n == 1 ? "" : "s", max - n, n, max, shift);
     if (st != DBRX_OK)
         return shell_failed(sh, st, &err);
     if (sh->sess->n < max)

@@ -193,6 +193,8 @@ static dbrx_status rewind_to(struct sess *s, uint32_t n_keep, struct dbrx_error 
 {
     uint32_t same = sess_in_step(s);
     n_keep = n_keep < same ? n_keep : same;
+    if (s->held_id != s->steer_id)         /* also when the current one was lost and holds nothing */
+        disp_forget(s->disp, 0);
     s->n_held = n_keep;
     s->held_id = n_keep ? s->held_id : s->steer_id;
     trace_truncate(s->trace, n_keep);

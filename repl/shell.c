@@ -416,6 +416,19 @@ dbrx_status shell_backend_options(const struct shell *sh, const char *name, cons
     return DBRX_OK;
 }
 
+void shell_current_options(const struct shell *sh, const char *without, char text[160],
+                           const char *opt[MAX_BACKEND_OPTIONS + 1])
+{
+    const char *label = disp_label(sh->disp);
+    char *save = NULL;
+    size_t n = 0;
+    snprintf(text, 160, "%s", label ? label + strcspn(label, " ") : "");
+    for (char *o = strtok_r(text, " ", &save); o && n < MAX_BACKEND_OPTIONS; o = strtok_r(NULL, " ", &save))
+        if (!without || strncmp(o, without, strlen(without)))
+            opt[n++] = o;
+    opt[n] = NULL;
+}
+
 int shell_use(struct shell *sh, const char *name, const char *const *opt, int how)
 {
     const char *was = disp_name(sh->disp);

@@ -116,6 +116,10 @@ dbrx_status shell_backend_options(const struct shell *, const char *backend, con
 /* Another backend for this conversation.  opt: NULL-ended "k=v"; threads is added from its
  * variable when the backend knows the option; how: DISP_*.  0, or -1: nothing changed, and said so. */
 int shell_use(struct shell *, const char *name, const char *const *opt, int how);
+/* The options that the current backend was opened with, but for `without` ("threads=", or NULL),
+ * NULL-ended; they point into text. */
+void shell_current_options(const struct shell *, const char *without, char text[160],
+                           const char *opt[MAX_BACKEND_OPTIONS + 1]);
 /* The setting handover, read; 0, or -1 with a sentence in err: there is no such backend, or beams
  * are searched for. */
 struct handover;

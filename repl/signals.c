@@ -12,7 +12,7 @@
 #include <termios.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t presses, terminated, resized, resumed, have_modes, scrolling;
+static volatile sig_atomic_t presses, terminated, resized, resumed, have_modes, scrolling, suspended;
 static struct termios modes, own;          /* as found; ours between prompts */
 static int is_interactive;
 
@@ -27,6 +27,8 @@ static void on_signal(int sig)
         resumed = 1;
         if (have_modes && tcgetpgrp(STDIN_FILENO) == getpgrp())    /* fg in a reply: the parent shell set its own */
             tcsetattr(STDIN_FILENO, TCSANOW, &own);
+    } else if (sig == SIGTSTP) {
+        suspended = 1;
     } else if (++presses == 2) {
         signal(SIGINT, SIG_DFL);
         if (have_modes)
@@ -48,15 +50,31 @@ void signals_terminal(const struct termios *found, const struct termios *now)
     }
 }
 
-void signals_scrolling(int on)
-{
-    scrolling = on;
-}
-
 static void catch_signal(int sig, int flags)
 {
     struct sigaction sa = { .sa_handler = on_signal, .sa_flags = flags };
     sigaction(sig, &sa, NULL);
+}
+
+void signals_scrolling(int on)
+{
+    struct sigaction old;
+    scrolling = on;
+    if (sigaction(SIGTSTP, NULL, &old) || old.sa_handler == SIG_IGN)
+        return;
+    if (on) {
+        catch_signal(SIGTSTP, SA_RESTART);
+    } else {
+        signal(SIGTSTP, SIG_DFL);
+        if (suspended)
+            raise(SIGTSTP);                /* comes back with fg */
+        suspended = 0;
+    }
+}
+
+int signals_suspended(void)
+{
+    return suspended;
 }
 
 void signals_init(int interactive)
@@ -132,8 +150,9 @@ enum wait_result signals_wait(int fd)
     }
     if (what == WAIT_RESUME)
         resumed = 0;
-    else
+    else if (what == WAIT_RESIZE)
         resized = 0;
     sigprocmask(SIG_SETMASK, &old, NULL);
-    return what;
+    /* what came together with input comes before it: Ctrl-C drops the line, not what follows */
+    return what != WAIT_INPUT ? what : terminated ? WAIT_TERMINATE : presses ? WAIT_INTERRUPT : what;
 }

@@ -21,8 +21,10 @@ struct termios;
 void signals_terminal(const struct termios *found, const struct termios *now);
 
 /* stdout's terminal scrolls in a part of the screen (panel.h); all of it is given back when
- * Ctrl-C is about to kill. */
+ * Ctrl-C is about to kill.  Ctrl-Z meanwhile is noted only: whoever draws sees it, gives the
+ * screen back, and is stopped when it says so (0). */
 void signals_scrolling(int on);
+int  signals_suspended(void);
 
 /* Waits until fd can be read (WAIT_INPUT) or a signal came.  WAIT_RESUME: the process was
  * stopped (Ctrl-Z) and goes on; the terminal may be as somebody else left it. */

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +24,7 @@ static uint64_t key_of(const struct shell *sh, const struct ablate *job)
 {
     uint64_t h = 14695981039346656037u;    /* FNV-1a */
     const struct { const void *p; size_t n; } part[] = {
-        { job->token, job->n * sizeof *job->token }, { job->base, strlen(job->base) }, { &job->how, sizeof job->how },
+        { job->token, job->n * sizeof *job->token }, { job->first, (job->n_texts + (size_t)1) * sizeof *job->first }, { job->base, strlen(job->base) }, { &job->how, sizeof job->how },
         { sh->ckpt->desc.fingerprint, 32 } };
     for (size_t i = 0; i < sizeof part / sizeof *part; i++)
         for (size_t k = 0; k < part[i].n; k++)
@@ -132,7 +133,11 @@ static char *show_share(const cJSON *row, const char *key)
 }
 static char *show_used(const struct render *r, const cJSON *row) { (void)r; return show_share(row, "used"); }
 static char *show_changed(const struct render *r, const cJSON *row) { (void)r; return show_share(row, "argmax_changed"); }
-static char *show_shifted(const struct render *r, const cJSON *row) { (void)r; return show_share(row, "routing_shifted"); }
+static char *show_shifted(const struct render *r, const cJSON *row)
+{
+    (void)r;
+    return number(row, "routing_shifted") < 0 ? strdup("none") : show_share(row, "routing_shifted");    /* null: no later layer */
+}
 
 static char *show_name(const struct render *r, const cJSON *row)
 {
@@ -160,6 +165,7 @@ static void say_ranking(struct shell *sh, const struct ablate *job, const struct
     field_string(head, "meaning", steer_effect_name(job->how));
     field_string(head, "source", job->source);
     cJSON_AddNumberToObject(head, "tokens", job->n);
+    cJSON_AddNumberToObject(head, "texts", job->n_texts);
     field_string(head, "backend", disp_label(sh->disp));
     field_string(head, "steering", job->base);
     cJSON_AddBoolToObject(head, "complete", done == n);
@@ -171,15 +177,15 @@ static void say_ranking(struct shell *sh, const struct ablate *job, const struct
         cJSON_AddNumberToObject(row, "layer", order[i] / c->n_experts);
         cJSON_AddNumberToObject(row, "expert", order[i] % c->n_experts);
         field_real(row, "kl", s->kl / job->n);
-        field_real(row, "logprob_change", s->delta / (job->n - 1));
+        field_real(row, "logprob_change", s->delta / (job->n - job->n_texts));
         field_real(row, "used", (double)s->used / job->n);
         field_real(row, "argmax_changed", (double)s->changed / job->n);
-        field_real(row, "routing_shifted", s->routed ? (double)s->shifted / (double)s->routed : 0);
+        field_real(row, "routing_shifted", s->routed ? (double)s->shifted / (double)s->routed : (double)NAN);
     }
     free(order);
     char *title = NULL;
-    if (asprintf(&title, "%zu of %zu experts (%s), %u tokens of %s%s%s, on %s%s", done, n, ablate_meaning(job->how),
-                 job->n, job->source, *job->base ? ", steered: " : "", job->base, disp_label(sh->disp),
+    if (asprintf(&title, "%zu of %zu experts (%s), %u tokens of %s%s%s%s, on %s%s", done, n, ablate_meaning(job->how),
+                 job->n, job->source, ablate_texts(job, (char[40]){ 0 }), *job->base ? ", steered: " : "", job->base, disp_label(sh->disp),
                  k > SHOWN ? "; the first 20:" : ":") < 0)
         title = NULL;
     render_rows(&sh->out, &rows, title, head, list);

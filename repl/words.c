@@ -3,9 +3,11 @@
 
 #include "tokenizer/tokenizer.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 int word_find(const char *word, word_name *name, int prefix)
 {
@@ -32,7 +34,8 @@ size_t word_list(const char *word, word_name *name, const char *before, char *ou
     return n;
 }
 
-/* How many letters must be changed, added, dropped or swapped with their neighbour */
+/* How many letters must be changed, added, dropped or swapped with their neighbour; capitals are
+ * their letters */
 static unsigned distance(const char *a, const char *b)
 {
     enum { MAX = 24 };
@@ -44,7 +47,7 @@ static unsigned distance(const char *a, const char *b)
         for (size_t j = 0; j <= n; j++) {
             unsigned best = (unsigned)(i + j);
             if (i && j) {
-                best = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
+                best = d[i - 1][j - 1] + (tolower((unsigned char)a[i - 1]) != b[j - 1]);
                 if (d[i - 1][j] + 1 < best)
                     best = d[i - 1][j] + 1;
                 if (d[i][j - 1] + 1 < best)
@@ -64,7 +67,9 @@ const char *word_nearest(const char *word, word_name *name)
     size_t len = strlen(word);
     unsigned least = len < 4 ? 2 : 3;      /* at least this different is not alike */
     for (size_t i = 0; name(i); i++) {
-        unsigned d = len > 1 && !strncmp(name(i), word, len) ? 1 : distance(word, name(i));
+        unsigned d = distance(word, name(i));
+        if (d && len > 1 && !strncasecmp(name(i), word, len))
+            d = 1;
         if (d < least && d < strlen(name(i))) {        /* some of its letters are there */
             least = d;
             best = name(i);

@@ -22,13 +22,13 @@ SLOW = ["-b", "ref"] + WILD[2:]
 
 
 class Shell:
-    def __init__(self, *args, rows=24, cols=80, **env):
+    def __init__(self, *args, rows=24, cols=80, program=DBRX, **env):
         self.all, self.at, self.code = b"", 0, None
         self.pid, self.fd = pty.fork()
         if not self.pid:
             os.environ.pop("NO_COLOR", None)
             os.environ.update({"TERM": "xterm-256color", "INPUTRC": "/dev/null", **env})
-            os.execv(DBRX, [DBRX, *args])
+            os.execvp(program, [program, *args])
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
 
     def send(self, text):

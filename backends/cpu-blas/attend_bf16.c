@@ -16,36 +16,39 @@
 enum { TILE = GEMM_TILE, PAIR = 32 };
 
 /* scores[n][2][16] of positions p .. p + n to probabilities, packed [2][TILE/2][16][2].  A lane
- * sees positions below its reach.  *m, *l as in softmax; returns what they shrink by. */
-static __m512 softmax(uint16_t *packed, const float *s, size_t n, size_t p, __m512i reach,
-                      __m512 scale, __m512 *m, __m512 *l)
+ * sees positions below its reach; all: they all see all n, an even number.  scale: in powers of two.
+ * *m, *l as in softmax; returns what they shrink by. */
+static inline __attribute__((always_inline)) __m512 softmax(
+    const int all, uint16_t *packed, const float *s, size_t n, size_t p, __m512i reach, __m512 scale,
+    __m512 *m, __m512 *l)
 {
     const __m512 none = _mm512_set1_ps(-INFINITY);
     const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
                                            8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-    __m512 top = *m, sum = _mm512_setzero_ps();
+    __m512 top = none, sum = _mm512_setzero_ps();
     for (size_t i = 0; i < n; i++) {
-        __mmask16 sees = _mm512_cmpgt_epi32_mask(reach, _mm512_set1_epi32((int)(p + i)));
-        __m512 x = _mm512_mul_ps(_mm512_loadu_ps(s + i * PAIR), scale);
-        top = _mm512_mask_max_ps(top, sees, x, top);   /* this order lets NaN through */
+        __mmask16 sees = all ? 0xffff : _mm512_cmpgt_epi32_mask(reach, _mm512_set1_epi32((int)(p + i)));
+        top = _mm512_mask_max_ps(top, sees, _mm512_loadu_ps(s + i * PAIR), top);   /* lets NaN through */
     }
+    top = _mm512_max_ps(_mm512_mul_ps(top, scale), *m);
     /* a lane that has seen nothing yet has no maximum to subtract */
     __m512 base = _mm512_mask_mov_ps(top, _mm512_cmp_ps_mask(top, none, _CMP_EQ_OQ),
                                      _mm512_setzero_ps());
     for (size_t i = 0; i < n; i += 2) {
         __m512 e[2];
         for (size_t k = 0; k < 2; k++) {
-            __mmask16 sees = _mm512_cmpgt_epi32_mask(reach, _mm512_set1_epi32((int)(p + i + k)));
-            sees = i + k < n ? sees : 0;
-            __m512 x = _mm512_fmsub_ps(_mm512_loadu_ps(s + (i + k) * PAIR), scale, base);
-            e[k] = _mm512_maskz_mov_ps(sees, v_exp(x));
+            e[k] = v_exp2_fast(_mm512_fmsub_ps(_mm512_loadu_ps(s + (i + k) * PAIR), scale, base));
+            if (!all) {
+                __mmask16 sees = _mm512_cmpgt_epi32_mask(reach, _mm512_set1_epi32((int)(p + i + k)));
+                e[k] = _mm512_maskz_mov_ps(i + k < n ? sees : 0, e[k]);
+            }
             sum = _mm512_add_ps(sum, e[k]);
         }
         _mm512_storeu_si512(packed + i * 16, _mm512_permutexvar_epi16(
             order, (__m512i)_mm512_cvtne2ps_pbh(e[1], e[0])));
     }
     __m512 shrink = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(*m, none, _CMP_NEQ_UQ),
-                                        v_exp(_mm512_sub_ps(*m, base)));
+                                        v_exp2_fast(_mm512_sub_ps(*m, base)));
     *l = _mm512_fmadd_ps(*l, shrink, sum);
     *m = top;
     return shrink;
@@ -79,7 +82,7 @@ static const char *open_rows(const struct gemm_attend *a, const void *cache, siz
     if (a->dtype == DBRX_BF16 && n % 2 == 0)
         return at;
     for (size_t i = 0; i < n; i++)
-        bf16_open(a->dtype, to + i * a->hd, at + i * a->stride, 1, a->hd);
+        bf16_open(a->dtype, to + i * a->hd, at + i * a->stride, a->hd);
     memset(to + n * a->hd, 0, n % 2 * 2 * a->hd);
     *stride = 2 * (size_t)a->hd;
     return (const char *)to;
@@ -89,7 +92,7 @@ void bf16_attend(const struct gemm_attend *a, float *scratch)
 {
     const size_t hd = a->hd, rows = (size_t)a->n * a->group, pairs = (rows + PAIR - 1) / PAIR;
     const size_t end = a->reach + a->n - 1;
-    const __m512 scale = _mm512_set1_ps(1 / sqrtf((float)hd));
+    const __m512 scale = _mm512_set1_ps(1.44269504f / sqrtf((float)hd));       /* e^x = 2^(x log2 e) */
     uint16_t *q = (uint16_t *)scratch, *k_open = q + GEMM_QUERIES * hd, *v_open = k_open + TILE * hd;
     uint16_t *panel = v_open + TILE * hd;
     float *score = (float *)(panel + TILE * hd);
@@ -129,8 +132,11 @@ void bf16_attend(const struct gemm_attend *a, float *scratch)
                     limit[i] = (int)(a->reach + (b * PAIR + v * 16 + i) / a->group);
                 __m512 top = _mm512_loadu_ps(m + b * PAIR + v * 16);
                 __m512 sum = _mm512_loadu_ps(l + b * PAIR + v * 16);
-                shrink[v] = softmax(prob + v * 16 * padded, score + v * 16, some, p,
-                                    _mm512_loadu_si512(limit), scale, &top, &sum);
+                uint16_t *to = prob + v * 16 * padded;
+                __m512i reach_of = _mm512_loadu_si512(limit);
+                shrink[v] = (size_t)limit[0] >= p + some && some == padded
+                    ? softmax(1, to, score + v * 16, some, p, reach_of, scale, &top, &sum)
+                    : softmax(0, to, score + v * 16, some, p, reach_of, scale, &top, &sum);
                 _mm512_storeu_ps(m + b * PAIR + v * 16, top);
                 _mm512_storeu_ps(l + b * PAIR + v * 16, sum);
             }

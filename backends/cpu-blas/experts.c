@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-enum { NONE = UINT32_MAX, TOKENS_ITEM = 16, UP_ROWS = 96, DOWN_COLS = 32 };
+enum { NONE = UINT32_MAX, TOKENS_ITEM = 16, UP_ROWS = 96, DOWN_COLS = 32, PASS = 1024 };
 
 struct job {
     const struct cpu *c;
@@ -24,7 +24,8 @@ struct job {
     char  *in;                             /* [slots] packed inputs; then out is there       */
     char  *hidden;                         /* [slots] floats, or packed by the gemm          */
     char  *packed;                         /* [slots] hidden as `down` wants it              */
-    float *out;                            /* [slots][d_model]                               */
+    float *out;                            /* [slots][width] of the columns from `pass` on   */
+    size_t pass, width;                    /* at most PASS at a time, so that it stays small */
     size_t step, parts;                    /* rows or columns an item; items an expert       */
 };
 
@@ -66,9 +67,11 @@ static void up_item(void *arg, unsigned worker, uint32_t item)
         size_t direct = l->w1.dtype == DBRX_BF16 && l->v1.dtype == DBRX_BF16;
         for (size_t i = 0, some; i < rows; i += some) {
             some = direct ? rows : min(j->up.g->open_rows, rows - i);
-            const void *w1 = cpu_open(j->up.g, panel, &l->w1, w + i, some, m->d_model);
+            /* this item's next rows, or this thread's next item, if the threads take turns */
+            size_t ahead = i + some < rows ? some : j->step * pool_threads(j->c->pool) - i;
+            const void *w1 = cpu_open(j->up.g, panel, &l->w1, w + i, some, m->d_model, ahead);
             const void *v1 = cpu_open(j->up.g, panel + some * m->d_model / 2 + 16, &l->v1, w + i,
-                                      some, m->d_model);
+                                      some, m->d_model, ahead);
             j->up.g->up(hidden, m->d_ffn, r + i, x, n, w1, v1, some, m->d_model);
         }
         return;
@@ -98,15 +101,16 @@ static void down_floats(const struct job *j, unsigned worker, float *out, const 
                         size_t w, size_t cols)
 {
     const struct dbrx_tensor *w2 = &j->m->layer->w2;
-    const size_t d = j->m->d_model, ffn = j->m->d_ffn;
+    const size_t d = j->m->d_model, ffn = j->m->d_ffn, ldo = j->width;
     const int type = kernels_type(w2->dtype), few = cpu_few(j->c, n);
     float *panel = cpu_scratch(j->c, worker);
     for (size_t t = 0; few && t < n; t++)
-        memset(out + t * d, 0, cols * sizeof *out);
+        memset(out + t * ldo, 0, cols * sizeof *out);
     for (size_t r = 0, rows; few && type >= 0 && r < ffn; r += rows) {
         rows = cpu_few_rows(n, w2->dtype, ffn - r, cols);
         for (size_t t = 0; t < n; t++)
-            j->c->k->vecmat[type](out + t * d, tensor_at(w2, w + r * d), rows, d, cols, h + t * ffn + r);
+            j->c->k->vecmat[type](out + t * ldo, tensor_at(w2, w + r * d), rows, d, cols,
+                                  h + t * ffn + r);
     }
     if (few && type >= 0)
         return;
@@ -118,11 +122,11 @@ static void down_floats(const struct job *j, unsigned worker, float *out, const 
             else
                 dequant(panel + i * cols, w2->data, w2->dtype, w + (r + i) * d, cols);
         for (size_t t = 0; few && t < n; t++)
-            j->c->k->vecmat[K_F32](out + t * d, panel, rows, cols, cols, h + t * ffn + r);
+            j->c->k->vecmat[K_F32](out + t * ldo, panel, rows, cols, cols, h + t * ffn + r);
         if (!few)
             j->c->blas.sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)n, (int)cols,
                              (int)rows, 1, h + r, (int)ffn, panel, (int)cols, r ? 1 : 0, out,
-                             (int)d);
+                             (int)ldo);
     }
 }
 
@@ -133,13 +137,13 @@ static void down_item(void *arg, unsigned worker, uint32_t item)
     const struct moe *m = j->m;
     const struct dbrx_tensor *w2 = &m->layer->w2;
     const size_t d = m->d_model, ffn = m->d_ffn;
-    size_t a = item / j->parts, col = item % j->parts * j->step, n = j->count[a];
-    size_t cols = min(j->step, d - col), e = j->expert[a], w = e * ffn * d + col;
+    size_t a = item / j->parts, from = item % j->parts * j->step, col = j->pass + from, n = j->count[a];
+    size_t cols = min(j->step, j->width - from), e = j->expert[a], w = e * ffn * d + col;
     const char *h = j->packed + j->first[a] * packed_bytes(j);
-    float *out = j->out + j->first[a] * d + col;
+    float *out = j->out + j->first[a] * j->width + from;
 
     if (m->w2_layout == DBRX_W2_MODEL_ROWS) {
-        cpu_product(j->c, worker, j->down, out, d, h, n, w2, e * d + col, cols, ffn);
+        cpu_product(j->c, worker, j->down, out, j->width, h, n, w2, e * d + col, cols, ffn);
     } else if (j->down.kind == CPU_FLOAT) {
         down_floats(j, worker, out, (const float *)(const void *)h, n, w, cols);
     } else {
@@ -149,29 +153,30 @@ static void down_item(void *arg, unsigned worker, uint32_t item)
         for (size_t c = 0, some; c < cols; c += some) {
             some = min(step, cols - c);
             for (size_t r = 0; r < ffn && w2->dtype != DBRX_BF16; r++)
-                j->down.g->open(w2->dtype, bf16 + r * some, tensor_at(w2, w + r * d + c), 1, some);
+                j->down.g->open(w2->dtype, bf16 + r * some, tensor_at(w2, w + r * d + c), 1, some,
+                                NULL);
             int open = w2->dtype != DBRX_BF16;
-            j->down.g->down(out + c, d, h, n, ffn, open ? bf16 : tensor_at(w2, w + c),
+            j->down.g->down(out + c, j->width, h, n, ffn, open ? bf16 : tensor_at(w2, w + c),
                             open ? some : d, some, panel);
         }
     }
 }
 
-/* x += the weighted outputs of some tokens, in the order of their routes */
+/* x += the weighted outputs of some tokens, in the order of their routes, for a pass's columns */
 static void add_item(void *arg, unsigned worker, uint32_t item)
 {
     const struct job *j = arg;
     const struct moe *m = j->m;
-    const size_t d = m->d_model, end = min(m->n, (size_t)(item + 1) * TOKENS_ITEM);
+    const size_t d = m->d_model, w = j->width, end = min(m->n, (size_t)(item + 1) * TOKENS_ITEM);
     (void)worker;
     for (size_t p = (size_t)item * TOKENS_ITEM * m->k; p < end * m->k; p++) {
-        float *x = m->x + p / m->k * d, *part = m->part ? m->part + p * d : NULL;
+        float *x = m->x + p / m->k * d + j->pass, *part = m->part ? m->part + p * d + j->pass : NULL;
         if (j->slot[p] == NONE)
             continue;
-        const float *out = j->out + j->slot[p] * d;
-        for (size_t i = 0; i < d; i++)
+        const float *out = j->out + j->slot[p] * w;
+        for (size_t i = 0; i < w; i++)
             x[i] += m->weight[p] * out[i];
-        for (size_t i = 0; part && i < d; i++)
+        for (size_t i = 0; part && i < w; i++)
             part[i] = m->weight[p] * out[i];
     }
 }
@@ -201,15 +206,17 @@ static void choose(struct job *j)
     if (gemm)
         return;
     const struct cpu_way floats = { CPU_FLOAT, NULL, 1 }, quant = { CPU_QUANT, NULL, 1 };
-    int up = c->quant && dtype_block(l->w1.dtype) > 1 && dtype_block(l->v1.dtype) > 1;
+    int by_token = cpu_by_token(c, (size_t)m->n * m->k / m->n_experts);
+    int up = by_token && dtype_block(l->w1.dtype) > 1 && dtype_block(l->v1.dtype) > 1;
     j->up = up ? quant : floats;
-    j->down = c->quant && !by_ffn && dtype_block(l->w2.dtype) > 1 ? quant : floats;
+    j->down = by_token && !by_ffn && dtype_block(l->w2.dtype) > 1 ? quant : floats;
 }
 
 /* bytes of one slot in all arrays */
 static size_t slot_bytes(const struct job *j)
 {
-    return 2 * sizeof(uint32_t) + max(in_bytes(j), sizeof(float) * j->m->d_model) + hidden_bytes(j) +
+    return 2 * sizeof(uint32_t) + max(in_bytes(j), sizeof(float) * min(PASS, j->m->d_model)) +
+           hidden_bytes(j) +
            (j->down.kind == CPU_QUANT ? packed_bytes(j) : 0);
 }
 
@@ -217,8 +224,8 @@ static size_t slot_bytes(const struct job *j)
 size_t cpu_experts_bytes(const struct cpu *c, const struct dbrx_config *cfg)
 {
     size_t block = c->tiles ? c->tiles->tokens : c->fast ? c->fast->tokens : GEMM_TOKENS;
-    size_t slots = GRAPH_CHUNK * (size_t)cfg->top_k + block * cfg->n_experts;
-    return slots * (8 + 4 * (size_t)cfg->d_model + 2 * (size_t)cfg->d_ffn) +
+    size_t d = cfg->d_model, slots = GRAPH_CHUNK * (size_t)cfg->top_k + block * cfg->n_experts;
+    return slots * (8 + max(2 * d, 4 * min(PASS, d)) + 2 * (size_t)cfg->d_ffn) +
            3 * sizeof(uint32_t) * cfg->n_experts + 64 * 8;
 }
 
@@ -241,7 +248,7 @@ static void experts_some(struct job *j, void *scratch, size_t slots)
     j->expert = take(&at, m->n_experts * sizeof *j->expert);
     j->pair = take(&at, slots * sizeof *j->pair);
     j->slot = take(&at, slots * sizeof *j->slot);
-    j->in = take(&at, slots * max(in_bytes(j), d * sizeof *j->out));
+    j->in = take(&at, slots * max(in_bytes(j), min(PASS, d) * sizeof *j->out));
     j->out = (float *)(void *)j->in;
     j->hidden = take(&at, slots * hidden_bytes(j));
     j->packed = j->down.kind == CPU_QUANT ? take(&at, slots * packed_bytes(j)) : j->hidden;
@@ -279,12 +286,15 @@ static void experts_some(struct job *j, void *scratch, size_t slots)
     pool_run(c->pool, (uint32_t)(j->n_active * j->parts), up_item, j);
     if (j->down.kind == CPU_QUANT)
         pool_run(c->pool, slot, pack_item, j);
-    int whole = m->w2_layout != DBRX_W2_MODEL_ROWS && j->down.kind == CPU_FLOAT && cpu_few(c, most);
-    j->step = whole ? d : cpu_share(d, items, m->w2_layout == DBRX_W2_MODEL_ROWS ?
-                                              cpu_panel_rows(m->d_ffn) : CPU_WIDE);
-    j->parts = ceil_div(d, j->step);
-    pool_run(c->pool, (uint32_t)(j->n_active * j->parts), down_item, j);
-    pool_run(c->pool, (uint32_t)ceil_div(m->n, TOKENS_ITEM), add_item, j);
+    int rows = m->w2_layout == DBRX_W2_MODEL_ROWS, whole = !rows && j->down.kind == CPU_FLOAT && cpu_few(c, most);
+    size_t room = slots * min(PASS, d) / slot / PASS * PASS;       /* few tokens: all columns at once */
+    for (j->pass = 0; j->pass < d; j->pass += j->width) {
+        j->width = min(max(PASS, room), d - j->pass);
+        j->step = whole ? j->width : cpu_share(j->width, items, rows ? cpu_panel_rows(m->d_ffn) : CPU_WIDE);
+        j->parts = ceil_div(j->width, j->step);
+        pool_run(c->pool, (uint32_t)(j->n_active * j->parts), down_item, j);
+        pool_run(c->pool, (uint32_t)ceil_div(m->n, TOKENS_ITEM), add_item, j);
+    }
 }
 
 void cpu_experts(struct work *wk, const struct moe *m)

@@ -55,8 +55,10 @@ struct gemm {
     void (*down)(float *out, size_t ldo, const void *h, size_t n, size_t ffn, const void *w2,
                  size_t ldw, size_t cols, float *panel);
     /* rows of cols weights as linear wants them, in at most 2 bytes a weight and 64 more; of any
-     * type that dequant.h knows, or of the quantised ones.  NULL: only BF16 is multiplied. */
-    void (*open)(uint32_t dtype, void *panel, const void *src, size_t rows, size_t cols);
+     * type that dequant.h knows, or of the quantised ones.  NULL: only BF16 is multiplied.
+     * next: as many weights that are wanted soon, asked for while the panel is multiplied. */
+    void (*open)(uint32_t dtype, void *panel, const void *src, size_t rows, size_t cols,
+                 const void *next);
     /* scratch: gemm_attend_floats(hd).  NULL: none. */
     void (*attend)(const struct gemm_attend *, float *scratch);
 };

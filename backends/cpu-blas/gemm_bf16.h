@@ -17,8 +17,8 @@ void bf16_panel(uint16_t *panel, const void *w, size_t ldw, size_t n, size_t col
 /* n <= 16 rows of floats to a block. */
 void bf16_pack(void *block, const float *const *row, size_t n, size_t cols);
 
-/* the nearest BF16; rows * cols in whole blocks, a multiple of 32 */
-void bf16_open(uint32_t dtype, void *dst, const void *src, size_t rows, size_t cols);
+/* the nearest BF16 of n weights in whole blocks, a multiple of 32 */
+void bf16_open(uint32_t dtype, uint16_t *dst, const void *src, size_t n);
 void bf16_attend(const struct gemm_attend *, float *scratch);
 
 #endif

@@ -3,9 +3,9 @@
  * As in gemm_bf16.c the lanes are 16 tokens, here with four columns each, and four weights of one
  * row are broadcast to all of them: unsigned bytes as quant_types.h opens them, exactly the file's
  * numbers.  Only activations are rounded: 8 bits and a scale for each 32 columns of a token.
- * Twelve rows times two vectors of tokens hold their integer sums in 24 registers for the 32 (or 16)
- * columns that share a weight scale; then these are scaled and added to float sums, which wait in
- * the first-level cache.  So ten multiplications are paid for each eight that count.
+ * Twelve rows hold their integer sums in twelve registers for the 32 (or 16) columns that share a
+ * weight scale; then these are scaled and added to float sums in twelve others.  So ten
+ * multiplications are paid for each eight that count: four fifths of the peak are the bound.
  * A zero point Z costs nothing: sums begin at -Z times the sum of the token's block.  Minima cost
  * one more.  Compiled for AVX512-VNNI and VBMI: to be called where isa.h says so. */
 #include "backends/cpu-blas/gemm.h"
@@ -75,7 +75,7 @@ static void pack(void *block, const float *const *row, size_t n, size_t cols)
 
 /* ---- weights ---------------------------------------------------------------------------- */
 
-/* An opened panel: what it is, where the weights lie that follow it, then [rows / 2][cols / 32] units of bytes q[2 rows][32],
+/* An opened panel: what it is, which weights to ask for, then [rows / 2][cols / 32] units of bytes q[2 rows][32],
  * float s[1 or 2 halves][2 rows] and, where the type has minima, m likewise. */
 struct panel { uint32_t kind, unit; int32_t z; const char *next, *end; };
 enum { HEAD = 64, KIND_SUB = 1, KIND_MIN = 2, KINDS = 4 };
@@ -94,12 +94,11 @@ INLINE void put_scales(float *to, const float *head, size_t at, const int sub)
 #define TYPE(T) \
 enum { KIND_##T = (SUB_##T == 4 ? KIND_SUB : 0) | (MIN_##T ? KIND_MIN : 0), \
        UNIT_##T = 64 + 8 * (SUB_##T == 4 ? 2 : 1) * (MIN_##T ? 2 : 1) }; \
-static void open_all_##T(char *panel, const uint8_t *w, size_t rows, size_t cols) \
+static void open_all_##T(char *panel, const uint8_t *w, size_t rows, size_t cols, const char *next) \
 { \
     const size_t per = 64 * STEPS_##T; \
     const size_t bytes = rows * (cols / 32) * CHUNK_##T / (2 * STEPS_##T); \
-    const char *end = (const char *)w + bytes; \
-    *(struct panel *)(void *)panel = (struct panel){ KIND_##T, UNIT_##T, Z_##T, end, end + bytes }; \
+    *(struct panel *)(void *)panel = (struct panel){ KIND_##T, UNIT_##T, Z_##T, next, next + bytes }; \
     for (size_t r = 0; r < rows; r++) { \
         char *to = panel + HEAD + r / 2 * (cols / 32) * UNIT_##T + r % 2 * 32; \
         for (size_t c = 0, left; (left = cols - c) > 0; c += left < per ? left : per) { \
@@ -141,116 +140,99 @@ TYPE(q5_k)
 TYPE(q6_k)
 TYPE(iq4_xs)
 
-static void (*const types[])(char *panel, const uint8_t *w, size_t rows, size_t cols) = {
+static void (*const types[])(char *panel, const uint8_t *w, size_t rows, size_t cols,
+                             const char *next) = {
     [DBRX_Q8_0] = open_all_q8_0, [DBRX_Q4_0] = open_all_q4_0, [DBRX_Q4_1] = open_all_q4_1,
     [DBRX_Q5_0] = open_all_q5_0, [DBRX_Q5_1] = open_all_q5_1, [DBRX_Q2_K] = open_all_q2_k,
     [DBRX_Q3_K] = open_all_q3_k, [DBRX_Q4_K] = open_all_q4_k, [DBRX_Q5_K] = open_all_q5_k,
     [DBRX_Q6_K] = open_all_q6_k, [DBRX_IQ4_NL] = open_all_iq4_nl, [DBRX_IQ4_XS] = open_all_iq4_xs,
 };
 
-static void open(uint32_t dtype, void *panel, const void *src, size_t rows, size_t cols)
+static void open(uint32_t dtype, void *panel, const void *src, size_t rows, size_t cols,
+                 const void *next)
 {
-    types[dtype](panel, src, rows, cols);
+    types[dtype](panel, src, rows, cols, next);
 }
 
 /* ---- the kernel --------------------------------------------------------------------------- */
 
-/* out[n rows][v][16 tokens] from w's unit on, `group` bytes from two rows to the next, times v
- * blocks of tokens, `block` bytes apart; n * v <= 12.  Beside it the weights that come next are
- * asked for, `pace` bytes (a line, or none) with each block of columns. */
-INLINE void product(const int n, const int v, const int kind, float *out, const char *w,
-                    size_t group, int z, const char *x, size_t block, size_t blocks,
-                    const char *next, size_t pace)
+/* out[n rows][16 tokens] from w's unit on, n <= 12, `group` bytes from two rows to the next, times a
+ * block of tokens.  Beside it the weights that come next are asked for, `pace` bytes (a line, or
+ * none) with each block of columns. */
+INLINE void product(const int n, const int kind, float *out, const char *w, size_t group, int z,
+                    const char *x, size_t blocks, const char *next, size_t pace)
 {
     const int halves = kind & KIND_SUB ? 2 : 1, min = kind & KIND_MIN;
     const int unit = 64 + 8 * halves * (min ? 2 : 1);
     const char *row[6];
-    __m512 f[12][2];
+    __m512 f[12];
     UNROLL (int r = 0; r < n / 2; r++)
         row[r] = w + (size_t)r * group;
     UNROLL (int r = 0; r < n; r++)
-        UNROLL (int i = 0; i < v; i++)
-            f[r][i] = _mm512_setzero_ps();
+        f[r] = _mm512_setzero_ps();
     for (size_t b = 0; b < blocks; b++, x += BLOCK) {
         _mm_prefetch(next + b * pace, _MM_HINT_T1);
         UNROLL (int h = 0; h < halves; h++) {
-            __m512i a[12][2];
-            __m512 scale[2], sums[2];
-            const int by = min ? 1 : -z;   /* one half's sums are the low words */
-            const __m512i pair = _mm512_set1_epi32(halves == 1 ? (int)((unsigned)by * 65536 + ((unsigned)by & 65535))
-                                                   : h ? (int)((unsigned)by * 65536) : by & 65535);
-            UNROLL (int i = 0; i < v; i++) {
-                __m512i from = _mm512_madd_epi16(_mm512_loadu_si512(x + i * block + SUMS), pair);
-                scale[i] = _mm512_loadu_ps(x + i * block + SCALE);
-                if (min) {
-                    sums[i] = _mm512_mul_ps(_mm512_cvtepi32_ps(from), scale[i]);
-                    from = _mm512_setzero_si512();
-                }
-                UNROLL (int r = 0; r < n; r++)
-                    a[r][i] = from;
+            __m512i a[12];
+            const unsigned by = min ? 1 : (unsigned)-z;    /* one half's sums are the low words */
+            const unsigned pair = halves == 1 ? by << 16 | (by & 65535) : h ? by << 16 : by & 65535;
+            __m512i from = _mm512_madd_epi16(_mm512_loadu_si512(x + SUMS), _mm512_set1_epi32((int)pair));
+            __m512 scale = _mm512_loadu_ps(x + SCALE), sums = scale;
+            if (min) {
+                sums = _mm512_mul_ps(_mm512_cvtepi32_ps(from), scale);
+                from = _mm512_setzero_si512();
             }
+            UNROLL (int r = 0; r < n; r++)
+                a[r] = from;
             UNROLL (int k = h * 8 / halves; k < (h + 1) * 8 / halves; k++) {
-                __m512i t[2];
-                UNROLL (int i = 0; i < v; i++)
-                    t[i] = _mm512_loadu_si512(x + i * block + k * 64);
+                __m512i t = _mm512_loadu_si512(x + k * 64);
                 UNROLL (int r = 0; r < n; r++) {
                     int four;
                     __builtin_memcpy(&four, row[r / 2] + r % 2 * 32 + k * 4, 4);
-                    __m512i q = _mm512_set1_epi32(four);
-                    UNROLL (int i = 0; i < v; i++)
-                        a[r][i] = _mm512_dpbusd_epi32(a[r][i], q, t[i]);
+                    a[r] = _mm512_dpbusd_epi32(a[r], _mm512_set1_epi32(four), t);
                 }
             }
             UNROLL (int r = 0; r < n; r++) {
                 const float *s = (const float *)(const void *)(row[r / 2] + 64) + 2 * h + r % 2;
-                __m512 by_row = _mm512_set1_ps(*s);
-                UNROLL (int i = 0; i < v; i++) {
-                    f[r][i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(a[r][i]), _mm512_mul_ps(by_row, scale[i]),
-                                              f[r][i]);
-                    if (min)
-                        f[r][i] = _mm512_fmadd_ps(sums[i], _mm512_set1_ps(s[2 * halves]), f[r][i]);
-                }
+                f[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(a[r]), _mm512_mul_ps(_mm512_set1_ps(*s), scale),
+                                       f[r]);
+                if (min)
+                    f[r] = _mm512_fmadd_ps(sums, _mm512_set1_ps(s[2 * halves]), f[r]);
             }
         }
         UNROLL (int i = 0; i < n / 2; i++)
             row[i] += unit;
     }
     UNROLL (int r = 0; r < n; r++)
-        UNROLL (int i = 0; i < v; i++)
-            _mm512_storeu_ps(out + (r * v + i) * 16, f[r][i]);
+        _mm512_storeu_ps(out + r * 16, f[r]);
 }
 
-#define KERNEL(n, v, kind) \
-    static __attribute__((noinline)) void rows##n##_##v##_##kind( \
-        float *out, const char *w, size_t group, int z, const char *x, size_t block, size_t blocks, \
-        const char *next, size_t pace) \
-    { product(n, v, kind, out, w, group, z, x, block, blocks, next, pace); }
-#define KERNELS(kind) \
-    KERNEL(6, 2, kind) KERNEL(4, 2, kind) KERNEL(2, 2, kind) \
-    KERNEL(12, 1, kind) KERNEL(8, 1, kind) KERNEL(4, 1, kind)
+#define KERNEL(n, kind) \
+    static __attribute__((noinline)) void rows##n##_##kind( \
+        float *out, const char *w, size_t group, int z, const char *x, size_t blocks, const char *next, \
+        size_t pace) \
+    { product(n, kind, out, w, group, z, x, blocks, next, pace); }
+#define KERNELS(kind) KERNEL(4, kind) KERNEL(8, kind) KERNEL(12, kind)
 KERNELS(0)
 KERNELS(1)
 KERNELS(2)
 KERNELS(3)
 
-typedef void kernel(float *, const char *, size_t, int, const char *, size_t, size_t, const char *,
-                    size_t);
-#define ROW(kind) { { rows4_1_##kind, rows8_1_##kind, rows12_1_##kind }, \
-                    { rows2_2_##kind, rows4_2_##kind, rows6_2_##kind } }
-static kernel *const kernels[KINDS][2][3] = { ROW(0), ROW(1), ROW(2), ROW(3) };
+typedef void kernel(float *, const char *, size_t, int, const char *, size_t, const char *, size_t);
+#define ROW(kind) { rows4_##kind, rows8_##kind, rows12_##kind }
+static kernel *const kernels[KINDS][3] = { ROW(0), ROW(1), ROW(2), ROW(3) };
 
-/* sums[rows][v][16] of rows first .. first + rows of a panel, times v blocks of tokens; *next: how
- * far the weights that follow the panel have been asked for */
+/* sums[rows][16] of rows first .. first + rows of a panel, times a block of tokens; *next: how
+ * far the panel's next weights have been asked for */
 static void sums_of(float *sums, const struct panel *p, const char **next, size_t first, size_t rows,
-                    const char *x, size_t v, size_t cols)
+                    const char *x, size_t cols)
 {
-    const size_t group = cols / 32 * p->unit, block = cols / 32 * BLOCK, least = v == 2 ? 2 : 4;
-    for (size_t r = 0, some; r < rows; r += some * least) {
-        size_t left = (rows - r) / least;  /* four are two and two, not three and one */
-        some = left >= 3 && left != 4 ? 3 : left >= 2 ? 2 : 1;
-        kernels[p->kind][v - 1][some - 1](sums + r * v * 16, (const char *)p + HEAD + (first + r) / 2 * group,
-                                          group, p->z, x, block, cols / 32, *next,
-                                          *next < p->end ? 64 : 0);
+    const size_t group = cols / 32 * p->unit;
+    for (size_t r = 0, step; r < rows; r += step) {
+        size_t left = rows - r;            /* sixteen are eight and eight, not twelve and four */
+        step = left >= 12 && left != 16 ? 12 : left >= 8 ? 8 : 4;
+        kernels[p->kind][step / 4 - 1](sums + r * 16, (const char *)p + HEAD + (first + r) / 2 * group,
+                                       group, p->z, x, cols / 32, *next, *next < p->end ? 64 : 0);
         *next += *next < p->end ? cols * 2 : 0;
     }
 }
@@ -263,11 +245,11 @@ static void linear(float *y, size_t ldy, const void *x, size_t n, const void *w,
     const struct panel *p = w;
     const char *next = p->next;
     for (size_t r = 0; r < rows; r += ROWS)
-        for (size_t t = 0; t < n; t += 2 * TOKENS) {
-            float sums[ROWS * 2 * TOKENS];
-            size_t v = n - t > TOKENS ? 2 : 1, some = rows - r < ROWS ? rows - r : ROWS;
-            sums_of(sums, p, &next, r, some, (const char *)x + t / TOKENS * (cols / 32) * BLOCK, v, cols);
-            turn(y + t * ldy + r, ldy, sums, some, v, n - t);
+        for (size_t t = 0; t < n; t += TOKENS) {
+            float sums[ROWS * TOKENS];
+            size_t some = rows - r < ROWS ? rows - r : ROWS;
+            sums_of(sums, p, &next, r, some, (const char *)x + t / TOKENS * (cols / 32) * BLOCK, cols);
+            turn(y + t * ldy + r, ldy, sums, some, 1, n - t);
         }
 }
 
@@ -277,20 +259,15 @@ static void up(void *h, size_t ffn, size_t first, const void *x, size_t n, const
     const struct panel *p1 = w1, *p2 = v1;
     const char *next1 = p1->next, *next2 = p2->next;
     for (size_t r = 0; r < rows; r += HIDDEN)
-        for (size_t t = 0; t < n; t += 2 * TOKENS) {
-            float gate[HIDDEN * 2 * TOKENS], sums[HIDDEN * 2 * TOKENS];
-            size_t v = n - t > TOKENS ? 2 : 1;
+        for (size_t t = 0; t < n; t += TOKENS) {
+            float gate[HIDDEN * TOKENS], sums[HIDDEN * TOKENS];
             const char *at = (const char *)x + t / TOKENS * (cols / 32) * BLOCK;
-            sums_of(gate, p1, &next1, r, HIDDEN, at, v, cols);
-            sums_of(sums, p2, &next2, r, HIDDEN, at, v, cols);
-            for (size_t i = 0; i < v; i++) {
-                float a[HIDDEN * TOKENS];
-                for (size_t k = 0; k < HIDDEN; k++)
-                    _mm512_storeu_ps(a + 16 * k, _mm512_mul_ps(
-                        v_silu(_mm512_loadu_ps(gate + (k * v + i) * 16)),
-                        _mm512_loadu_ps(sums + (k * v + i) * 16)));
-                quantise((char *)h + ((t / TOKENS + i) * (ffn / 32) + (first + r) / 32) * BLOCK, a);
-            }
+            sums_of(gate, p1, &next1, r, HIDDEN, at, cols);
+            sums_of(sums, p2, &next2, r, HIDDEN, at, cols);
+            for (size_t k = 0; k < HIDDEN * TOKENS; k += TOKENS)
+                _mm512_storeu_ps(gate + k, _mm512_mul_ps(v_silu(_mm512_loadu_ps(gate + k)),
+                                                         _mm512_loadu_ps(sums + k)));
+            quantise((char *)h + (t / TOKENS * (ffn / 32) + (first + r) / 32) * BLOCK, gate);
         }
 }
 

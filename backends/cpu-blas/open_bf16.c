@@ -81,7 +81,7 @@ static void (*const types[])(uint16_t *dst, const uint8_t *w, size_t n) = {
     ROW(IQ4_NL, iq4_nl), ROW(IQ4_XS, iq4_xs), ROW(F32, f32), ROW(F16, f16), ROW(BF16, bf16),
 };
 
-void bf16_open(uint32_t dtype, void *dst, const void *src, size_t rows, size_t cols)
+void bf16_open(uint32_t dtype, uint16_t *dst, const void *src, size_t n)
 {
-    types[dtype](dst, src, rows * cols);
+    types[dtype](dst, src, n);
 }

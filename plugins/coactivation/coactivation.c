@@ -22,8 +22,8 @@ struct co {
     const struct dbrx_sets *sets;
     uint32_t L, E, k;
     double tokens, left_out;               /* left out: steered to another number of experts */
-    double *pair;                          /* [L][E][E] tokens with both; the diagonal: with it */
-    double *step;                          /* [L-1][E][E] tokens with a at l and b at l+1    */
+    uint32_t *pair;                        /* [L][E][E] tokens with both a <= b; the diagonal: with it */
+    uint32_t *step;                        /* [L-1][E][E] tokens with a at l and b at l+1    */
 };
 
 struct cell { uint32_t layer, a, b; double seen, expected, score; };
@@ -76,13 +76,13 @@ static dbrx_status on_token(void *self, const struct dbrx_token *t, struct dbrx_
     x->tokens++;
     for (uint32_t l = 0; l < x->L; l++) {
         const uint16_t *e = t->expert + (size_t)l * x->k;
-        double *pair = x->pair + (size_t)l * x->E * x->E, *step = x->step + (size_t)l * x->E * x->E;
-        for (uint32_t i = 0; i < x->k; i++)
-            for (uint32_t j = 0; j < x->k; j++) {
-                pair[e[i] * x->E + e[j]]++;
-                if (l + 1 < x->L)
-                    step[e[i] * x->E + e[x->k + j]]++;
-            }
+        uint32_t *pair = x->pair + (size_t)l * x->E * x->E, *step = x->step + (size_t)l * x->E * x->E;
+        for (uint32_t i = 0; i < x->k; i++) {
+            for (uint32_t j = i; j < x->k; j++)
+                pair[e[i] < e[j] ? e[i] * x->E + e[j] : e[j] * x->E + e[i]]++;
+            for (uint32_t j = 0; j < x->k && l + 1 < x->L; j++)
+                step[e[i] * x->E + e[x->k + j]]++;
+        }
     }
     return DBRX_OK;
 }
@@ -156,7 +156,7 @@ static struct cell cell(uint32_t l, uint32_t a, uint32_t b, double tokens, doubl
 /* All pairs of a layer; returns how many */
 static size_t pairs(const struct co *x, uint32_t l, struct cell *out, double *work)
 {
-    const double *pair = x->pair + (size_t)l * x->E * x->E;
+    const uint32_t *pair = x->pair + (size_t)l * x->E * x->E;
     double *p = work, *together = work + x->E;
     size_t n = 0;
     for (uint32_t e = 0; e < x->E; e++)
@@ -170,12 +170,12 @@ static size_t pairs(const struct co *x, uint32_t l, struct cell *out, double *wo
 
 static size_t transitions(const struct co *x, uint32_t l, struct cell *out)
 {
-    const double *now = x->pair + (size_t)l * x->E * x->E, *then = now + (size_t)x->E * x->E;
+    const uint32_t *now = x->pair + (size_t)l * x->E * x->E, *then = now + (size_t)x->E * x->E;
     size_t n = 0;
     for (uint32_t a = 0; l + 1 < x->L && a < x->E; a++)
         for (uint32_t b = 0; b < x->E; b++)
             out[n++] = cell(l, a, b, x->tokens, x->step[((size_t)l * x->E + a) * x->E + b],
-                            now[a * x->E + a] * then[b * x->E + b] / x->tokens);
+                            (double)now[a * x->E + a] * then[b * x->E + b] / x->tokens);
     return n;
 }
 
@@ -218,6 +218,15 @@ static void hand_over(const struct co *x, int steps, const struct cell *c, size_
         r->note(r->ctx, "Tokens steered to another number of experts are left out.");
 }
 
+static void on_reset(void *self)
+{
+    struct co *x = self;
+    size_t n = (size_t)x->L * x->E * x->E;
+    memset(x->pair, 0, n * sizeof *x->pair);
+    memset(x->step, 0, n * sizeof *x->step);
+    x->tokens = x->left_out = 0;
+}
+
 static dbrx_status run(struct co *x, int steps, int argc, const char *const *argv, const struct dbrx_rows *r,
                        struct dbrx_error *err)
 {
@@ -226,14 +235,7 @@ static dbrx_status run(struct co *x, int steps, int argc, const char *const *arg
     for (int i = 0; i < argc; i++) {
         char *end;
         errno = 0;
-        if (!strcmp(argv[i], "reset") && argc == 1) {
-            size_t n = (size_t)x->L * x->E * x->E;
-            memset(x->pair, 0, n * sizeof *x->pair);
-            memset(x->step, 0, n * sizeof *x->step);
-            x->tokens = x->left_out = 0;
-            x->timeline->recount(x->host);
-            return DBRX_OK;
-        } else if (!strcmp(argv[i], "--layer") && i + 1 < argc) {
+        if (!strcmp(argv[i], "--layer") && i + 1 < argc) {
             layers = argv[++i];
         } else if ((shown = strtol(argv[i], &end, 10)) < 1 || *end || errno) {
             return fail(err, DBRX_E_INVALID, "it does not take \"%.60s\"", argv[i]);
@@ -271,23 +273,23 @@ static dbrx_status run_steps(void *self, int argc, const char *const *argv, cons
     return run(self, 1, argc, argv, r, err);
 }
 
-static const char *const words[] = { "--layer", "reset", NULL };
+static const char *const words[] = { "--layer", NULL };
 static const struct dbrx_command pairs_command = {
-    .struct_size = sizeof pairs_command, .name = "coactivation", .usage = "[N] [--layer L] | reset",
+    .struct_size = sizeof pairs_command, .name = "coactivation", .usage = "[N] [--layer L]",
     .brief = "which experts of a layer go together",
     .help = "The N (20) pairs that are used by the same tokens more or less often than chance has it: random sets of "
             "as many experts as a token uses, with the loads that were seen.  Counts all tokens since the start, "
-            "each once in its context, until `reset`.",
+            "each once in its context, until /experts reset.",
     .example = "/coactivation 10 --layer 3", .words = words, .flags = DBRX_COMMAND_TIMELINE, .run = run_pairs };
 static const struct dbrx_command steps_command = {
-    .struct_size = sizeof steps_command, .name = "transitions", .usage = "[N] [--layer L] | reset",
+    .struct_size = sizeof steps_command, .name = "transitions", .usage = "[N] [--layer L]",
     .brief = "which expert follows which in the next layer",
     .help = "The N (20) pairs of an expert at layer L and one at the next that tokens use more or less often than if "
             "layers knew nothing of each other.",
     .example = "/transitions --layer 0..1", .words = words, .flags = DBRX_COMMAND_TIMELINE, .run = run_steps };
 static const struct dbrx_command *const commands[] = { &pairs_command, &steps_command, NULL };
 static const struct dbrx_observer observer = { .struct_size = sizeof observer, .commands = commands,
-    .open = observer_open, .close = observer_close, .on_token = on_token };
+    .open = observer_open, .close = observer_close, .on_token = on_token, .on_reset = on_reset };
 
 static const void *get(const char *id)
 {

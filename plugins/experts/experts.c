@@ -275,10 +275,9 @@ static dbrx_status set_mark(struct experts *x, const char *name, const struct db
     return DBRX_OK;
 }
 
-static void reset(struct experts *x, const struct dbrx_rows *r)
+static void on_reset(void *self)
 {
-    char text[80];
-    snprintf(text, sizeof text, "forgot %.0f tokens and %u mark%s", x->sum[TOKENS], x->n_marks, x->n_marks == 1 ? "" : "s");
+    struct experts *x = self;
     memset(x->sum, 0, x->n * sizeof *x->sum);
     for (uint32_t i = 0; i < x->n_marks; i++) {
         free(x->mark[i].sum);
@@ -286,7 +285,14 @@ static void reset(struct experts *x, const struct dbrx_rows *r)
     }
     x->n_marks = 0;
     x->next = 0;
-    x->timeline->recount(x->host);
+}
+
+static void reset(struct experts *x, const struct dbrx_rows *r)
+{
+    char text[100];
+    snprintf(text, sizeof text, "forgot %.0f tokens and %u mark%s; all instruments count from here", x->sum[TOKENS],
+             x->n_marks, x->n_marks == 1 ? "" : "s");
+    x->timeline->reset(x->host);
     one_line(r, "reset", "reset", text);
 }
 
@@ -358,13 +364,14 @@ static const struct dbrx_command command = {
             "mean (max), coefficient of variation (cv), the router's entropy in bits, the share of experts that "
             "neighbouring tokens have in common (same), experts that nobody used (dead), and the busiest one, with its label if /set labels has one.  "
             "--layer gives each expert of some layers.  All tokens since the start count, each once in its "
-            "context, until `reset`; `mark NAME` remembers this moment for --since.",
+            "context, until `reset`, which has all instruments begin anew; `mark NAME` remembers this moment "
+            "for --since.",
     .example = "/experts --layer 0..2", .words = words, .flags = DBRX_COMMAND_TIMELINE, .run = run };
 static const struct dbrx_command *const commands[] = { &command, NULL };
 
 static const struct dbrx_observer observer = {
     .struct_size = sizeof observer, .want = DBRX_ROUTE_PROB, .commands = commands, .open = observer_open, .close = observer_close,
-    .on_truncate = on_truncate, .on_token = on_token };
+    .on_truncate = on_truncate, .on_token = on_token, .on_reset = on_reset };
 
 static const void *get(const char *id)
 {

@@ -1,7 +1,7 @@
 /* plugins/top/top.c -- top.so, an instrument: the tokens that an expert likes best, in context.
  *
  * For every expert of every layer the KEPT tokens with the highest router probability (of those
- * that it was chosen for), over all that was said or read since the start or `/top reset`.
+ * that it was chosen for), over all that was said or read since the start or a reset.
  * The words around them come from a log of the last LOG tokens; what has left the log is
  * forgotten with its score. */
 #include "plugins/fail.h"
@@ -23,6 +23,7 @@ struct top {
     const struct dbrx_sets *sets;
     uint32_t L, E;
     struct hit *hit;                       /* [L][E][KEPT], best first                    */
+    float *least;                          /* [L][E] the prob of the last of them: few tokens get past it */
     int32_t *log;                          /* [LOG] ids, -1 where a text begins           */
     uint64_t n;                            /* written to the log ever                     */
     uint32_t next;                         /* the position that would go on, 0: none      */
@@ -32,6 +33,7 @@ static void observer_close(void *self)
 {
     struct top *x = self;
     free(x->hit);
+    free(x->least);
     free(x->log);
     free(x);
 }
@@ -45,8 +47,9 @@ static dbrx_status observer_open(const struct dbrx_host *host, const struct dbrx
     *x = (struct top){ .host = host, .timeline = host->get(host, DBRX_TIMELINE), .sets = host->get(host, DBRX_SETS),
                        .L = c->n_layers, .E = c->n_experts };
     x->hit = calloc((size_t)x->L * x->E * KEPT, sizeof *x->hit);
+    x->least = calloc((size_t)x->L * x->E, sizeof *x->least);
     x->log = malloc(LOG * sizeof *x->log);
-    if (!x->hit || !x->log || !x->timeline || !x->sets) {
+    if (!x->hit || !x->least || !x->log || !x->timeline || !x->sets) {
         observer_close(x);
         return fail(err, DBRX_E_NOMEM, "out of memory, or the host lends no dbrx.timeline/1 and dbrx.sets/1");
     }
@@ -85,14 +88,18 @@ static void write_context(struct top *x, uint32_t pos)
         write_log(x, x->timeline->token(x->host, i));
 }
 
-static void offer(const struct top *x, struct hit *list, struct hit h)
+static void offer(const struct top *x, size_t expert, struct hit h)
 {
+    struct hit *list = x->hit + expert * KEPT;
     int i = KEPT - 1;
+    if (x->n < LOG && x->least[expert] > h.prob)       /* the rule, and without a look at the list */
+        return;
     if (in_log(x, list[i].at) && list[i].prob >= h.prob)
         return;
     for (; i && (!in_log(x, list[i - 1].at) || list[i - 1].prob < h.prob); i--)
         list[i] = list[i - 1];
     list[i] = h;
+    x->least[expert] = list[KEPT - 1].prob;
 }
 
 static dbrx_status on_token(void *self, const struct dbrx_token *t, struct dbrx_error *err)
@@ -109,8 +116,7 @@ static dbrx_status on_token(void *self, const struct dbrx_token *t, struct dbrx_
         for (uint32_t i = 0; i < t->top_k; i++) {
             uint32_t e = t->expert[l * t->top_k + i];
             if (e < x->E)
-                offer(x, x->hit + ((size_t)l * x->E + e) * KEPT, (struct hit){ t->prob[l * x->E + e],
-                      t->flags & DBRX_TOKEN_STEERED, x->n });
+                offer(x, (size_t)l * x->E + e, (struct hit){ t->prob[l * x->E + e], t->flags & DBRX_TOKEN_STEERED, x->n });
         }
     return DBRX_OK;
 }
@@ -160,15 +166,17 @@ static dbrx_status show(struct top *x, const uint8_t *in, long shown, const stru
     return any ? DBRX_OK : fail(err, DBRX_E_UNSUPPORTED, "none of the tokens so far used that; say more, or see /experts");
 }
 
+static void on_reset(void *self)
+{
+    struct top *x = self;
+    memset(x->hit, 0, (size_t)x->L * x->E * KEPT * sizeof *x->hit);
+    memset(x->least, 0, (size_t)x->L * x->E * sizeof *x->least);
+}
+
 static dbrx_status run(void *self, int argc, const char *const *argv, const struct dbrx_rows *r, struct dbrx_error *err)
 {
     struct top *x = self;
     char *end = NULL;
-    if (argc == 1 && !strcmp(argv[0], "reset")) {
-        memset(x->hit, 0, (size_t)x->L * x->E * KEPT * sizeof *x->hit);
-        x->timeline->recount(x->host);
-        return DBRX_OK;
-    }
     errno = 0;
     long shown = argc == 2 ? strtol(argv[1], &end, 10) : SHOWN;
     if (argc < 1 || argc > 2)
@@ -182,17 +190,16 @@ static dbrx_status run(void *self, int argc, const char *const *argv, const stru
     return st;
 }
 
-static const char *const words[] = { "reset", NULL };
 static const struct dbrx_command command = {
-    .struct_size = sizeof command, .name = "top", .usage = "E@L [N] | reset",
+    .struct_size = sizeof command, .name = "top", .usage = "E@L [N]",
     .brief = "the tokens that an expert likes best",
     .help = "The N (10, at most 32) tokens for which expert E at layer L had the highest router probability, of all "
-            "since the start or `reset`, with the words around them.  E and L may be lists and ranges.",
-    .example = "/top 3@2", .words = words, .flags = DBRX_COMMAND_TIMELINE, .run = run };
+            "since the start or /experts reset, with the words around them.  E and L may be lists and ranges.",
+    .example = "/top 3@2", .flags = DBRX_COMMAND_TIMELINE, .run = run };
 static const struct dbrx_command *const commands[] = { &command, NULL };
 static const struct dbrx_observer observer = {
     .struct_size = sizeof observer, .want = DBRX_ROUTE_PROB, .commands = commands, .open = observer_open,
-    .close = observer_close, .on_truncate = on_truncate, .on_token = on_token };
+    .close = observer_close, .on_truncate = on_truncate, .on_token = on_token, .on_reset = on_reset };
 
 static const void *get(const char *id)
 {

@@ -16,5 +16,5 @@ check_PROGRAMS += %D%/golden
 %C%_golden_SOURCES = %D%/golden.c
 %C%_golden_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
 %C%_golden_LDADD = libplugins.la libmodel.la $(CJSON_LIBS) -lm
-TESTS += %D%/golden.sh %D%/gguf.sh %D%/mutants.sh
-EXTRA_DIST += %D%/golden.sh %D%/gguf.sh %D%/mutants.sh
+TESTS += %D%/golden.sh %D%/gguf.sh %D%/types.sh %D%/mutants.sh
+EXTRA_DIST += %D%/golden.sh %D%/gguf.sh %D%/types.sh %D%/mutants.sh

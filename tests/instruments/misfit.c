@@ -44,6 +44,9 @@ static dbrx_status on_token(void *self, const struct dbrx_token *t, struct dbrx_
         return DBRX_E_NOMEM;
     }
 #endif
+#ifdef SILENT
+    return (dbrx_status)-77;
+#endif
     (void)err;
     return DBRX_OK;
 }
@@ -68,6 +71,47 @@ static dbrx_status run(void *self, int argc, const char *const *argv, const stru
     r->num(r->ctx, 1);
     r->text(r->ctx, "x");
     r->nums(r->ctx, many, 1000000);
+#endif
+#ifdef MANY_ROWS                           /* none of which has a cell */
+    r->table(r->ctx, "many", NULL, col, 3);
+    for (int i = 0; i < 100000000; i++)
+        r->end_row(r->ctx);
+#endif
+#ifdef MANY_TABLES
+    for (int i = 0; i < 1000000; i++)
+        r->table(r->ctx, "many", "a title", col, 3);
+#endif
+#ifdef MANY_NOTES
+    r->table(r->ctx, "many", NULL, col, 3);
+    for (int i = 0; i < 10000000; i++)
+        r->note(r->ctx, "and another thing"), r->fact(r->ctx, "nothing", 1);
+#endif
+#ifdef LONG_TEXTS
+    static char text[1 << 20];
+    memset(text, 'x', sizeof text - 1);
+    r->table(r->ctx, "long", NULL, col, 3);
+    for (int i = 0; i < 100000; i++) {
+        r->num(r->ctx, 1);
+        r->text(r->ctx, text);
+        r->end_row(r->ctx);
+    }
+#endif
+#ifdef NOTHING_THERE
+    r->table(r->ctx, "none", NULL, NULL, 3);
+    r->table(r->ctx, NULL, NULL, col, 3);
+    r->table(r->ctx, "good", NULL, col, 3);
+    r->num(r->ctx, NAN);
+    r->text(r->ctx, NULL);
+    r->nums(r->ctx, NULL, 1000);
+    r->note(r->ctx, NULL);
+    r->fact(r->ctx, NULL, 1);
+#endif
+#ifdef ODD_STATUS
+    return (dbrx_status)123456;
+#endif
+#ifdef ENDLESS_SENTENCE
+    memset(err->text, 'x', sizeof err->text);
+    return DBRX_E_NOMEM;
 #endif
 #ifdef NOT_NUMBERS
     r->table(r->ctx, "odd", "a title", col, 3);

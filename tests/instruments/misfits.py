@@ -19,6 +19,15 @@ def build(to, name, how):
 
 # what the command says; what /instruments says of it; what else is said; does the command work?
 CASES = {
+    "MANY_ROWS": (r"/misfit-cmd: it handed over more than 200000 cells", "on .*wrong", None),
+    "MANY_TABLES": (r"/misfit-cmd: it handed over more than 200000 cells", "on .*wrong", None),
+    "MANY_NOTES": (r"/misfit-cmd: it handed over more than 200000 cells", "on .*wrong", None),
+    "LONG_TEXTS": (r"/misfit-cmd: it handed over more than 200000 cells", "on .*wrong", None),
+    "NOTHING_THERE": (None, "on .*wrong", "handed over rows that are wrong: a table without a proper name or columns"),
+    "SILENT": (r"/misfit-cmd does not work: .* has failed: it does not say why", "failed .*not say why",
+               "the instrument misfit has failed and is told nothing more: it does not say why"),
+    "ODD_STATUS": (r"/misfit-cmd: it does not say why", "on .*wrong", None),
+    "ENDLESS_SENTENCE": (r"/misfit-cmd: x{200}", "on .*wrong", None),
     "WRONG_ABI": (r"there is no command /misfit-cmd", None, None),
     "FAILS_TO_OPEN": (r"/misfit-cmd does not work: .* could not be opened: the moon is not full", "not usable .*moon", None),
     "FAILS_LATER": (r"/misfit-cmd does not work: .* has failed: three are enough", "failed .*three",
@@ -51,7 +60,9 @@ for how, (error, state, also) in CASES.items():
            "... others and the conversation go on", out, err)
         j = [json.loads(x) for x in run(tmp, "--json", "-c", "/feed 930", "-c", "/misfit-cmd").stdout.splitlines()]
         tables = [e for e in j if e["type"] == "instrument"]
-        if how == "NOT_NUMBERS":
+        if how == "NOTHING_THERE":
+            ok([t["rows"] for t in tables] == [[{"a": None, "b": "", "c": []}]], "only what has a place is shown", tables)
+        elif how == "NOT_NUMBERS":
             ok("bell^G \ufffd\ufffd escape^[[31m" in out or r"bell\x07" in out or "bell\a" in out, "text is made harmless", out)
             ok(tables == [{"type": "instrument", "instrument": "misfit", "table": "odd", "facts": {"nothing": None},
                            "notes": [], "rows": [{"a": None, "b": "bell\a \ufffd\ufffd escape\033[31m", "c": [None, None, 1]},

@@ -1,6 +1,7 @@
 """dbrx specialists: its scores against numpy, what it does not believe, and its file as labels.
 Run by specialists.sh; speaks TAP."""
 import json
+import os
 import subprocess
 import tempfile
 
@@ -65,6 +66,30 @@ with tempfile.TemporaryDirectory() as tmp:
     two = json.loads(tool(tmp, "--prompts", "two.jsonl", "-b", "cpu-blas:isa=plain", "-b", BACKEND, "--json").stdout)
     ok(len(two["backends"]) == 2 and [(r["topic"], r["layer"], r["expert"]) for r in two["specialists"]] ==
        [(r["topic"], r["layer"], r["expert"]) for r in j["specialists"]], "two backends that agree", two["backends"])
+
+    # ---- two that do not: a backend that says of the layers from 3 on that other experts ran there
+    liar = open(SRC + "/docs/naive.c", encoding="utf-8").read().replace("    if (b->route) {", """    for (uint32_t j = 0; j < n && l > 2; j++)
+        expert[j] = (uint16_t)(c->n_experts - 1 - expert[j]);
+    if (b->route) {""").replace('"naive"', '"liar"')
+    os.mkdir(tmp + "/m")
+    open(tmp + "/m/liar.c", "w", encoding="utf-8").write(liar)
+    subprocess.run([*os.environ["CC"].split(), "-std=c11", "-O2", "-shared", "-fPIC", "-I" + SRC, "-o", "liar.so", "liar.c", "-lm"],
+                   cwd=tmp + "/m", check=True)
+    two = [("sums", p[:90]) for p in by["arithmetic"][:8]] + [("tales", p[:90]) for p in by["prose"][:8]]
+    write("short.jsonl", two)
+    p = tool(tmp, "--prompts", "short.jsonl", "-b", "cpu-blas", "-b", "liar", "--module-path", os.environ["MODULES"] + ":" + tmp + "/m", "--json")
+    k = json.loads(p.stdout)
+    one = json.loads(tool(tmp, "--prompts", "short.jsonl", "-b", "cpu-blas", "--json").stdout)
+    found = {(r["topic"], r["layer"], r["expert"]) for r in one["specialists"]}
+    both = {(r["topic"], r["layer"], r["expert"]) for r in k["specialists"]}
+    there = {x for x in found if x[1] > 2}
+    ok(k["backends"] == ["cpu-blas", "liar"] and len(there) > 1, "two backends that do not agree about layers", k["backends"], found)
+    ok(both == {x for x in found if x[1] <= 2 or (x[0], x[1], 15 - x[2]) in found}, "... have no specialists there, and all the others",
+       found - both, both - found)
+    why = {(r["topic"], r["layer"], r["expert"]): r["reason"] for r in k["sensitive"] if r["layer"] > 2}
+    ok(all(("not found on liar" in why[x] or "with liar" in why[x]) and "cpu-blas" not in why[x] for x in there - both),
+       "... what only one of them finds is sensitive, and the reason names the other", why)
+    ok(all("cpu-blas" in why[x[0], x[1], 15 - x[2]] for x in there - both), "... and the other way round", why)
 
     # ---- labels
     best = j["specialists"][0]

@@ -144,6 +144,14 @@ with tempfile.TemporaryDirectory() as tmp:
     np.put_along_axis(u, b["expert"], 1, 2)
     ok(t["facts"]["tokens"] == 6 and close(col(t, "load"), u[:, 4:].mean(1)), "--since counts what came after")
 
+    # ---- one reset, of all instruments; until then all of it survives /new
+    ev = run(tmp, "/feed 930 739 259 559", "/new", "/feed 14 355", "/experts", "/coactivation", "/top *@*", "/experts reset", "/feed 5",
+             "/experts", "/coactivation", "/transitions", "/top *@*")
+    t = [e for e in ev if e["type"] == "instrument" and e["table"] != "reset"]
+    ok([e["facts"].get("tokens") for e in t] == [6, 6, None, 1, 1, 1, None], "/new keeps the statistics, a reset is for all of them", t)
+    ok(set(col(t[2], "id")) == {930, 739, 259, 559, 14, 355} and set(col(t[6], "id")) == {5} and len(t[6]["rows"]) == L * k,
+       "... and for the best tokens", t[6])
+
     # ---- steering: tokens count with the experts they were given, and the head says how many were steered
     plain = ["/set seed 5", "/set max_tokens 20", TEXT, "/experts mark m", "/k 2"]
     text = printed(tmp, *plain, "/experts --since m", "/experts", "/k 3 0", "/experts --layer 0..1", "/top *@0 2")

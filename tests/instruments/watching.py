@@ -1,9 +1,11 @@
 """/watch on a pseudo-terminal whose screen is kept here: the reply is whole, the panel stays at
 the bottom, and both are gone when they should be.  Run by watching.sh; speaks TAP."""
 import re
+import shutil
 import subprocess
+import termios
 
-from common import BACKEND, DBRX, finish, ok
+from common import BACKEND, DBRX, finish, ok, skip
 from screen import Shell
 
 
@@ -140,6 +142,39 @@ s.read("And\r\n")
 s.expect("experts \\(down\\) at layer 2|e15 ", "... shows")
 s.prompt()
 s.quit("... and ends")
+
+# ---- Ctrl-Z: the shell that dbrx was started from gets all of the screen, and its modes; fg brings the panel back
+s = Shell("--norc", "--noprofile", "--noediting", "-i", program="bash", PS1="out$ ", TERM="xterm-256color") if shutil.which("bash") else None
+if s:
+    s.read(r"out\$ ")
+    cooked = termios.tcgetattr(s.fd)[3]
+    s.send("$DBRX -b %s --no-rc --seed 3 -s max_tokens=300 -s timing=off\r" % BACKEND)
+    s.prompt()
+    s.send("/watch on\r")
+    s.prompt()
+    s.send("Once upon a time\r")
+    s.read("time\r\n")
+    start = s.at
+    s.read(r"(?s)\x1b8.*\x1b8.*\x1b8")
+    s.send("\x1a")
+    s.expect(r"(?s)Stopped.*out\$ ", "Ctrl-Z stops it")
+    scr = Screen()
+    scr.feed(s.all[start:s.at].decode("utf-8", "replace"))
+    ok((scr.top, scr.bottom) == (0, 23) and not any(re.match("e[0-9]+ ", x) for x in scr.text()), "... the screen is whole", scr.text())
+    ok(termios.tcgetattr(s.fd)[3] == cooked, "... and the terminal as it was")
+    start = s.at
+    s.send("fg\r")
+    s.expect(r"(?s)\x1b\[1;[0-9]+r.*\x1b8.*\x1b8", "fg brings the panel back")
+    s.read("dbrx> ")
+    scr.feed(s.all[start:s.at].decode("utf-8", "replace"))
+    ok((scr.top, scr.bottom) == (0, 23) and scr.text()[scr.y].startswith("dbrx>"), "... and at the end it goes", scr.text())
+    s.send("\x04")
+    s.expect(r"out\$ ", "... it ends")
+    s.send("exit\r")
+    s.wait()
+else:
+    skip("no bash")
+
 s = Shell("-b", BACKEND, "--no-rc", "-s", "max_tokens=5", rows=7)
 s.prompt()
 s.send("/watch on\r")

@@ -3,10 +3,12 @@
  * the conversation and what it says next must be what they were.  The shim's log must hold no
  * violation in the end. */
 #include "backends/model/checkpoint.h"
+#include "repl/machine.h"
 #include "repl/session.h"
 #include "tests/quiet_host.h"
 #include "tests/tap.h"
 
+#include <dirent.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -265,8 +267,10 @@ static void kept(const char *hide)
 
 /* the current one is lost, other words are said, and back to a kept one: what it holds of the old
  * words is of no use */
-static void kept_after_loss(void)
+static void kept_after_loss(int steered)
 {
+    static const uint16_t one_expert[8] = { 1, 1, 1, 1, 1, 1, 1, 1 };
+    static const struct dbrx_steer steer = { .struct_size = sizeof steer, .top_k = one_expert };
     struct dbrx_error err = { 0 };
     enum sess_finish why;
     const char *const opt[] = { "inject=lost@30", NULL };      /* beyond its opening and the KV it takes over */
@@ -276,12 +280,16 @@ static void kept_after_loss(void)
         fine = draw(w, 1, &why, &err) == DBRX_OK || err.code == DBRX_E_LOST;
     int32_t other[N_PROMPT];
     memcpy(other, prompt, sizeof other);
-    other[2]++;
+    other[2] += !steered;
+    if (steered) {                         /* the same words, but nothing of it is of use */
+        sess_steer(w.s, &steer, 1);
+        sess_steer(fresh.s, &steer, 1);
+    }
     fine = fine && !disp_name(w.d) && sess_replace(w.s, other, N_PROMPT, &err) == DBRX_OK &&
-           sess_use(w.s, "ref", NULL, 0, &err) == DBRX_OK && disp_position(w.d) == 2 && sess_sync(w.s, &err) == DBRX_OK;
+           sess_use(w.s, "ref", NULL, 0, &err) == DBRX_OK && disp_position(w.d) == (steered ? 0 : 2) && sess_sync(w.s, &err) == DBRX_OK;
     fine = fine && sess_replace(fresh.s, other, N_PROMPT, &err) == DBRX_OK && sess_sync(fresh.s, &err) == DBRX_OK;
     ok(fine && !memcmp(w.s->logits, fresh.s->logits, w.s->n_vocab * sizeof *w.s->logits),
-       "after a loss a kept one goes on from the words that are still the same");
+       "after a loss a kept one goes on from the words that are still the same%s", steered ? ", if they are steered the same" : "");
     end(fresh);
     end(w);
 }
@@ -319,6 +327,32 @@ static void kept_fails(const char *fault, dbrx_status want)
     ok(fine && reached, "going back to a kept one, %s at %d places: it stays, or is closed when it is lost", fault, reached);
 }
 
+/* Ctrl-C at every look at it on the way back to a kept one: it is kept still, and takes over later */
+static void kept_interrupted(int how)
+{
+    int fine = 1, at = 1;
+    for (; at < 100; at++) {
+        struct dbrx_error err = { 0 };
+        enum sess_finish why;
+        uint32_t n;
+        struct world w = begin("shim", NULL, 3);
+        fine &= sess_use(w.s, "ref", NULL, DISP_KEEP, &err) == DBRX_OK && draw(w, 3, &why, &err) == DBRX_OK;
+        stop_in = at;
+        dbrx_status st = sess_use(w.s, "shim", NULL, how, &err);
+        stop_in = 0;
+        if (st == DBRX_OK) {
+            fine &= goes_on(w, "shim", 6);
+            end(w);
+            break;
+        }
+        fine &= st == DBRX_STOPPED && !strcmp(disp_name(w.d), "ref") && disp_kept(w.d, 0, &n) &&
+                sess_use(w.s, "shim", NULL, 0, &err) == DBRX_OK && goes_on(w, "shim", 6);
+        end(w);
+    }
+    ok(fine && at > 2 && at < 100, "interrupted at any of %d places while a kept one %s: it is kept still", at - 1,
+       how ? "recomputes" : "takes what is new");
+}
+
 static void too_many(void)
 {
     struct dbrx_error err = { 0 };
@@ -335,6 +369,45 @@ static void too_many(void)
     ok(fine, "no more than %d are kept: %s", DISP_MAX_KEPT, err.text);
     ok(disp_drop(w.d, "nosuch") == 0 && disp_drop(w.d, "ref") == 1 && disp_drop(w.d, NULL) == DISP_MAX_KEPT - 1 &&
        !disp_kept(w.d, 0, &n), "drop closes them");
+    end(w);
+}
+
+/* ---- a thousand switches ---- */
+
+static unsigned entries(const char *dir)
+{
+    unsigned n = 0;
+    DIR *d = opendir(dir);
+    while (d && readdir(d))
+        n++;
+    if (d)
+        closedir(d);
+    return n;
+}
+
+/* kept and not, copied and recomputed, some that fail: nothing is left behind */
+static void thousand(void)
+{
+    static const char *const to[] = { "ref", "cpu-blas", "cpu-blas", "shim", "nosuch", "cpu-blas" };
+    static const char *const opt[][2] = { { 0 }, { 0 }, { "kv=f16" }, { "inject=nomem@3" }, { 0 }, { "kv=none" } };
+    static const int how[] = { 0, DISP_KEEP, 0, 0, DISP_REPLAY, 0, DISP_KEEP };
+    struct dbrx_error err = { 0 };
+    struct world w = begin("ref", NULL, 6);
+    unsigned fds = 0, threads = 0, moved = 0;
+    double memory = 0;
+    for (int i = 0; i < 1100; i++) {
+        if (i == 100)                      /* by now everything was open once */
+            fds = entries("/proc/self/fd"), threads = entries("/proc/self/task"), memory = machine_own_memory();
+        moved += sess_use(w.s, to[i % 6], opt[i % 6], how[i % 7], &err) == DBRX_OK;
+        if (i % 9)
+            disp_drop(w.d, NULL);
+    }
+    int same = sess_use(w.s, "ref", NULL, 0, &err) == DBRX_OK && goes_on(w, "ref", 6);
+    disp_drop(w.d, NULL);
+    double more = machine_own_memory() - memory;
+    ok(same && moved > 500 && entries("/proc/self/fd") <= fds && entries("/proc/self/task") <= threads && more < 4e6,
+       "a thousand switches (%u done, the others refused) leave no descriptor, no thread, no memory", moved);
+    diag("%u descriptors, %u threads, %+.0f KB", entries("/proc/self/fd"), entries("/proc/self/task"), more / 1e3);
     end(w);
 }
 
@@ -416,10 +489,14 @@ int main(void)
     kept("");
     kept("dbrx.kv/1");
     kept("extend");
-    kept_after_loss();
+    kept_after_loss(0);
+    kept_after_loss(1);
     kept_fails("lost", DBRX_E_LOST);
     kept_fails("nomem", DBRX_E_NOMEM);
+    kept_interrupted(0);
+    kept_interrupted(DISP_REPLAY);
     too_many();
+    thousand();
 
     int bad = violations(log);
     ok(bad == 0, "the host kept the contract in all of it (%d violations)", bad);

@@ -73,10 +73,11 @@ ok(len(whole) == 96 and [r["rank"] for r in whole] == list(range(1, 97)) and
    all(a["kl"] >= b["kl"] for a, b in zip(whole, whole[1:])), "96 experts, ranked")
 alone = events(*PLAIN, *lines("Lily", "/ablate %d@%d" % (whole[5]["expert"], whole[5]["layer"])))[-2]["rows"]
 figures = {r["name"]: r["value"] for r in alone}
+ok(all((r["routing_shifted"] is None) == (r["layer"] == 5) for r in whole), "those of the last layer shift nothing: null")
 ok(all(figures[k] == whole[5][k] for k in ("kl", "logprob_change", "used", "argmax_changed", "routing_shifted")),
    "one of them alone says the same", (figures, whole[5]))
 idle = [r for r in whole if r["used"] == 0]
-ok(idle and all(r["kl"] == r["logprob_change"] == r["argmax_changed"] == r["routing_shifted"] == 0 for r in idle),
+ok(idle and all(r["kl"] == r["logprob_change"] == r["argmax_changed"] == 0 == (r["routing_shifted"] or 0) for r in idle),
    "an expert that contributes nothing reports exactly 0 (%d of them)" % len(idle))
 
 # ---- its arguments
@@ -85,6 +86,22 @@ with open(T + "/two.jsonl", "w") as f:
 code, out, err = outcome(*PLAIN, *lines("/ablate 3@-1 --zero --against %s/two.jsonl" % T))
 ok(code == 0 and "of %s/two.jsonl" % T in out and "control" not in out and re.search(r"later layers, of choices +none\n", out),
    "texts of a .jsonl; --zero may be said; no controls, no column for them; the last layer shifts none", code, out, err)
+rows = events(*PLAIN, *lines("/ablate 3@-1 10@3 --against %s/two.jsonl" % T))
+texts = []
+for text in "Once upon a time", "there was   a dog":
+    with open(T + "/one.txt", "w") as f:
+        f.write(text)
+    texts.append(events(*PLAIN, *lines("/ablate 3@-1 10@3 --against %s/one.txt" % T)))
+ok(rows[-2]["texts"] == 2 and all({k: v for k, v in r.items() if k != "in_text"} == {k: v for k, v in t.items() if k != "in_text"}
+                                  for r, t in zip(rows[-1]["rows"], texts[0][-1]["rows"] + texts[1][-1]["rows"], strict=True)),
+   "the texts of a .jsonl are contexts of their own", rows, texts)
+ok([r["in_text"] for r in rows[-1]["rows"]] == [0] * texts[0][-2]["tokens"] + [1] * texts[1][-2]["tokens"], "... and each token says whose it is")
+last = events(*PLAIN, *lines("Lily", "/ablate 3@-1 --control 2"))[-2]
+none = [r for r in last["rows"] if r["name"] == "routing_shifted"][0]
+ok(none["value"] is None is none["control_mean"] is none["control_sd"] and last["shifted"] == [None] * 6,
+   "behind the last layer there is nothing to shift: null", last)
+shift = events(*PLAIN, *lines(LILY, "/ablate 10,7,8@1"))[-2]["shifted"]
+ok(shift[:2] == [None] * 2 and None not in shift[2:] and max(shift[2:]) > 0, "... nor up to the first ablated one", shift)
 code, out, err = outcome(*PLAIN, *lines("/ablate 3@1 --zero --omit --against %s/two.jsonl" % T))
 ok(code == 3 and "choose one" in err, "two meanings of without are refused", err)
 code, out, err = outcome(*PLAIN, *lines("/feed 1 2", "/route -1 --load --list"))

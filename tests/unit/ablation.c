@@ -13,6 +13,7 @@ static int should_stop(const struct dbrx_host *h)
 static const struct dbrx_host host = QUIET_HOST(should_stop);
 static const int32_t tok[] = { 5, 17, 300, 2, 99, 5, 64, 11, 200, 7 };
 enum { T = sizeof tok / sizeof *tok };
+static const uint32_t whole[] = { 0, T };
 
 static double log2p(const double *z, uint32_t n, uint32_t i)
 {
@@ -78,7 +79,7 @@ static void test_on(struct disp *d, const struct dbrx_model_desc *m, const char 
     struct pf_rule *with = pf_rules(c);
     if (*base)
         with[0].skip[3] = 1;               /* what base says, too */
-    ok(ablation_open(d, c, tok, T, base, &a, &err) == DBRX_OK, "on %s, steered \"%s\": a baseline", disp_name(d), base);
+    ok(ablation_open(d, c, tok, whole, 1, base, &a, &err) == DBRX_OK, "on %s, steered \"%s\": a baseline", disp_name(d), base);
     double worst_kl = 0, worst_delta = 0, largest = 0;
     uint32_t differ = 0, unused = 0, zeros = 0, tried = 0;
     for (uint32_t l = 0; l < c->n_layers; l++)
@@ -125,7 +126,7 @@ static void test_on(struct disp *d, const struct dbrx_model_desc *m, const char 
     }
     ok(stopped > 5 && same, "stopped at any poll (%d times), the next run is as good as any", stopped);
     stop_in = 2;
-    ok(ablation_open(d, c, tok, T, base, &b, &err) == DBRX_STOPPED && !b, "a baseline can be stopped");
+    ok(ablation_open(d, c, tok, whole, 1, base, &b, &err) == DBRX_STOPPED && !b, "a baseline can be stopped");
     stop_in = 0;
 
     uint8_t *all = malloc((size_t)c->n_layers * c->n_experts);
@@ -154,6 +155,39 @@ static void test_on(struct disp *d, const struct dbrx_model_desc *m, const char 
     ablation_close(a);
 }
 
+/* Texts are contexts of their own: together they are the sum of each alone, to the bit */
+static void test_texts(struct disp *d, const struct dbrx_config *c)
+{
+    static const uint32_t three[] = { 0, 4, 5, T };
+    struct dbrx_error err = { 0 };
+    struct ablation *all = NULL;
+    ok(ablation_open(d, c, tok, three, 3, "", &all, &err) == DBRX_OK, "three texts: %s", err.text);
+    int same = 1;
+    for (uint32_t l = 0; l < c->n_layers; l += 2) {
+        struct ablation_token each[T], one[T];
+        struct ablation_sums s, sum = { 0 };
+        uint8_t in[4096] = { 0 };
+        in[l * c->n_experts + 5] = 1;
+        same &= ablation_run(all, in, STEER_OMIT, &s, each, NULL, &err) == DBRX_OK;
+        for (int i = 0; i < 3; i++) {
+            struct ablation *a = NULL;
+            struct ablation_sums of = { 0 };
+            const uint32_t alone[] = { 0, three[i + 1] - three[i] };
+            same &= ablation_open(d, c, tok + three[i], alone, 1, "", &a, &err) == DBRX_OK &&
+                    ablation_run(a, in, STEER_OMIT, &of, one + three[i], NULL, &err) == DBRX_OK;
+            sum.routed += of.routed, sum.shifted += of.shifted, sum.used += of.used, sum.changed += of.changed;
+            ablation_close(a);
+        }
+        same &= s.routed == sum.routed && s.shifted == sum.shifted && s.used == sum.used && s.changed == sum.changed;
+        for (uint32_t t = 0; t < T; t++)
+            same &= one[t].kl == each[t].kl && one[t].was == each[t].was && one[t].now == each[t].now &&
+                    (one[t].delta == each[t].delta || (isnan(one[t].delta) && isnan(each[t].delta)));
+        same &= isnan(each[3].delta) && isnan(each[4].delta) && isnan(each[T - 1].delta) && !isnan(each[5].delta);
+    }
+    ok(same, "texts together say what each says alone");
+    ablation_close(all);
+}
+
 int main(void)
 {
     struct dbrx_error err = { 0 };
@@ -161,13 +195,14 @@ int main(void)
     struct ckpt *ck = tiny_open(&mods);
     struct disp *d = disp_new(&ck->desc, &mods, &host, 40);
     struct ablation *none = NULL;
-    ok(ablation_open(d, &ck->desc.config, tok, T, "", &none, &err) == DBRX_E_INVALID && !none, "without a backend: %s",
+    ok(ablation_open(d, &ck->desc.config, tok, whole, 1, "", &none, &err) == DBRX_E_INVALID && !none, "without a backend: %s",
        err.text);
     for (int cpu = 0; cpu < 2; cpu++) {
         if (disp_use(d, cpu ? "cpu-blas" : "ref", NULL, 0, NULL, 0, &err) != DBRX_OK)
             bail("%s", err.text);
         test_on(d, &ck->desc, "");
         test_on(d, &ck->desc, "skip 3@0");
+        test_texts(d, &ck->desc.config);
     }
     disp_free(d);
     modules_free(&mods);

@@ -78,10 +78,21 @@ verdict $? "the example instrument builds against the installed headers"
     -c '/help first' -c /instruments >"$tmp/log" 2>&1
 verdict $? "... runs"
 "$DBRX" --module-path "$tmp/mine" --json -b ref -c '/feed 930 739 259 559' -c /first -c '/route 0..3 --list' >"$tmp/json"
-sed -n 's/.*"table":"first","facts":{"tokens":4}.*"rows":\[{"layer":0,"expert":[0-9]*,"tokens":\([1-4]\)}.*{"layer":5,.*/ok \1/p' \
-    "$tmp/json" >"$tmp/log"
-grep -q '^ok [1-4]$' "$tmp/log"
+sed -n 's/.*"table":"first".*"rows":\[{"layer":0,"first":\[\([0-9,]*\)\]}.*{"layer":5,.*/\1/p' "$tmp/json" |
+    tr , '\n' | awk '{ n += $1 } END { print NR, n }' >"$tmp/log"
+grep -qx '16 4' "$tmp/log"
 verdict $? "... counts each token once, with a row a layer"
+"$DBRX" --module-path "$tmp/mine:$builddir/modules" --json -b ref -c '/feed 930 739' -c '/experts reset' -c '/feed 5' -c /first >"$tmp/json"
+sed -n 's/.*"table":"first".*"rows":\[{"layer":0,"first":\[\([0-9,]*\)\]}.*/\1/p' "$tmp/json" |
+    tr , '\n' | awk '{ n += $1 } END { print NR, n }' >"$tmp/log"
+grep -qx '16 1' "$tmp/log"
+verdict $? "... begins anew when another instrument asks for it"
+"$DBRX" --module-path "$tmp/mine" -b ref -c '/first nonsense' >"$tmp/log" 2>&1
+grep -q 'it does not take that; usage: /first' "$tmp/log"
+verdict $? "... leaves it to the host to refuse words"
+sed 's|/\*.*\*/||' "$srcdir/plugins/example/example.c" | sed '1,/^#/{/^#/!d}' | grep -c '[^ ]' >"$tmp/log"
+test "$(cat "$tmp/log")" -le 60
+verdict $? "... and has the 60 lines that its page speaks of"
 "$DBRX" --module-path "$tmp/mine" -b ref -c '/frist' >"$tmp/log" 2>&1
 grep -q 'did you mean /first?' "$tmp/log"
 verdict $? "... its command is suggested like any other"
