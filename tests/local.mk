@@ -22,3 +22,4 @@ include tests/route/local.mk
 include tests/steer/local.mk
 include tests/instruments/local.mk
 include tests/fuzz/local.mk
+include tests/hostile/local.mk

@@ -174,8 +174,7 @@ static void add_item(void *arg, unsigned worker, uint32_t item)
         if (j->slot[p] == NONE)
             continue;
         const float *out = j->out + j->slot[p] * w;
-        for (size_t i = 0; i < w; i++)
-            x[i] += m->weight[p] * out[i];
+        j->c->k->vecmat[K_F32](x, out, 1, w, w, &m->weight[p]);
         for (size_t i = 0; part && i < w; i++)
             part[i] = m->weight[p] * out[i];
     }

@@ -76,6 +76,17 @@ static dbrx_status moe_block(dbrx_session *s, const struct pass *p, uint32_t l, 
     return DBRX_OK;
 }
 
+/* Rows that are no numbers are found where they arise, before all that follows is none either */
+static dbrx_status check_rows(const float *x, size_t n, int64_t layer, struct dbrx_error *err)
+{
+    float zero = 0;                        /* NaN as soon as one is not finite */
+    for (size_t i = 0; i < n; i++)
+        zero += 0 * x[i];
+    return zero == 0 ? DBRX_OK
+         : layer < 0 ? fail(err, DBRX_E_UNSUPPORTED, "the embedding holds values that are no numbers: the weights are damaged")
+         : fail(err, DBRX_E_UNSUPPORTED, "layer %d gives values that are no numbers: its weights are damaged", (int)layer);
+}
+
 /* s->x, the rows that enter block p->layer, through the blocks from there on: their KV is
  * written, x = what the last block leaves.  `first`: of how many the batch has, for progress. */
 static dbrx_status run_blocks(dbrx_session *s, const struct pass *p, uint32_t first, struct dbrx_error *err)
@@ -109,11 +120,14 @@ static dbrx_status run_blocks(dbrx_session *s, const struct pass *p, uint32_t fi
             .kv_dtype = m->kv_dtype });
         inputs_emit(s, DBRX_INPUT_WO, l, n, d, s->h);
         op->linear(&s->work, s->qkv, s->h, &m->layer[l]->wo, n, d, d);
-        for (size_t i = 0; i < (size_t)n * d; i++)
-            s->x[i] += s->qkv[i];
+        op->add(&s->work, s->x, s->qkv, n, d);
 
         op->layernorm(&s->work, s->h, s->x, m->norm_2 + (size_t)l * d, n, d, c->ln_eps);
-        dbrx_status st = moe_block(s, p, l, err);
+        dbrx_status st = check_rows(s->x, (size_t)n * d, l, err);
+        if (st == DBRX_OK)
+            st = moe_block(s, p, l, err);
+        if (st == DBRX_OK)
+            st = check_rows(s->x, (size_t)n * d, l, err);
         if (st != DBRX_OK)
             return st;
         emit_tap(p, DBRX_TAP_RESIDUAL, (int32_t)l, s->x);
@@ -132,8 +146,8 @@ static dbrx_status head_rows(dbrx_session *s, const float *x, uint32_t n, float 
     m->ops.linear(&s->work, logits, s->h, &m->lm_head, n, c->n_vocab, c->d_model);
     for (size_t i = 0; i < (size_t)n * c->n_vocab; i++)     /* no router looks at these */
         if (!isfinite(logits[i]))
-            return fail(err, DBRX_E_UNSUPPORTED, "the logit of token %zu is no number: the "
-                        "weights are damaged", i % c->n_vocab);
+            return fail(err, DBRX_E_UNSUPPORTED, "the logit of token %zu is no number: the weights "
+                        "of the head, or of the norm before it, are damaged", i % c->n_vocab);
     return DBRX_OK;
 }
 
@@ -202,7 +216,7 @@ dbrx_status graph_eval(dbrx_session *s, const struct dbrx_batch *b, struct dbrx_
         for (uint32_t t = 0; t < n; t++)
             dequant(s->x + t * d, m->embed.data, m->embed.dtype, (size_t)b->token[first + t] * d, d);
         emit_tap(&p, DBRX_TAP_RESIDUAL, -1, s->x);
-        if ((st = run_blocks(s, &p, first, err)) == DBRX_OK) {
+        if ((st = check_rows(s->x, n * d, -1, err)) == DBRX_OK && (st = run_blocks(s, &p, first, err)) == DBRX_OK) {
             s->pos += n;                   /* a whole chunk more */
             st = chunk_logits(s, b, first, n, err);
         }
