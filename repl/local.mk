@@ -2,6 +2,7 @@
 noinst_LTLIBRARIES += librepl.la
 librepl_la_SOURCES = \
   %D%/clock.h \
+  %D%/mapped.h %D%/mapped.c \
   %D%/engine.h \
   %D%/engine.c \
   %D%/divergence.h \
@@ -132,6 +133,7 @@ libshell_la_SOURCES = \
   %D%/complete.c \
   %D%/signals.h \
   %D%/signals.c \
+  %D%/trial.h %D%/trial.c \
   %D%/paths.h \
   %D%/paths.c \
   %D%/text.h \

@@ -11,9 +11,11 @@
 #include "repl/instruments.h"
 #include "repl/labels.h"
 #include "repl/line.h"
+#include "repl/mapped.h"
 #include "repl/paths.h"
 #include "repl/signals.h"
 #include "repl/text.h"
+#include "repl/trial.h"
 #include "repl/words.h"
 
 #include <stdlib.h>
@@ -145,6 +147,8 @@ static int open_backend(struct shell *sh, const struct shell_options *o)
 {
     struct dbrx_error err;
     char *path = path_modules(o->module_path);
+    sh->modules.insecure = o->insecure;
+    sh->modules.trial = trial_module;
     if (!path || modules_scan(&sh->modules, path, &err) != DBRX_OK) {
         free(path);
         render_error(&sh->out, "out of memory");
@@ -209,7 +213,7 @@ int shell_open(struct shell *sh, const struct shell_options *o)
         return st != DBRX_OK ? EXIT_CHECKPOINT : EXIT_INTERNAL;
     }
     open_text(sh);
-    int code = open_backend(sh, o);
+    int code = mapped_watch(sh->ckpt) ? EXIT_INTERNAL : open_backend(sh, o);
     char why[512];
     if (!code && shell_constrain(sh, why, sizeof why)) {       /* -s grammar=FILE, lists */
         render_error(&sh->out, "%s", why);
@@ -248,6 +252,7 @@ void shell_close(struct shell *sh)
     modules_free(&sh->modules);
     chat_close(&sh->chat);
     tok_close(sh->tok);
+    mapped_unwatch(sh->ckpt);
     ckpt_close(sh->ckpt);
     free(sh->name);
     free(sh->last_prompt);

@@ -22,6 +22,7 @@ struct shell_options {
     const char *model, *backend, *module_path;     /* NULL: the default ones            */
     const char *const *backend_opt;        /* its "k=v", NULL-ended, or NULL            */
     const char *out;                       /* of a batch, or NULL: stdout               */
+    int insecure;                          /* modules that anybody can write to, too    */
     uint32_t ctx;                          /* 0: the checkpoint's, at most DEFAULT_CTX  */
 };
 enum { DEFAULT_CTX = 4096 };               /* a full context can cost gigabytes         */

@@ -36,8 +36,8 @@ static const struct level {
     { "avx512bf16", isa_bf16, "avx512", &quant_vnni, &gemm_bf16, &gemm_int8, &gemm_bf16x2,
       NULL },
     { "avx512vnni", isa_vnni, "avx512", &quant_vnni, NULL, &gemm_int8, NULL, NULL },
-    { "avx512", isa_avx512, "avx512", NULL, NULL, NULL, NULL, NULL },
-    { "avx2", isa_avx2, "avx2", NULL, NULL, NULL, NULL, NULL },
+    { "avx512", isa_avx512, "avx512", &quant_avx2, NULL, NULL, NULL, NULL },
+    { "avx2", isa_avx2, "avx2", &quant_avx2, NULL, NULL, NULL, NULL },
 #endif
     { "plain", NULL, "plain", NULL, NULL, NULL, NULL, NULL },
 };

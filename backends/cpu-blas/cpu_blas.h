@@ -13,6 +13,7 @@
 
 enum {
     CPU_FEW    = 4,                        /* up to so many tokens, kernels beat matrices   */
+    CPU_OPEN   = 8,                        /* from so many on, BLAS and opened weights do    */
     CPU_NARROW = 64,                       /* up to so many rows, a product goes by tokens  */
     CPU_PANEL  = 128 * 1024,               /* floats of widened weights: half an L2         */
     CPU_L1     = 16 * 1024,                /* bytes of weights that surely stay there       */
@@ -110,6 +111,13 @@ static inline float *cpu_scratch(const struct cpu *c, unsigned worker)
 static inline size_t cpu_few_rows(size_t n, uint32_t dtype, size_t rows, size_t cols)
 {
     return n == 1 ? rows : min(rows, max(1, CPU_L1 / (size_t)dtype_bytes(dtype, cols)));
+}
+
+/* n tokens of a product with quantised weights one by one?  Else opened for BLAS, which pays from
+ * CPU_OPEN tokens on. */
+static inline int cpu_by_token(const struct cpu *c, size_t n)
+{
+    return c->quant && (c->deterministic || !c->quant->open || n < CPU_OPEN);
 }
 
 /* Few enough tokens for the kernels, one by one? */

@@ -12,7 +12,7 @@ if HAVE_X86_64
 noinst_LTLIBRARIES += libcpu-avx2.la libcpu-avx512.la libcpu-vnni.la libcpu-bf16.la libcpu-amx.la
 libcpu_la_LIBADD   += libcpu-avx2.la libcpu-avx512.la libcpu-vnni.la libcpu-bf16.la libcpu-amx.la
 AVX512_CFLAGS = -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl
-libcpu_avx2_la_SOURCES   = %D%/avx2.c
+libcpu_avx2_la_SOURCES   = %D%/avx2.c %D%/quant_avx2.c
 libcpu_avx2_la_CFLAGS    = $(AM_CFLAGS) -mavx2 -mfma -mf16c
 libcpu_avx512_la_SOURCES = %D%/avx512.c
 libcpu_avx512_la_CFLAGS  = $(AM_CFLAGS) $(AVX512_CFLAGS)
@@ -23,7 +23,7 @@ libcpu_bf16_la_CFLAGS    = $(AM_CFLAGS) $(AVX512_CFLAGS) -mbmi2 -mavx512vbmi -ma
 libcpu_amx_la_SOURCES    = %D%/amx.c
 libcpu_amx_la_CFLAGS     = $(AM_CFLAGS) $(AVX512_CFLAGS) -mavx512bf16 -mamx-tile -mamx-bf16
 endif
-EXTRA_DIST += %D%/avx2.c %D%/avx512.c %D%/quant_vnni.c %D%/gemm_bf16.c %D%/gemm_int8.c %D%/attend_bf16.c \
+EXTRA_DIST += %D%/avx2.c %D%/quant_avx2.c %D%/avx512.c %D%/quant_vnni.c %D%/gemm_bf16.c %D%/gemm_int8.c %D%/attend_bf16.c \
   %D%/open_bf16.c %D%/amx.c
 
 cpu_blas_la_SOURCES = %D%/cpu_blas.c

@@ -20,7 +20,7 @@ struct cpu_way cpu_way(const struct cpu *c, uint32_t dtype, size_t n, size_t row
     const struct gemm *g = bf16 ? fast ? fast : c->exact : c->deterministic ? NULL : fast;
     if (g && (n > CPU_FEW || c->deterministic) && cols % 32 == 0 && rows % 16 == 0)
         return (struct cpu_way){ CPU_GEMM, g, g->tokens };
-    if (quantised && c->quant)
+    if (quantised && cpu_by_token(c, n))
         return (struct cpu_way){ CPU_QUANT, NULL, 1 };
     return (struct cpu_way){ CPU_FLOAT, NULL, 1 };
 }
@@ -60,7 +60,9 @@ static void float_product(const struct cpu *c, unsigned worker, float *y, size_t
     const void *at = tensor_at(w, first * cols);
     int type = kernels_type(w->dtype);
     float *wide = cpu_scratch(c, worker);
-    if (type < 0)
+    if (type < 0 && c->quant && c->quant->open)
+        c->quant->open(w->dtype, wide, at, rows * cols);
+    else if (type < 0)
         dequant(wide, w->data, w->dtype, first * cols, rows * cols);
     if (cpu_few(c, n)) {
         const uint32_t dtype = type < 0 ? DBRX_F32 : w->dtype;

@@ -1,9 +1,9 @@
 /* backends/cpu-blas/quant.h -- products of quantised weights with few tokens, one table per
  * instruction set that has them.
  *
- * Activations are stored once a product as 16-bit integers with one scale, split in two bytes
- * hi, lo, so that integer dot products of bytes lose nothing: the result is the plain one's to
- * about 15 bits.  Sums of 4 products are exact, the rest is float32.  A token's result does not
+ * Activations are stored once a product as 16-bit integers with one scale (for instructions that
+ * multiply bytes in two bytes hi, lo), so that integer dot products lose nothing: the result is the
+ * plain one's to about 15 bits.  Sums of 2 or 4 products are exact, the rest is float32.  A token's result does not
  * depend on its company.  Types: every GGUF type that dequant.h knows, whole blocks.
  * All [any]. */
 #ifndef DBRX_CPU_QUANT_H
@@ -18,9 +18,12 @@ struct quant {
     /* y[rows] = w x, rows of w as the file has them; x: packed */
     void (*matvec)(uint32_t dtype, float *y, const void *w, size_t rows, size_t cols,
                    const void *x);
+    /* dst[n] = n weights, whole blocks, for products of many tokens by BLAS.  NULL: none, tokens
+     * go one by one. */
+    void (*open)(uint32_t dtype, float *dst, const void *src, size_t n);
 };
 
-extern const struct quant quant_vnni;
+extern const struct quant quant_vnni, quant_avx2;
 
 enum { QUANT_GROUP = 640 };                /* bytes of 256 packed activations */
 static inline size_t quant_bytes(size_t n) { return 64 + (n + 255) / 256 * QUANT_GROUP; }

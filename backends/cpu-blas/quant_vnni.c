@@ -247,4 +247,4 @@ static void matvec(uint32_t dtype, float *y, const void *w, size_t rows, size_t 
     types[dtype](y, w, rows, cols, x);
 }
 
-const struct quant quant_vnni = { pack, matvec };
+const struct quant quant_vnni = { pack, matvec, NULL };

@@ -130,12 +130,29 @@ static void test_table(const struct kernels *k)
     ok(ln < 1e-5, "%s layernorm is plain's to rounding (%.1e)", k->name, ln);
     ok(silu < 1e-6, "%s silu_mul is plain's to rounding (%.1e)", k->name, silu);
     ok(ex < 1e-6 && sum < 1e-6, "%s exp_sum is plain's to rounding (%.1e, %.1e)", k->name, ex, sum);
+    double rope = 0;
+    int outside = 1;
+    for (int i = 0; i < N_SIZES; i++) {
+        size_t hd = sizes[i] / 2 * 2 + 2, n = hd <= 60 ? 5 * hd : hd;     /* a tail that is not turned */
+        float cs[MAX][2], limit = i % 3 ? 0.7f : 0;
+        fill(cs, K_F32, 2 * (hd / 2));
+        fill(a, K_F32, n);
+        memcpy(b, a, sizeof b);
+        guard(a + n);
+        k->clip_rope(a, n, limit, n / hd > 1 ? 3 : 1, hd, (const float (*)[2])cs);
+        kernels_plain.clip_rope(b, n, limit, n / hd > 1 ? 3 : 1, hd, (const float (*)[2])cs);
+        rope = fmax(rope, apart(a, b, n));
+        outside &= guarded(a + n);
+    }
+    ok(rope < 1e-6 && outside, "%s clip_rope is plain's to rounding (%.1e)", k->name, rope);
     float nan[33], one[33];
     for (int i = 0; i < 33; i++)
         nan[i] = 0, one[i] = 1;
     nan[5] = NAN;
     k->silu_mul(nan, one, 33);
     ok(isnan(nan[5]) && !isnan(nan[4]), "%s silu_mul lets NaN through", k->name);
+    k->clip_rope(nan, 33, 1, 0, 0, NULL);
+    ok(isnan(nan[5]) && !isnan(nan[4]), "%s clip_rope lets NaN through", k->name);
     nan[4] = NAN;
     ok(isnan(k->exp_sum(nan, 33, 0)), "%s exp_sum lets NaN through", k->name);
 }
@@ -316,10 +333,10 @@ static void test_int8_nan(void)
 }
 
 /* Against the plain dequantiser, at the very end of a page so that reading on would be seen */
-static void test_quant(const struct quant *k, uint32_t dtype)
+static void test_quant(const char *title, const struct quant *k, uint32_t dtype)
 {
     static const size_t widths[] = { 32, 64, 96, 160, 256, 352, 512, 1792 };
-    double mv = 0, bf = 0;
+    double mv = 0, bf = 0, op = 0;
     int intact = 1;
     for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
         for (size_t rows = 1; rows <= 5; rows += 2) {
@@ -352,6 +369,14 @@ static void test_quant(const struct quant *k, uint32_t dtype)
                     mv = fmax(mv, fabs(got[r] - want[r]) / (top * sqrt((double)cols)));
                 intact &= guarded(got + rows);
             }
+            if (k->open && dtype_block(dtype) > 1) {
+                float *floats = malloc(4 * (n + GUARD));
+                guard(floats + n);
+                k->open(dtype, floats, w, n);
+                op = fmax(op, apart(floats, wide, n));
+                intact &= guarded(floats + n);
+                free(floats);
+            }
             memset(half + n, 0x55, 4 * GUARD);
             if (isa_bf16())
                 gemm_bf16.open(dtype, half, w, rows, cols, NULL);
@@ -365,28 +390,29 @@ static void test_quant(const struct quant *k, uint32_t dtype)
                 free(all[j]);
         }
     if (dtype_block(dtype) > 1)
-        ok(mv < 5e-5, "%s: products are plain's to 15 bits (%.1e)", dtype_name(dtype), mv);
+        ok(mv < 5e-5, "%s %s: products are plain's to 15 bits (%.1e)", title, dtype_name(dtype), mv);
+    ok(op < 3e-7, "%s %s to float32 is plain's (%.1e)", title, dtype_name(dtype), op);
     ok(bf <= 1 / 256., "%s to BF16 is the nearest (%.1e)", dtype_name(dtype), bf);
-    ok(intact, "%s: only results are written", dtype_name(dtype));
+    ok(intact, "%s %s: only results are written", title, dtype_name(dtype));
 }
 
-static void test_quants(const struct quant *k)
+static void test_quants(const char *title, const struct quant *k)
 {
     float x[64], y = 0;
     _Alignas(64) char packed[1024];
     unsigned char w[68];
     for (int i = 0; i < N_TYPES; i++)
-        test_quant(k, all_types[i]);
+        test_quant(title, k, all_types[i]);
     fill(x, K_F32, 64);
     fill_blocks(w, DBRX_Q8_0, 64);
     x[7] = NAN;
     k->pack(packed, x, 64);
     k->matvec(DBRX_Q8_0, &y, w, 1, 64, packed);
-    ok(isnan(y), "a NaN is not lost");
+    ok(isnan(y), "%s: a NaN is not lost", title);
     memset(x, 0, sizeof x);
     k->pack(packed, x, 64);
     k->matvec(DBRX_Q8_0, &y, w, 1, 64, packed);
-    ok(y == 0, "nothing times something is nothing");
+    ok(y == 0, "%s: nothing times something is nothing", title);
 }
 
 /* ---- ops of a whole context ---- */
@@ -538,10 +564,15 @@ int main(void)
     test_level("plain", &c);
     if ((c.k = kernels_get(NULL)) != &kernels_plain)
         test_level(c.k->name, &c);
+    if (isa_avx2()) {
+        test_quants("avx2", &quant_avx2);
+        struct cpu avx2 = { .k = kernels_get("avx2"), .quant = &quant_avx2 };
+        test_level("avx2", &avx2);
+    }
     if (isa_vnni()) {
         test_gemms_of_types(&gemm_int8, 1e-5, 4e-3);
         test_int8_nan();
-        test_quants(&quant_vnni);
+        test_quants("vnni", &quant_vnni);
         c.quant = &quant_vnni;
         c.int8 = &gemm_int8;
         test_level("avx512vnni", &c);
