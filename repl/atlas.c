@@ -95,7 +95,7 @@ int handle_atlas(struct shell *sh, const struct args *a)
     struct atomic f;
     if (!sh->sess->n)
         return render_error(&sh->out, "there is no token yet: type a prompt, or /feed some ids");
-    if (shell_routing(sh, tokens->in ? tokens->first : 0, tokens->in ? tokens->last + 1 : sh->sess->n, 1, &r))
+    if (shell_routing(sh, tokens->in ? tokens->first : 0, tokens->in ? tokens->last + 1 : sh->sess->n, NULL, PROBS_YES, &r))
         return -1;
     int why = atomic_open(&f, path);
     if (!why) {

@@ -162,7 +162,7 @@ static int trace_ids(struct trace_tool *c, const struct tok_ids *ids, const char
     struct routing r;
     dbrx_status st = sess_append(sh->sess, ids->id, ids->n, &err);
     if (st == DBRX_OK)
-        st = routing_read(sh->sess, &sh->ckpt->desc.config, 0, (uint32_t)ids->n, &r, &err);
+        st = routing_read(sh->sess, &sh->ckpt->desc.config, 0, (uint32_t)ids->n, NULL, 1, &r, &err);
     if (st == DBRX_STOPPED)
         return -1;
     if (st != DBRX_OK)
