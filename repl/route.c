@@ -12,6 +12,7 @@
 #include "repl/shell.h"
 #include "repl/words.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -546,8 +547,12 @@ int export_route(struct shell *sh, const char *path, const struct set *tokens)
         return render_error(&sh->out, "the conversation is empty");
     if (shell_routing(sh, from, to, tokens->in ? tokens->in + from : NULL, PROBS_YES, &r))
         return -1;
+    render_busy(&sh->out, 1);
     int why = route_write(path, format, sh, &r, sh->sess->token + from, tokens->in ? tokens->in + from : NULL);
+    render_busy(&sh->out, 0);
     routing_free(&r);
+    if (why == ECANCELED)
+        return render_error(&sh->out, "interrupted; nothing was written to %s", path);
     if (why)
         return render_error(&sh->out, "%s cannot be written: %s; what was there stays", path, strerror(why));
     cJSON *fields = cJSON_CreateObject();

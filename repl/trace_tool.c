@@ -169,6 +169,8 @@ static int trace_ids(struct trace_tool *c, const struct tok_ids *ids, const char
         return shell_failed(sh, st, &err);
     int why = route_write(path, route_format(path), sh, &r, ids->id, NULL);
     routing_free(&r);
+    if (why == ECANCELED)
+        return -1;
     if (why || (why = write_ledger(c, strrchr(path, '/') + 1, hash_of(ids))))
         return render_error(&sh->out, "%s cannot be written: %s", path, strerror(why));
     c->traced++;
