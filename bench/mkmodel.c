@@ -229,8 +229,11 @@ int main(int argc, char **argv)
         return 1;
     j.total = j.head.data;
     size_t n;
+    static char buf[4 << 20];
     unsigned char *head = gguf_head_bytes(&j.head, &n);
     j.f = fopen(out, "wb");
+    if (j.f)                               /* large pages in the page cache, as dbrx quantize leaves */
+        setvbuf(j.f, buf, _IOFBF, sizeof buf);
     int failed = !head || !j.f || fwrite(head, 1, n, j.f) != n || ckpt_each(&d, write_tensor, &j) != DBRX_OK;
     failed |= j.f && fclose(j.f) != 0;
     if (failed)

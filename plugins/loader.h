@@ -13,7 +13,14 @@ struct module {
     char  why[252];
 };
 
-struct modules { struct module *list; size_t n; };    /* zero-initialise */
+struct modules {                           /* zero-initialise */
+    struct module *list;                   /* [n] */
+    size_t n;
+    int insecure;                          /* 1: take what anybody can write to, too */
+    /* NULL, or asked before a module comes into the process; 0, or -1 and why it must not.
+     * Not for those in the last directory, the program's own. */
+    int (*trial)(const char *path, char *why, size_t size);
+};
 
 /* [one/modules] Opens every *.so in the colon-separated directories of `path`, in
  * that order, names sorted within a directory; the first of a name wins.  Files

@@ -36,6 +36,9 @@ uint32_t crc32c(uint32_t crc, const void *data, size_t n)
     return ~crc;
 }
 
+/* Written so, what is large lies in the page cache as large pages, ready to be mapped */
+enum { BUFFER = 4 << 20 };
+
 int atomic_open(struct atomic *a, const char *path)
 {
     struct stat st;
@@ -65,6 +68,9 @@ int atomic_open(struct atomic *a, const char *path)
         atomic_abort(a);
         return why;
     }
+    a->buf = malloc(BUFFER);
+    if (a->buf)
+        setvbuf(a->f, a->buf, _IOFBF, BUFFER);
     return 0;
 }
 
@@ -115,5 +121,6 @@ void atomic_abort(struct atomic *a)
         unlink(a->tmp);
     free(a->tmp);
     free(a->path);
+    free(a->buf);
     *a = (struct atomic){ 0 };
 }

@@ -12,7 +12,7 @@
 
 struct atomic {
     FILE    *f;
-    char    *path, *tmp;
+    char    *path, *tmp, *buf;
     int      error;                        /* the first errno, or 0                      */
     uint32_t crc;                          /* of everything so far                       */
 };

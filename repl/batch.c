@@ -302,7 +302,7 @@ int batch_run(struct shell *sh, const char *in, const char *out)
     sh->out.json = 0;                      /* stdout has results only */
     stop = open_out(&b, out);
     b.total = stop ? 0 : batch_lines(f);
-    while (!stop && !signals_stop() && (len = getline(&line, &cap, f)) >= 0) {
+    while (!stop && !signals_stop() && (len = text_line(&line, &cap, f)) >= 0) {
         snprintf(sh->out.where, sizeof sh->out.where, "%.120s:%lu", in, ++b.line);
         if (len && line[strspn(line, " \t\r\n")])
             stop = run_line(&b, line, (size_t)len);
@@ -310,7 +310,7 @@ int batch_run(struct shell *sh, const char *in, const char *out)
         render_bar(&sh->out, b.line, b.total, b.failed);
     }
     render_bar(&sh->out, 0, 0, 0);
-    if (!stop && ferror(f) && !signals_stop())
+    if (!stop && !feof(f) && !signals_stop())
         stop = render_error(&sh->out, "%s cannot be read: %s", in, strerror(errno));
     if (b.line && !stop)
         render_event(&sh->out, "status", NULL, "%lu drawn, %lu there already, %lu failed%s", b.drawn, b.skipped,

@@ -6,6 +6,7 @@
 #include "repl/compare.h"
 #include "repl/prompts.h"
 #include "repl/signals.h"
+#include "repl/words.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -85,13 +86,13 @@ static int read_prompts(struct compare_tool *c)
     FILE *f = !strcmp(c->prompts, "-") ? stdin : fopen(c->prompts, "re");
     if (!f)
         return render_error(&sh->out, "%s cannot be read: %s", c->prompts, strerror(errno));
-    for (unsigned long n = 1; !failed && !signals_stop() && (len = getline(&line, &cap, f)) >= 0; n++) {
+    for (unsigned long n = 1; !failed && !signals_stop() && (len = text_line(&line, &cap, f)) >= 0; n++) {
         snprintf(sh->out.where, sizeof sh->out.where, "%.120s:%lu", c->prompts, n);
         if (line[strspn(line, " \t\r\n")])
             failed = add_line(c, line, (size_t)len, n);
         sh->out.where[0] = '\0';
     }
-    if (!failed && ferror(f) && !signals_stop())
+    if (!failed && !feof(f) && !signals_stop())
         failed = render_error(&sh->out, "%s cannot be read: %s", c->prompts, strerror(errno));
     if (!failed && !c->ask.texts.n)
         failed = render_error(&sh->out, "%s holds no prompt", c->prompts);

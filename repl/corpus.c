@@ -4,6 +4,7 @@
 
 #include "plugins/fail.h"
 #include "repl/paths.h"
+#include "repl/words.h"
 
 #include <cjson/cJSON.h>
 #include <errno.h>
@@ -119,9 +120,9 @@ static dbrx_status read_file(const char *name, char **text, size_t *len, struct 
     if (!f)
         return fail(err, DBRX_E_IO, "%s", why_not);
     int bad = !(mem = open_memstream(text, len));
-    while (!bad && (n = fread(buf, 1, sizeof buf, f)) > 0)
+    for (size_t sum = 0; !bad && sum < TEXT_MOST && (n = fread(buf, 1, sizeof buf, f)) > 0; sum += n)
         bad = fwrite(buf, 1, n, mem) != n;
-    int why = ferror(f) ? errno : 0;
+    int why = ferror(f) ? errno : bad || feof(f) ? 0 : EFBIG;
     fclose(f);
     if (mem)
         bad |= fclose(mem) != 0;

@@ -7,6 +7,7 @@
 #include "repl/line.h"
 #include "repl/paths.h"
 #include "repl/signals.h"
+#include "repl/words.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,9 +22,9 @@ char *read_whole(struct shell *sh, FILE *f, const char *name, size_t *size)
     size_t len = 0, cap = 0;
     for (size_t n = 1; n; len += n) {
         if (cap - len < 4096) {
-            char *more = realloc(text, cap = 2 * cap + 65536);
+            char *more = len < TEXT_MOST ? realloc(text, cap = 2 * cap + 65536) : NULL;
             if (!more) {
-                render_error(&sh->out, "%s does not fit into memory", name);
+                render_error(&sh->out, len < TEXT_MOST ? "%s does not fit into memory" : "%s is longer than 1 GiB", name);
                 free(text);
                 return NULL;
             }

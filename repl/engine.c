@@ -2,6 +2,7 @@
 #include "repl/engine.h"
 
 #include "plugins/fail.h"
+#include "repl/mapped.h"
 
 #include <string.h>
 
@@ -22,9 +23,13 @@ dbrx_status engine_open(struct engine *e, const struct module *m, const struct d
     const struct dbrx_config *c = &desc->config;
     e->layers = c->n_layers;
     e->kv_row = (size_t)c->n_kv_heads * (c->d_model / c->n_heads);
-    dbrx_status st = e->vt->model_open(host, desc, opt, &e->model, err);
+    dbrx_status st = mapped_lost(err);
+    if (st == DBRX_OK)
+        st = e->vt->model_open(host, desc, opt, &e->model, err);
     if (st == DBRX_OK)
         st = e->vt->session_open(e->model, max_pos, &e->session, err);
+    if (st == DBRX_OK)
+        st = mapped_lost(err);             /* it may have packed zeros */
     if (st != DBRX_OK)
         engine_close(e);
     return st;
@@ -69,6 +74,16 @@ static dbrx_status gone(struct dbrx_error *err)
     return fail(err, DBRX_E_LOST, "the backend is gone");
 }
 
+/* What came of weights that are gone is no result: back to what was there before */
+static dbrx_status sound(struct engine *e, uint32_t before, dbrx_status st, struct dbrx_error *err)
+{
+    if (st == DBRX_E_LOST || mapped_lost(NULL) == DBRX_OK)
+        return st;
+    if (engine_position(e) > before)
+        st = engine_truncate(e, before, err);
+    return st == DBRX_E_LOST ? st : mapped_lost(err);
+}
+
 /* A module that is older than a kind of steering would pass over it in silence */
 static dbrx_status check_steer(const struct engine *e, const struct dbrx_batch *b, struct dbrx_error *err)
 {
@@ -81,8 +96,11 @@ dbrx_status engine_eval(struct engine *e, const struct dbrx_batch *b, struct dbr
 {
     if (!e->session)
         return gone(err);
-    dbrx_status st = check_steer(e, b, err);
-    return st == DBRX_OK ? settle(e, e->vt->eval(e->session, b, err)) : st;
+    uint32_t before = engine_position(e);
+    dbrx_status st = mapped_lost(err);
+    if (st == DBRX_OK)
+        st = check_steer(e, b, err);
+    return st == DBRX_OK ? sound(e, before, settle(e, e->vt->eval(e->session, b, err)), err) : st;
 }
 
 dbrx_status engine_truncate(struct engine *e, uint32_t n_keep, struct dbrx_error *err)
@@ -110,8 +128,9 @@ dbrx_status engine_resume(struct engine *e, uint32_t layer, uint32_t pos, const 
     if (!r)
         return e->session ? fail(err, DBRX_E_UNSUPPORTED, "%s cannot resume inner blocks", e->module->info->name)
                           : gone(err);
+    uint32_t before = engine_position(e);
     dbrx_status st = check_steer(e, b, err);
-    return st == DBRX_OK ? settle(e, r->resume(e->session, layer, pos, x, b, err)) : st;
+    return st == DBRX_OK ? sound(e, before, settle(e, r->resume(e->session, layer, pos, x, b, err)), err) : st;
 }
 
 dbrx_status engine_head(struct engine *e, const float *x, uint32_t n, float *logits, struct dbrx_error *err)
@@ -120,7 +139,7 @@ dbrx_status engine_head(struct engine *e, const float *x, uint32_t n, float *log
     if (!h)
         return e->session ? fail(err, DBRX_E_UNSUPPORTED, "%s cannot turn hidden vectors into logits",
                                  e->module->info->name) : gone(err);
-    return settle(e, h->head(e->session, x, n, logits, err));
+    return sound(e, engine_position(e), settle(e, h->head(e->session, x, n, logits, err)), err);
 }
 
 /* ---- KV ---- */

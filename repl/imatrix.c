@@ -7,6 +7,7 @@
 #include "repl/prompts.h"
 #include "repl/signals.h"
 #include "repl/tools.h"
+#include "repl/words.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -137,7 +138,7 @@ static int see_prompts(struct collect *c, FILE *f)
     size_t cap = 0;
     ssize_t len;
     int failed = 0, chat;
-    for (unsigned long n = 1; !failed && !signals_stop() && (len = getline(&line, &cap, f)) >= 0; n++) {
+    for (unsigned long n = 1; !failed && !signals_stop() && (len = text_line(&line, &cap, f)) >= 0; n++) {
         struct tok_ids ids = { 0 };
         if (!line[strspn(line, " \t\r\n")])
             continue;
@@ -153,6 +154,8 @@ static int see_prompts(struct collect *c, FILE *f)
         render_bar(&sh->out, n, 0, 0);
     }
     free(line);
+    if (!failed && !feof(f) && !signals_stop())
+        failed = render_error(&sh->out, "%s cannot be read: %s", c->prompts, strerror(errno));
     return failed ? failed : signals_stop();
 }
 

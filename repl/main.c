@@ -10,6 +10,7 @@
 #include "repl/line.h"
 #include "repl/options.h"
 #include "repl/paths.h"
+#include "repl/trial.h"
 
 #include <errno.h>
 #include <locale.h>
@@ -53,6 +54,8 @@ static const struct modules *with_modules(const struct shell_options *o)
     static struct modules modules;
     struct dbrx_error err;
     char *path = path_modules(o->module_path);
+    modules.insecure = o->insecure;
+    modules.trial = trial_module;
     if (path && modules_scan(&modules, path, &err) == DBRX_OK)
         instruments_find(&modules);        /* their commands are in the table then */
     free(path);
@@ -93,6 +96,7 @@ static int take_option(void *ctx, int letter, const char *arg)
         return set_option(&p->sh->vars, text);
     case OPT_CTX: return option_count("ctx", arg, 1, UINT32_MAX, &p->o->ctx);
     case OPT_MODULE_PATH: p->o->module_path = arg; return 0;
+    case OPT_INSECURE: p->o->insecure = 1; return 0;
     case OPT_HELP: print_help(); return -1;
     case OPT_HELP_COMMANDS: with_modules(p->o); help_markdown(); return -1;
     case OPT_HELP_MAN: with_modules(p->o); print_man(); return -1;

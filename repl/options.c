@@ -28,6 +28,7 @@ const struct option_row option_rows[] = {
     { "ctx", OPT_CTX, "N", "tokens of context (default: the model's, up to 4096)" },
     { "seed", OPT_SEED, "N", "seed of the random numbers, to repeat a run" },
     { "module-path", OPT_MODULE_PATH, "DIRS", "look for backends here first (colon-separated)" },
+    { "allow-insecure-modules", OPT_INSECURE, NULL, "load what anybody can write to" },
     { "no-rc", OPT_NO_RC, NULL, "do not read the rc file (interactive sessions do)" },
     { "help", OPT_HELP, NULL, "show this" },
     { "version", OPT_VERSION, NULL, "show the version" },

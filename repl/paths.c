@@ -113,7 +113,10 @@ FILE *path_open(const char *path, char *err, size_t size)
 char *path_state(const char *file)
 {
     char *path = xdg("XDG_STATE_HOME", ".local/state", file);
-    for (char *slash = path ? strchr(path + 1, '/') : NULL; slash; slash = strchr(slash + 1, '/')) {
+    const char *home = getenv("HOME");
+    size_t n = path && home ? strlen(home) : 0;
+    n = n && !strncmp(path, home, n) ? n : 0;      /* a home is somebody else's to make */
+    for (char *slash = path ? strchr(path + n + 1, '/') : NULL; slash; slash = strchr(slash + 1, '/')) {
         *slash = '\0';
         mkdir(path, 0700);
         *slash = '/';

@@ -7,7 +7,9 @@
 #define _GNU_SOURCE
 #include "repl/tools.h"
 
+#include "plugins/fail.h"
 #include "repl/divergence.h"
+#include "repl/mapped.h"
 #include "repl/signals.h"
 
 #include <errno.h>
@@ -129,6 +131,8 @@ static dbrx_status open_other(struct perplexity *p, const struct contender *who,
     struct shell *sh = &p->t.sh;
     const char *name = who->name ? who->name : disp_name(sh->disp);
     dbrx_status st = ckpt_open(p->reference, &p->other, err);
+    if (st == DBRX_OK && mapped_watch(p->other))
+        st = fail(err, DBRX_E_NOMEM, "out of memory");
     if (st != DBRX_OK)
         return st;
     if (p->other->desc.config.n_vocab != sh->ckpt->desc.config.n_vocab) {
@@ -295,6 +299,7 @@ int tool_perplexity(int argc, char **argv)
         code = run(p);
     engine_close(&p->theirs);
     engine_close(&p->ours);
+    mapped_unwatch(p->other);
     ckpt_close(p->other);
     div_free(p->d);
     free(p->logits[0]);

@@ -4,6 +4,7 @@
 
 #include "backends/graph/dequant.h"
 #include "backends/model/quant.h"
+#include "repl/mapped.h"
 
 #include <math.h>
 #include <pthread.h>
@@ -200,9 +201,15 @@ static int write_tensor(struct recode *r, struct recode_tensor *t, unsigned thre
         p.next = 0;
         const void *out = p.out;
         if (same)
-            out = (const char *)src->data + at * p.row_bytes;
+            mapped_touch(out = (const char *)src->data + at * p.row_bytes, p.n * p.row_bytes);
         else
             run_part(&p, threads);
+        struct dbrx_error gone;
+        if (mapped_lost(&gone) != DBRX_OK) {
+            snprintf(r->why, sizeof r->why, "%.*s", (int)strcspn(gone.text, ";"), gone.text);
+            free(p.out);
+            return -1;
+        }
         if (p.failed || p.bad) {
             snprintf(r->why, sizeof r->why, p.bad ? "%s holds a value that is no number: it cannot be quantised"
                      : "out of memory for %s", t->slot.gguf);

@@ -9,9 +9,11 @@
 #include "repl/paths.h"
 #include "repl/save.h"
 #include "repl/signals.h"
+#include "repl/words.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -49,7 +51,7 @@ static int may_run(struct shell *sh, struct script *me, FILE *f, const char *nam
 /* A line without its end; -1: none */
 static ssize_t next_line(FILE *f, char **line, size_t *cap)
 {
-    ssize_t len = getline(line, cap, f);
+    ssize_t len = text_line(line, cap, f);
     if (len > 0 && (*line)[len - 1] == '\n')
         (*line)[--len] = '\0';
     if (len > 0 && (*line)[len - 1] == '\r')
@@ -82,7 +84,7 @@ static int run_lines(struct shell *sh, FILE *f, const char *name)
     }
     if (!failed && signals_stop() && !signals_fatal())
         failed = render_error(&sh->out, "interrupted; the rest of %s was not run", name);
-    else if (!failed && ferror(f) && !signals_fatal())
+    else if (!failed && !sh->quit && !feof(f) && !signals_fatal())
         failed = render_error(&sh->out, "%s cannot be read: %s", name, strerror(errno));
     else if (!failed && in.open && !signals_fatal())
         failed = render_error(&sh->out, "the file ends within this prompt, which was not sent: %s",
@@ -183,6 +185,8 @@ int output_end(struct shell *sh)
     int lost = render_failed(&sh->out), failed = 0;
     dup2(sh->old_stdout, STDOUT_FILENO);
     close(sh->old_stdout);
+    if (lost)
+        __fpurge(stdout);                  /* what the file refused is not for the terminal */
     clearerr(stdout);
     sh->out.lost = 0;
     render_redirected(&sh->out);

@@ -11,9 +11,11 @@
 #include "repl/instruments.h"
 #include "repl/labels.h"
 #include "repl/line.h"
+#include "repl/mapped.h"
 #include "repl/paths.h"
 #include "repl/signals.h"
 #include "repl/text.h"
+#include "repl/trial.h"
 #include "repl/words.h"
 
 #include <stdlib.h>
@@ -145,6 +147,8 @@ static int open_backend(struct shell *sh, const struct shell_options *o)
 {
     struct dbrx_error err;
     char *path = path_modules(o->module_path);
+    sh->modules.insecure = o->insecure;
+    sh->modules.trial = trial_module;
     if (!path || modules_scan(&sh->modules, path, &err) != DBRX_OK) {
         free(path);
         render_error(&sh->out, "out of memory");
@@ -209,7 +213,7 @@ int shell_open(struct shell *sh, const struct shell_options *o)
         return st != DBRX_OK ? EXIT_CHECKPOINT : EXIT_INTERNAL;
     }
     open_text(sh);
-    int code = open_backend(sh, o);
+    int code = mapped_watch(sh->ckpt) ? EXIT_INTERNAL : open_backend(sh, o);
     char why[512];
     if (!code && shell_constrain(sh, why, sizeof why)) {       /* -s grammar=FILE, lists */
         render_error(&sh->out, "%s", why);
@@ -248,10 +252,12 @@ void shell_close(struct shell *sh)
     modules_free(&sh->modules);
     chat_close(&sh->chat);
     tok_close(sh->tok);
+    mapped_unwatch(sh->ckpt);
     ckpt_close(sh->ckpt);
     free(sh->name);
     free(sh->last_prompt);
     free(sh->output);
+    free(sh->kept);
     vars_free(&sh->vars);
 }
 
@@ -455,8 +461,11 @@ int shell_use(struct shell *sh, const char *name, const char *const *opt, int ho
 
 int shell_line(struct shell *sh, const char *line, size_t len)
 {
-    if (len && line[0] == '/' && !(len > 1 && line[1] == '/'))
-        return command_run(sh, line, len);
+    if (len && line[0] == '/' && !(len > 1 && line[1] == '/')) {
+        int failed = command_run(sh, line, len);
+        shell_keep(sh);
+        return failed;
+    }
     int escaped = len > 1 && line[0] == '/';
     return shell_prompt(sh, line + escaped, len - (size_t)escaped);
 }
@@ -470,7 +479,9 @@ int shell_prompt(struct shell *sh, const char *text, size_t len)
         free(sh->last_prompt);
         sh->last_prompt = copy;
     }
-    return reply_to(sh, text, len);
+    int failed = reply_to(sh, text, len);
+    shell_keep(sh);
+    return failed;
 }
 
 int shell_input(struct shell *sh, const struct input *in)
@@ -513,6 +524,12 @@ static void banner(struct shell *sh)
                  !sh->tok ? "no tokenizer: only ids can be fed, with /feed" :
                  chat ? "chat mode: say something" : "base mode: type a beginning, the model goes on");
     render_event(&sh->out, "status", NULL, "/help lists the commands, Ctrl-C stops a reply, Ctrl-D quits");
+    char when[64];
+    struct stat st;
+    char *kept = shell_kept(sh, 0, &st);
+    if (kept && strftime(when, sizeof when, "%e %b %Y, %H:%M", localtime(&st.st_mtime)))
+        render_event(&sh->out, "status", NULL, "/load goes on with the conversation of %s", when + strspn(when, " "));
+    free(kept);
 }
 
 void shell_interactive(struct shell *sh, int rc)
@@ -552,5 +569,5 @@ void shell_interactive(struct shell *sh, int rc)
     }
     input_free(&in);
     line_close();
-    shell_keep(sh);
+    shell_keep_end(sh);
 }

@@ -8,6 +8,7 @@
 #include "repl/corpus.h"
 #include "repl/signals.h"
 #include "repl/specialists.h"
+#include "repl/words.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -113,13 +114,13 @@ static int read_prompts(struct spec_tool *s)
     FILE *f = !strcmp(s->prompts, "-") ? stdin : fopen(s->prompts, "re");
     if (!f)
         return render_error(r, "%s cannot be read: %s", s->prompts, strerror(errno));
-    for (unsigned long n = 1; !failed && !signals_stop() && (len = getline(&line, &cap, f)) >= 0; n++) {
+    for (unsigned long n = 1; !failed && !signals_stop() && (len = text_line(&line, &cap, f)) >= 0; n++) {
         snprintf(r->where, sizeof r->where, "%.120s:%lu", s->prompts, n);
         if (line[strspn(line, " \t\r\n")])
             failed = add_line(s, line, (size_t)len);
         r->where[0] = '\0';
     }
-    if (!failed && ferror(f) && !signals_stop())
+    if (!failed && !feof(f) && !signals_stop())
         failed = render_error(r, "%s cannot be read: %s", s->prompts, strerror(errno));
     for (uint32_t t = 0; !failed && t < s->n_topics; t++)
         if (s->texts_of[t] < FEWEST)

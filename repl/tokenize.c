@@ -5,6 +5,7 @@
 
 #include "repl/paths.h"
 #include "repl/text.h"
+#include "repl/words.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -102,7 +103,7 @@ static char *read_all(const char *path, size_t *len)
 
     while (f && got) {
         if (n == cap) {
-            char *p = realloc(data, cap = cap ? 2 * cap : 65536);
+            char *p = n < TEXT_MOST ? realloc(data, cap = cap ? 2 * cap : 65536) : NULL;
             if (!p)
                 break;
             data = p;
@@ -111,7 +112,7 @@ static char *read_all(const char *path, size_t *len)
     }
     if (!f || got || ferror(f)) {
         fprintf(stderr, "dbrx: %s: %s\n", f == stdin ? "standard input" : path,
-                f && got ? "out of memory" : strerror(errno));
+                f && got ? n < TEXT_MOST ? "out of memory" : "it is longer than 1 GiB" : strerror(errno));
         free(data);
         data = NULL;
     }

@@ -13,6 +13,7 @@
 #include "repl/prompts.h"
 #include "repl/routefile.h"
 #include "repl/signals.h"
+#include "repl/words.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -280,7 +281,7 @@ static int trace(struct trace_tool *c)
     }
     unsigned long total = batch_lines(f);
     int stop = check_folder(c) || read_ledger(c);
-    for (unsigned long n = 1; !stop && !signals_stop() && (len = getline(&line, &cap, f)) >= 0; n++) {
+    for (unsigned long n = 1; !stop && !signals_stop() && (len = text_line(&line, &cap, f)) >= 0; n++) {
         snprintf(sh->out.where, sizeof sh->out.where, "%.120s:%lu", c->prompts, n);
         if (line[strspn(line, " \t\r\n")] && trace_line(c, line, (size_t)len, n) && !signals_stop())
             c->failed++;
@@ -288,7 +289,7 @@ static int trace(struct trace_tool *c)
         render_bar(&sh->out, n, total, c->failed);
     }
     render_bar(&sh->out, 0, 0, 0);
-    if (!stop && ferror(f) && !signals_stop())
+    if (!stop && !feof(f) && !signals_stop())
         stop = render_error(&sh->out, "%s cannot be read: %s", c->prompts, strerror(errno));
     if (!stop) {
         cJSON *fields = cJSON_CreateObject();

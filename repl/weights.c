@@ -3,6 +3,7 @@
 #include "repl/weights.h"
 
 #include "repl/atomic.h"
+#include "repl/mapped.h"
 #include "repl/shell.h"
 #include "repl/signals.h"
 #include "repl/text.h"
@@ -33,7 +34,7 @@ int weights_open(struct weights *w, const char *in, int json)
     w->r.in = w->in;
     long n = sysconf(_SC_NPROCESSORS_ONLN);
     w->threads = n > 0 ? (unsigned)n : 1;
-    return recode_list(&w->r) ? render_error(&w->out, "out of memory"), EXIT_INTERNAL : 0;
+    return recode_list(&w->r) || mapped_watch(w->in) ? render_error(&w->out, "out of memory"), EXIT_INTERNAL : 0;
 }
 
 int weights_close(struct weights *w, int code)
@@ -42,6 +43,7 @@ int weights_close(struct weights *w, int code)
     recode_free(&w->r);
     chat_close(&w->chat);
     tok_close(w->tok);
+    mapped_unwatch(w->in);
     ckpt_close(w->in);
     int lost = render_failed(&w->out);
     if (lost && !sig) {

@@ -4,6 +4,7 @@
 #include "tokenizer/tokenizer.h"
 
 #include <ctype.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -92,6 +93,28 @@ char *word_next(char **line)
     *line = *p ? p + 1 : p;
     *to = '\0';
     return word;
+}
+
+ssize_t text_line(char **line, size_t *cap, FILE *f)
+{
+    size_t n = 0;
+    for (int c = 0; c != '\n' && (c = getc_unlocked(f)) != EOF; ) {
+        if (n + 2 > *cap) {
+            size_t most = 2 * *cap + 128;
+            char *more = n < LINE_MOST ? realloc(*line, most) : NULL;
+            if (!more) {
+                errno = n < LINE_MOST ? ENOMEM : EFBIG;
+                return -1;
+            }
+            *line = more;
+            *cap = most;
+        }
+        (*line)[n++] = (char)c;
+    }
+    if (!n || ferror(f))
+        return -1;
+    (*line)[n] = '\0';
+    return (ssize_t)n;
 }
 
 char *text_clean(const char *text, size_t len)

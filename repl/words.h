@@ -4,6 +4,14 @@
 #define DBRX_REPL_WORDS_H
 
 #include <stddef.h>
+#include <stdio.h>
+#include <sys/types.h>
+
+/* Of a text, of a line: what is longer is a mistake, and would take all memory there is. */
+enum { TEXT_MOST = 1 << 30, LINE_MOST = 1 << 28 };
+/* As getline(), but a line of more than LINE_MOST bytes is EFBIG.  -1 is the end if feof(f),
+ * else an error, out of memory included: errno. */
+ssize_t text_line(char **line, size_t *cap, FILE *f);
 
 /* The i-th name of a table, NULL past its end. */
 typedef const char *word_name(size_t i);

@@ -16,9 +16,11 @@ include tests/unit/local.mk
 include tests/golden/local.mk
 include tests/conformance/local.mk
 include tests/shim/local.mk
+include tests/cuda-emu/local.mk
 include tests/cli/local.mk
 include tests/sampling/local.mk
 include tests/route/local.mk
 include tests/steer/local.mk
 include tests/instruments/local.mk
 include tests/fuzz/local.mk
+include tests/hostile/local.mk

@@ -6,10 +6,12 @@
 #include "tokenizer/utf8.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define FILE_MAX ((size_t)1 << 30)             /* no vocabulary is that large */
 
@@ -35,8 +37,9 @@ char *file_read(const char *path, size_t *len, char *err, size_t errlen)
 {
     struct stat st;
     char *data = NULL;
-    FILE *f = fopen(path, "rb");
-    if (!f || fstat(fileno(f), &st)) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);    /* a FIFO of that name must not hang us */
+    FILE *f = fd < 0 ? NULL : fdopen(fd, "rb");
+    if (!f || fstat(fd, &st)) {
         tok_error(err, errlen, "%s: %s", path, strerror(errno));
         goto out;
     }
@@ -63,6 +66,8 @@ char *file_read(const char *path, size_t *len, char *err, size_t errlen)
 out:
     if (f)
         fclose(f);
+    else if (fd >= 0)
+        close(fd);
     return data;
 }
 

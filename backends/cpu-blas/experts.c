@@ -21,7 +21,7 @@ struct job {
     uint32_t *first, *count;               /* [n_active] slots of each active expert         */
     uint32_t *expert;                      /* [n_active] its id                              */
     uint32_t n_active;
-    char  *in;                             /* [slots] packed inputs                          */
+    char  *in;                             /* [slots] packed inputs; then out is there       */
     char  *hidden;                         /* [slots] floats, or packed by the gemm          */
     char  *packed;                         /* [slots] hidden as `down` wants it              */
     float *out;                            /* [slots][width] of the columns from `pass` on   */
@@ -174,8 +174,7 @@ static void add_item(void *arg, unsigned worker, uint32_t item)
         if (j->slot[p] == NONE)
             continue;
         const float *out = j->out + j->slot[p] * w;
-        for (size_t i = 0; i < w; i++)
-            x[i] += m->weight[p] * out[i];
+        j->c->k->vecmat[K_F32](x, out, 1, w, w, &m->weight[p]);
         for (size_t i = 0; part && i < w; i++)
             part[i] = m->weight[p] * out[i];
     }
@@ -215,8 +214,8 @@ static void choose(struct job *j)
 /* bytes of one slot in all arrays */
 static size_t slot_bytes(const struct job *j)
 {
-    return 2 * sizeof(uint32_t) + in_bytes(j) + hidden_bytes(j) +
-           sizeof(float) * min(PASS, j->m->d_model) +
+    return 2 * sizeof(uint32_t) + max(in_bytes(j), sizeof(float) * min(PASS, j->m->d_model)) +
+           hidden_bytes(j) +
            (j->down.kind == CPU_QUANT ? packed_bytes(j) : 0);
 }
 
@@ -224,8 +223,8 @@ static size_t slot_bytes(const struct job *j)
 size_t cpu_experts_bytes(const struct cpu *c, const struct dbrx_config *cfg)
 {
     size_t block = c->tiles ? c->tiles->tokens : c->fast ? c->fast->tokens : GEMM_TOKENS;
-    size_t slots = GRAPH_CHUNK * (size_t)cfg->top_k + 2 * block * cfg->n_experts;
-    return slots * (8 + 2 * (size_t)cfg->d_model + 4 * min(PASS, cfg->d_model) + 2 * (size_t)cfg->d_ffn) +
+    size_t d = cfg->d_model, slots = GRAPH_CHUNK * (size_t)cfg->top_k + block * cfg->n_experts;
+    return slots * (8 + max(2 * d, 4 * min(PASS, d)) + 2 * (size_t)cfg->d_ffn) +
            3 * sizeof(uint32_t) * cfg->n_experts + 64 * 8;
 }
 
@@ -248,10 +247,10 @@ static void experts_some(struct job *j, void *scratch, size_t slots)
     j->expert = take(&at, m->n_experts * sizeof *j->expert);
     j->pair = take(&at, slots * sizeof *j->pair);
     j->slot = take(&at, slots * sizeof *j->slot);
-    j->in = take(&at, slots * in_bytes(j));
+    j->in = take(&at, slots * max(in_bytes(j), min(PASS, d) * sizeof *j->out));
+    j->out = (float *)(void *)j->in;
     j->hidden = take(&at, slots * hidden_bytes(j));
     j->packed = j->down.kind == CPU_QUANT ? take(&at, slots * packed_bytes(j)) : j->hidden;
-    j->out = take(&at, slots * min(PASS, d) * sizeof *j->out);
 
     uint32_t slot = 0, most = 0;
     j->n_active = 0;

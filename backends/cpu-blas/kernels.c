@@ -8,6 +8,7 @@
 #include "backends/cpu-blas/isa.h"
 #include "backends/graph/dequant.h"
 #include "backends/graph/kv.h"
+#include "backends/graph/ops.h"
 
 #include <math.h>
 #include <string.h>
@@ -103,11 +104,16 @@ static void layernorm(float *y, const float *x, const float *w, size_t n, float 
         y[i] = (float)((x[i] - mean) * scale * w[i]);
 }
 
+static void clip_rope(float *x, size_t n, float clip, size_t n_rot, size_t hd, const float (*cs)[2])
+{
+    ops_plain.clip_rope(NULL, x, 1, (uint32_t)n, clip, (uint32_t)n_rot, (uint32_t)hd, cs);
+}
+
 const struct kernels kernels_plain = {
     "plain", { matvec_f32, matvec_f16, matvec_bf16 }, { vecmat_f32, vecmat_f16, vecmat_bf16 },
     { widen_f32, widen_f16, widen_bf16 }, { narrow_f32, narrow_f16, narrow_bf16 },
     { scores_f32, scores_f16, scores_bf16 }, { mix_f32, mix_f16, mix_bf16 },
-    silu_mul, exp_sum, max_of, layernorm,
+    silu_mul, exp_sum, max_of, layernorm, clip_rope,
 };
 
 const struct kernels *kernels_get(const char *name)

@@ -39,6 +39,8 @@ struct kernels {
     float (*max)(const float *p, size_t n);
     /* y[n] = (x - mean) / sqrt(var + eps) * w */
     void (*layernorm)(float *y, const float *x, const float *w, size_t n, float eps);
+    /* x[n] within +-clip (0: as it is), then n_rot heads turned: pairs (i, i + hd/2) by cs[hd/2] */
+    void (*clip_rope)(float *x, size_t n, float clip, size_t n_rot, size_t hd, const float (*cs)[2]);
 };
 
 extern const struct kernels kernels_plain, kernels_avx2, kernels_avx512;

@@ -57,10 +57,11 @@ static void layernorm(struct work *wk, float *y, const float *x, const float *w,
 static void clip_rope_item(void *arg, unsigned worker, uint32_t item)
 {
     const struct token_job *j = arg;
-    uint32_t t = item * j->step;
+    uint32_t end = (uint32_t)min(j->n, (size_t)(item + 1) * j->step);
     (void)worker;
-    ops_plain.clip_rope(NULL, j->y + (size_t)t * j->d, (uint32_t)min(j->step, j->n - t), j->d,
-                        j->clip, j->n_rot, j->head_dim, j->cs + (size_t)t * (j->head_dim / 2));
+    for (uint32_t t = item * j->step; t < end; t++)
+        j->c->k->clip_rope(j->y + (size_t)t * j->d, j->d, j->clip, j->n_rot, j->head_dim,
+                           j->cs + (size_t)t * (j->head_dim / 2));
 }
 
 static void clip_rope(struct work *wk, float *x, uint32_t n, uint32_t stride, float clip,
@@ -70,6 +71,22 @@ static void clip_rope(struct work *wk, float *x, uint32_t n, uint32_t stride, fl
     struct token_job j = { .c = c, .y = x, .cs = cs, .n = n, .d = stride, .clip = clip,
                            .n_rot = n_rot, .head_dim = head_dim, .step = 16 };
     pool_run(c->pool, (uint32_t)ceil_div(n, j.step), clip_rope_item, &j);
+}
+
+static void add_item(void *arg, unsigned worker, uint32_t item)
+{
+    const struct token_job *j = arg;
+    const float one = 1;
+    size_t first = (size_t)item * j->step, n = min(j->step, j->n - first) * j->d;
+    (void)worker;
+    j->c->k->vecmat[K_F32](j->y + first * j->d, j->x + first * j->d, 1, n, n, &one);
+}
+
+static void add(struct work *wk, float *x, const float *y, uint32_t n, uint32_t d)
+{
+    const struct cpu *c = wk->ctx;
+    struct token_job j = { .c = c, .y = x, .x = y, .n = n, .d = d, .step = 16 };
+    pool_run(c->pool, (uint32_t)ceil_div(n, j.step), add_item, &j);
 }
 
 /* ---- the KV cache ------------------------------------------------------------------------- */
@@ -106,5 +123,5 @@ static void store(struct work *wk, void *dst, uint32_t dtype, const float *x, si
 
 const struct ops cpu_ops = {
     .linear = cpu_linear, .layernorm = layernorm, .clip_rope = clip_rope,
-    .store = store, .attention = cpu_attention, .experts = cpu_experts, .scratch = scratch,
+    .store = store, .attention = cpu_attention, .add = add, .experts = cpu_experts, .scratch = scratch,
 };

@@ -212,9 +212,39 @@ static void layernorm(float *y, const float *x, const float *w, size_t n, float 
         y[i] = (x[i] - mean) * scale * w[i];
 }
 
+enum { TURNED = 64 };                      /* pairs at a time */
+
+static void clip_rope(float *x, size_t n, float clip, size_t n_rot, size_t hd, const float (*cs)[2])
+{
+    const size_t half = hd / 2;
+    size_t i = 0;
+    for (; clip > 0 && i + LANES <= n; i += LANES)         /* this order lets NaN through */
+        v_store(x + i, v_max(v_set(-clip), v_min(v_set(clip), v_load_f32(x + i))));
+    kernels_plain.clip_rope(x + i, clip > 0 ? n - i : 0, clip, 0, 0, NULL);
+    for (size_t p = 0, len; p < half; p += len) {
+        float c[TURNED], s[TURNED];
+        len = half - p < TURNED ? half - p : TURNED;
+        for (i = 0; i < len; i++)
+            c[i] = cs[p + i][0], s[i] = cs[p + i][1];
+        for (size_t h = 0; h < n_rot; h++) {
+            float *a = x + h * hd + p, *b = a + half;
+            for (i = 0; i + LANES <= len; i += LANES) {
+                VEC u = v_load_f32(a + i), v = v_load_f32(b + i), co = v_load_f32(c + i), si = v_load_f32(s + i);
+                v_store(a + i, v_sub(v_mul(u, co), v_mul(v, si)));
+                v_store(b + i, v_fma(v, co, v_mul(u, si)));
+            }
+            for (; i < len; i++) {
+                float u = a[i], v = b[i];
+                a[i] = u * c[i] - v * s[i];
+                b[i] = v * c[i] + u * s[i];
+            }
+        }
+    }
+}
+
 const struct kernels KERNELS_TABLE = {
     KERNELS_NAME, { matvec_f32, matvec_f16, matvec_bf16 },
     { vecmat_f32, vecmat_f16, vecmat_bf16 }, { widen_f32, widen_f16, widen_bf16 },
     { narrow_f32, narrow_f16, narrow_bf16 }, { scores_f32, scores_f16, scores_bf16 },
-    { mix_f32, mix_f16, mix_bf16 }, silu_mul, exp_sum, max_of, layernorm,
+    { mix_f32, mix_f16, mix_bf16 }, silu_mul, exp_sum, max_of, layernorm, clip_rope,
 };

@@ -70,6 +70,13 @@ static void store(struct work *wk, void *dst, uint32_t dtype, const float *x, si
         kv_store((char *)dst + t * dtype_bytes(dtype, width), dtype, x + t * stride, width);
 }
 
+static void add(struct work *wk, float *x, const float *y, uint32_t n, uint32_t d)
+{
+    (void)wk;
+    for (size_t i = 0; i < (size_t)n * d; i++)
+        x[i] += y[i];
+}
+
 static void attention(struct work *wk, const struct attn *a)
 {
     uint32_t hd = a->head_dim, group = a->n_heads / a->n_kv_heads;
@@ -170,5 +177,6 @@ static void experts(struct work *wk, const struct moe *m)
 
 const struct ops ops_plain = {
     .linear = linear, .layernorm = layernorm, .clip_rope = clip_rope,
-    .store = store, .attention = attention, .experts = experts, .scratch = experts_scratch,
+    .store = store, .attention = attention, .add = add, .experts = experts,
+    .scratch = experts_scratch,
 };

@@ -55,6 +55,8 @@ struct ops {
     void (*store)(struct work *, void *dst, uint32_t dtype, const float *x, size_t stride,
                   uint32_t n, uint32_t width);
     void (*attention)(struct work *, const struct attn *);
+    /* x[n][d] += y[n][d] */
+    void (*add)(struct work *, float *x, const float *y, uint32_t n, uint32_t d);
     void (*experts)(struct work *, const struct moe *);
     /* Bytes of work.scratch for up to GRAPH_CHUNK tokens, or NULL for none. */
     size_t (*scratch)(void *ctx, const struct dbrx_config *);

@@ -258,6 +258,15 @@ void ckpt_close(struct ckpt *c)
     free(r);
 }
 
+const char *ckpt_file(const struct ckpt *c, uint32_t i, char **map, size_t *size, int *fd)
+{
+    const struct st_file *f = &((const struct reader *)c)->file[i];
+    *map = f->map;
+    *size = f->map ? f->size : 0;
+    *fd = f->fd;
+    return f->name;
+}
+
 static uint64_t elements(const struct dbrx_tensor *t)
 {
     uint64_t n = 1;

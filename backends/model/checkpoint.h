@@ -56,6 +56,9 @@ struct ckpt_slot {
 typedef dbrx_status ckpt_visit(void *ctx, const struct ckpt_slot *);
 dbrx_status ckpt_each(struct dbrx_model_desc *, ckpt_visit *, void *ctx);
 
+/* [any] Of file i < n_shards: its name, where all of it is mapped, and its descriptor. */
+const char *ckpt_file(const struct ckpt *, uint32_t i, char **map, size_t *size, int *fd);
+
 /* Parameters: all; and all but the (n_experts - top_k) experts per layer that one token
  * does not visit (the whole embedding counts).  DBRX: 132 and 36 billion. */
 uint64_t ckpt_params_total(const struct ckpt *);

@@ -130,12 +130,29 @@ static void test_table(const struct kernels *k)
     ok(ln < 1e-5, "%s layernorm is plain's to rounding (%.1e)", k->name, ln);
     ok(silu < 1e-6, "%s silu_mul is plain's to rounding (%.1e)", k->name, silu);
     ok(ex < 1e-6 && sum < 1e-6, "%s exp_sum is plain's to rounding (%.1e, %.1e)", k->name, ex, sum);
+    double rope = 0;
+    int outside = 1;
+    for (int i = 0; i < N_SIZES; i++) {
+        size_t hd = sizes[i] / 2 * 2 + 2, n = hd <= 60 ? 5 * hd : hd;     /* a tail that is not turned */
+        float cs[MAX][2], limit = i % 3 ? 0.7f : 0;
+        fill(cs, K_F32, 2 * (hd / 2));
+        fill(a, K_F32, n);
+        memcpy(b, a, sizeof b);
+        guard(a + n);
+        k->clip_rope(a, n, limit, n / hd > 1 ? 3 : 1, hd, (const float (*)[2])cs);
+        kernels_plain.clip_rope(b, n, limit, n / hd > 1 ? 3 : 1, hd, (const float (*)[2])cs);
+        rope = fmax(rope, apart(a, b, n));
+        outside &= guarded(a + n);
+    }
+    ok(rope < 1e-6 && outside, "%s clip_rope is plain's to rounding (%.1e)", k->name, rope);
     float nan[33], one[33];
     for (int i = 0; i < 33; i++)
         nan[i] = 0, one[i] = 1;
     nan[5] = NAN;
     k->silu_mul(nan, one, 33);
     ok(isnan(nan[5]) && !isnan(nan[4]), "%s silu_mul lets NaN through", k->name);
+    k->clip_rope(nan, 33, 1, 0, 0, NULL);
+    ok(isnan(nan[5]) && !isnan(nan[4]), "%s clip_rope lets NaN through", k->name);
     nan[4] = NAN;
     ok(isnan(k->exp_sum(nan, 33, 0)), "%s exp_sum lets NaN through", k->name);
 }
