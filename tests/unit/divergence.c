@@ -283,7 +283,10 @@ static void test_measure(const struct ckpt *ck, const struct modules *mods)
             for (uint32_t r = 0; r < 3; r++)
                 fine &= m[i].sample[f][r] > 0 && isfinite(m[i].sample[f][r]);
     ok(fine, "every figure has its samples");
-    ok(near(m[1].sample[MEASURE_MOVED][0], m[1].bytes_token * m[1].sample[MEASURE_GEN][0]), "bytes a second are tokens' bytes");
+    /* keys and values of 16 to 21 tokens in float32 */
+    double kv = 18.5 * 2 * 4 * cfg->n_layers * cfg->n_kv_heads * (cfg->d_model / cfg->n_heads);
+    ok(near(m[0].kv_token, kv) && near(m[1].kv_token, kv), "a token reads %.0f bytes of KV", m[1].kv_token);
+    ok(near(m[1].sample[MEASURE_MOVED][0], (all + kv) * m[1].sample[MEASURE_GEN][0]), "bytes a second are tokens' bytes");
     measurement_free(&b);
 
     /* steered to one expert a layer: what is moved follows the routes */
