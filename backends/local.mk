@@ -4,3 +4,4 @@ include backends/model/local.mk
 include backends/graph/local.mk
 include backends/ref/local.mk
 include backends/cpu-blas/local.mk
+include backends/cuda/local.mk

@@ -52,8 +52,7 @@ static dbrx_status moe_block(dbrx_session *s, const struct pass *p, uint32_t l, 
         if (route_token(c, b->steer, l, s->logit + (size_t)t * c->n_experts,
                         s->prob + (size_t)t * c->n_experts, s->expert + (size_t)t * k,
                         s->weight + (size_t)t * k))
-            return fail(err, DBRX_E_UNSUPPORTED, "the router of layer %u gave a value that is no "
-                        "number at position %u: the weights are damaged", l, p->pos + t);
+            return bad_router(l, p->pos + t, err);
     struct moe moe = {
         .layer = m->layer[l], .h = s->h, .x = s->x, .expert = s->expert, .weight = s->weight,
         .part = parts ? s->part : NULL, .n = n, .k = k, .d_model = c->d_model,
@@ -144,50 +143,21 @@ static dbrx_status head_rows(dbrx_session *s, const float *x, uint32_t n, float 
     m->ops.layernorm(&s->work, s->h, x, m->norm_f, n, c->d_model, c->ln_eps);
     inputs_emit(s, DBRX_INPUT_HEAD, 0, n, c->d_model, s->h);
     m->ops.linear(&s->work, logits, s->h, &m->lm_head, n, c->n_vocab, c->d_model);
-    for (size_t i = 0; i < (size_t)n * c->n_vocab; i++)     /* no router looks at these */
-        if (!isfinite(logits[i]))
-            return fail(err, DBRX_E_UNSUPPORTED, "the logit of token %zu is no number: the weights "
-                        "of the head, or of the norm before it, are damaged", i % c->n_vocab);
-    return DBRX_OK;
+    return check_logits(c, logits, n, err); /* no router looks at these */
 }
 
-/* everything that can be wrong with a batch, before anything is touched */
-static dbrx_status check_batch(dbrx_session *s, const struct dbrx_batch *b,
-                               struct dbrx_error *err)
+/* A batch that can be run, and room for what its tap wants */
+static dbrx_status prepare(dbrx_session *s, const struct dbrx_batch *b, struct dbrx_error *err)
 {
     const struct dbrx_config *c = &s->model->cfg;
-    size_t rows = b->want_logits == DBRX_LOGITS_ALL ? b->n_tokens : b->want_logits != 0;
-    if (b->struct_size < sizeof *b)
-        return fail(err, DBRX_E_INVALID, "the batch structure is too short");
-    if (!b->n_tokens)
-        return fail(err, DBRX_E_INVALID, "the batch holds no tokens");
-    if (b->want_logits > DBRX_LOGITS_ALL)
-        return fail(err, DBRX_E_INVALID, "want_logits is %u", b->want_logits);
-    if (rows && (!b->logits || b->logits_len / c->n_vocab < rows))
-        return fail(err, DBRX_E_INVALID, "no room for %zu rows of %u logits", rows, c->n_vocab);
-    dbrx_status st = route_check(c, b->steer, err);
-    for (uint32_t l = 0; b->tap && !s->part && st == DBRX_OK && l < c->n_layers; l++)
+    dbrx_status st = check_batch(c, b, err);
+    for (uint32_t l = 0; st == DBRX_OK && b->tap && !s->part && l < c->n_layers; l++)
         if (b->tap->want[l + 1] & 1 << DBRX_TAP_EXPERT) {
             s->part = malloc((size_t)GRAPH_CHUNK * c->n_experts * c->d_model * sizeof(float));
             if (!s->part)
                 st = fail(err, DBRX_E_NOMEM, "out of memory for the expert tap");
         }
     return st;
-}
-
-static dbrx_status check_tokens(const dbrx_session *s, const struct dbrx_batch *b, struct dbrx_error *err)
-{
-    const struct dbrx_config *c = &s->model->cfg;
-    if (!b->token)
-        return fail(err, DBRX_E_INVALID, "the batch holds no tokens");
-    for (uint32_t t = 0; t < b->n_tokens; t++)
-        if (b->token[t] < 0 || (uint32_t)b->token[t] >= c->n_vocab)
-            return fail(err, DBRX_E_INVALID, "token id %d is outside the vocabulary of %u",
-                        b->token[t], c->n_vocab);
-    if (b->n_tokens > s->max_pos - s->pos)
-        return fail(err, DBRX_E_FULL, "%u tokens do not fit: %u of %u positions are taken",
-                    b->n_tokens, s->pos, s->max_pos);
-    return DBRX_OK;
 }
 
 /* Rows first .. first+n of the batch have left the last block: their logits, where wanted */
@@ -207,9 +177,9 @@ dbrx_status graph_eval(dbrx_session *s, const struct dbrx_batch *b, struct dbrx_
     const dbrx_model *m = s->model;
     const size_t d = m->cfg.d_model;
     uint32_t start = s->pos;
-    dbrx_status st = check_batch(s, b, err);
+    dbrx_status st = prepare(s, b, err);
     if (st == DBRX_OK)
-        st = check_tokens(s, b, err);
+        st = check_tokens(&m->cfg, b, s->pos, s->max_pos, err);
     for (uint32_t first = 0, n; st == DBRX_OK && first < b->n_tokens; first += n) {
         n = b->n_tokens - first < GRAPH_CHUNK ? b->n_tokens - first : GRAPH_CHUNK;
         struct pass p = { b, 0, s->pos, n };
@@ -230,13 +200,9 @@ static dbrx_status resume(dbrx_session *s, uint32_t layer, uint32_t pos, const f
                           const struct dbrx_batch *b, struct dbrx_error *err)
 {
     const struct dbrx_config *c = &s->model->cfg;
-    dbrx_status st = check_batch(s, b, err);
-    if (st == DBRX_OK && (layer >= c->n_layers || !x))
-        st = fail(err, DBRX_E_INVALID, "block %u of %u cannot be resumed%s", layer, c->n_layers,
-                  x ? "" : " without its input");
-    if (st == DBRX_OK && (pos > s->pos || b->n_tokens > s->pos - pos))
-        st = fail(err, DBRX_E_INVALID, "%u positions from %u on cannot be resumed: the session holds %u",
-                  b->n_tokens, pos, s->pos);
+    dbrx_status st = prepare(s, b, err);
+    if (st == DBRX_OK)
+        st = check_resume(c, b, layer, pos, x, s->pos, err);
     for (uint32_t first = 0, n; st == DBRX_OK && first < b->n_tokens; first += n) {
         n = b->n_tokens - first < GRAPH_CHUNK ? b->n_tokens - first : GRAPH_CHUNK;
         struct pass p = { b, layer, pos + first, n };
@@ -253,9 +219,7 @@ static dbrx_status head(dbrx_session *s, const float *x, uint32_t n, float *logi
                         struct dbrx_error *err)
 {
     const struct dbrx_config *c = &s->model->cfg;
-    if (!x || !logits || !n)
-        return fail(err, DBRX_E_INVALID, "head needs at least one row and a place for its logits");
-    dbrx_status st = DBRX_OK;
+    dbrx_status st = check_head(x, n, logits, err);
     for (uint32_t first = 0, step; first < n && st == DBRX_OK; first += step) {
         step = n - first < GRAPH_CHUNK ? n - first : GRAPH_CHUNK;
         st = head_rows(s, x + (size_t)first * c->d_model, step,

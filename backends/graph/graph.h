@@ -6,6 +6,7 @@
 #ifndef DBRX_GRAPH_GRAPH_H
 #define DBRX_GRAPH_GRAPH_H
 
+#include "backends/graph/check.h"
 #include "backends/graph/ops.h"
 
 struct dbrx_model {
@@ -42,10 +43,6 @@ struct dbrx_session {
     float *watched;                        /* [chunk][d_model + 2*d_ffn], once somebody does */
     struct work work;
 };
-
-/* Are the sizes and tensors such that a graph can run them?  Call it before anything
- * divides by them. */
-dbrx_status graph_check(const struct dbrx_model_desc *, struct dbrx_error *);
 
 /* Checks the desc and prepares a model.  Takes ctx over also when it fails. */
 dbrx_status graph_model_open(const struct dbrx_host *, const struct dbrx_model_desc *,

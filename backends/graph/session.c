@@ -12,66 +12,6 @@
 #include <string.h>
 #include <sys/mman.h>
 
-static int shaped(const struct dbrx_tensor *t, uint64_t rows, uint64_t cols)
-{
-    uint64_t n = 1;
-    for (uint32_t i = 0; i < t->rank && i < 4; i++)
-        n *= t->dim[i];
-    return t->data && t->rank && t->rank <= 4 && n == rows * cols;
-}
-
-/* The host has checked the checkpoint; a backend still refuses what it cannot read. */
-static dbrx_status check_tensor(const struct dbrx_tensor *t, uint64_t rows, uint64_t cols,
-                                const char *name, struct dbrx_error *err)
-{
-    if (!dequant_knows(t->dtype))
-        return fail(err, DBRX_E_UNSUPPORTED, "%s is stored as type %u, which this backend cannot "
-                    "read", name, t->dtype);
-    if (!shaped(t, rows, cols) || cols % dtype_block(t->dtype))
-        return fail(err, DBRX_E_INVALID, "%s has the wrong shape", name);
-    return DBRX_OK;
-}
-
-dbrx_status graph_check(const struct dbrx_model_desc *desc, struct dbrx_error *err)
-{
-    const struct dbrx_config *c = &desc->config;
-    if (!DBRX_HAS(struct dbrx_model_desc, desc, w2_layout) ||
-        !DBRX_HAS(struct dbrx_config, c, act_fn) || desc->layer_size < sizeof(struct dbrx_layer))
-        return fail(err, DBRX_E_INVALID, "the model description is too short");
-    if (!c->n_layers || !c->d_model || !c->n_heads || !c->n_kv_heads || !c->d_ffn || !c->n_vocab ||
-        c->d_model % c->n_heads || c->n_heads % c->n_kv_heads || c->d_model / c->n_heads % 2 ||
-        !c->top_k || c->top_k > c->n_experts || c->n_experts > UINT16_MAX || c->act_fn > DBRX_GELU)
-        return fail(err, DBRX_E_INVALID, "the model's sizes do not fit together");
-    if (desc->w2_layout > DBRX_W2_MODEL_ROWS)
-        return fail(err, DBRX_E_UNSUPPORTED, "w2 is stored in an order that this backend does "
-                    "not know");
-    int by_model = desc->w2_layout == DBRX_W2_MODEL_ROWS;
-    uint64_t d = c->d_model, qkv = d + 2 * d / c->n_heads * c->n_kv_heads;
-    uint64_t ffn = (uint64_t)c->n_experts * c->d_ffn;
-    dbrx_status st = check_tensor(&desc->embed, c->n_vocab, d, "the embedding", err);
-    if (st == DBRX_OK)
-        st = check_tensor(&desc->lm_head, c->n_vocab, d, "lm_head", err);
-    if (st == DBRX_OK)
-        st = check_tensor(&desc->norm_f, 1, d, "norm_f", err);
-    for (uint32_t l = 0; l < c->n_layers && st == DBRX_OK; l++) {
-        const struct dbrx_layer *y =
-            (const void *)((const char *)desc->layer + (size_t)l * desc->layer_size);
-        const struct { const struct dbrx_tensor *t; uint64_t rows, cols; const char *name; } want[] = {
-            { &y->norm_1, 1, d, "norm_1" }, { &y->wqkv, qkv, d, "Wqkv" },
-            { &y->wo, d, d, "out_proj" }, { &y->norm_2, 1, d, "norm_2" },
-            { &y->router, c->n_experts, d, "the router" },
-            { &y->w1, ffn, d, "w1" }, { &y->v1, ffn, d, "v1" },
-            { &y->w2, by_model ? c->n_experts * d : ffn, by_model ? c->d_ffn : d, "w2" },
-        };
-        for (size_t i = 0; i < sizeof want / sizeof *want && st == DBRX_OK; i++) {
-            char name[40];
-            snprintf(name, sizeof name, "%s of layer %u", want[i].name, l);
-            st = check_tensor(want[i].t, want[i].rows, want[i].cols, name, err);
-        }
-    }
-    return st;
-}
-
 dbrx_status graph_model_open(const struct dbrx_host *host, const struct dbrx_model_desc *desc,
                              const struct ops *ops, void *ctx, void (*ctx_close)(void *),
                              dbrx_model **out, struct dbrx_error *err)
@@ -201,10 +141,9 @@ uint32_t graph_position(const dbrx_session *s)
 
 dbrx_status graph_truncate(dbrx_session *s, uint32_t n_keep, struct dbrx_error *err)
 {
-    if (n_keep > s->pos)
-        return fail(err, DBRX_E_INVALID, "cannot keep %u positions of %u", n_keep, s->pos);
-    s->pos = n_keep;
-    return DBRX_OK;
+    dbrx_status st = check_keep(n_keep, s->pos, err);
+    s->pos = st == DBRX_OK ? n_keep : s->pos;
+    return st;
 }
 
 static size_t kv_width(const struct dbrx_config *c)
@@ -218,8 +157,8 @@ static dbrx_status export_from(dbrx_session *s, uint32_t from, uint32_t max_n,
 {
     const struct dbrx_config *c = &s->model->cfg;
     size_t w = kv_width(c);
-    if (from > s->pos)
-        return fail(err, DBRX_E_INVALID, "cannot export from position %u of %u", from, s->pos);
+    if (check_export(from, s->pos, err) != DBRX_OK)
+        return DBRX_E_INVALID;
     const uint32_t own = s->model->kv_dtype;
     const int open = dtype_block(own) > 1; /* no type of a block: floats, through the scratch */
     if (!max_n || (open && max_n > GRAPH_CHUNK))
@@ -270,15 +209,9 @@ static dbrx_status import_kv(dbrx_session *s, const struct dbrx_kv_block *b,
 {
     const struct dbrx_config *c = &s->model->cfg;
     size_t w = kv_width(c);
-    if (b->pos < s->pos)
-        return fail(err, DBRX_E_INVALID, "position %u is taken: KV is imported behind the %u there "
-                    "are", b->pos, s->pos);
-    if (b->layer >= c->n_layers || dtype_block(b->dtype) != 1 || (b->n && (!b->k || !b->v)))
-        return fail(err, DBRX_E_INVALID, "KV block of layer %u, type %u does not fit this model",
-                    b->layer, b->dtype);
-    if (b->n > s->max_pos || b->pos > s->max_pos - b->n)
-        return fail(err, DBRX_E_FULL, "KV block ends at position %llu of %u",
-                    (unsigned long long)b->pos + b->n, s->max_pos);
+    dbrx_status st = check_import(c, b, s->pos, s->max_pos, err);
+    if (st != DBRX_OK)
+        return st;
     size_t at = (size_t)dtype_bytes(s->model->kv_dtype,
                                     ((uint64_t)b->layer * s->max_pos + b->pos) * w);
     import_rows(s, s->k + at, b->k, b->dtype, b->n, w);
@@ -288,17 +221,16 @@ static dbrx_status import_kv(dbrx_session *s, const struct dbrx_kv_block *b,
 
 static dbrx_status extend(dbrx_session *s, uint32_t n_pos, struct dbrx_error *err)
 {
-    if (n_pos < s->pos || n_pos > s->max_pos)
-        return fail(err, DBRX_E_INVALID, "cannot make it %u positions: it holds %u of %u", n_pos,
-                    s->pos, s->max_pos);
-    s->pos = n_pos;
-    return DBRX_OK;
+    dbrx_status st = check_extend(n_pos, s->pos, s->max_pos, err);
+    s->pos = st == DBRX_OK ? n_pos : s->pos;
+    return st;
 }
 
 static dbrx_status commit(dbrx_session *s, uint32_t n_pos, struct dbrx_error *err)
 {
-    return s->pos ? fail(err, DBRX_E_INVALID, "cannot commit %u positions on top of %u", n_pos,
-                         s->pos) : extend(s, n_pos, err);
+    dbrx_status st = check_commit(n_pos, s->pos, s->max_pos, err);
+    s->pos = st == DBRX_OK ? n_pos : s->pos;
+    return st;
 }
 
 const struct dbrx_kv graph_kv = {

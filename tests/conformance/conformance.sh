@@ -6,6 +6,7 @@ for test in $BACKENDS shim:of=cpu-blas; do
     opt=$(echo "${test#"$b"}" | tr ':,' '  ')
     file=$MODULES/$b.so
     test -e "$file" || file=$SHIMS/$b.so   # the shim must not be noticed
+    test -e "$file" || file=$EMULATED/$b.so
     test -e "$file" || continue
     out=$("$builddir/tests/conformance/conformance" "$file" $opt)
     status=$?

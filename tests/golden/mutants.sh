@@ -56,7 +56,7 @@ one layer not checked|route.c|s/s \&\& l < c->n_layers/s \&\& l + 1 < c->n_layer
 prob always given|graph.c|s/sink->want & DBRX_ROUTE_PROB ? s->prob : NULL/s->prob/
 stopped half-way, counted whole|graph.c|s/^            return DBRX_STOPPED;/            return s->pos += n, DBRX_STOPPED;/
 an error keeps the batch|graph.c|s/^    if (st < 0)$/    if (0)/
-full is not noticed by one|graph.c|s/b->n_tokens > s->max_pos - s->pos/b->n_tokens > s->max_pos - s->pos + 1/
+full is not noticed by one|check.c|s/b->n_tokens > max_pos - pos/b->n_tokens > max_pos - pos + 1/
 import forgets the first position|session.c|s/import_rows(s, s->k + at, b->k, b->dtype, b->n, w);/import_rows(s, s->k + at + 4 * w, (const char *)b->k + w * (b->dtype ? 2 : 4), b->dtype, b->n - 1, w);/
 subnormal F16 lost|dequant.c|s/f = (float)man \* 0x1p-24f;/f = 0;/
 BF16 read as F16|dequant.c|s/\[DBRX_BF16\] = bf16/[DBRX_BF16] = f16/

@@ -15,7 +15,7 @@ verdict() {
     fi
 }
 
-sources() { find "$@" -name '*.[ch]' -o -name '*.cu' 2>/dev/null | sort; }
+sources() { find "$@" -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null | sort; }
 
 # allow LABEL "FILES" ERE: each #include "..." in the files matches the expression
 allow() {
@@ -49,7 +49,7 @@ for dir in backends/*/; do
     b=$(basename "$dir")
     case $b in graph|model) continue ;; esac
     allow "backends/$b sees graph and itself" "$(sources "$dir")" \
-        "config\\.h|$graph|backends/$b/[a-z_0-9]+\\.h|backends/backend\\.h|plugins/(abi|fail)\\.h"
+        "config\\.h|$graph|backends/$b/[a-z_0-9]+\\.(cu)?h|backends/backend\\.h|plugins/(abi|fail)\\.h"
 done
 allow "tokenizer knows no model" "$(sources tokenizer)" \
     'config\.h|tokenizer/[a-z_0-9]+\.h|plugins/(abi|fail)\.h'

@@ -1,0 +1,18 @@
+# cuda-emu.so: the cuda backend with its kernels compiled for the CPU, for machines without a GPU.
+# Linked as C: libtool's way of linking C++ loses the names that a conformance check looks at.
+check_LTLIBRARIES += %D%/libcudaemu.la %D%/cuda-emu.la
+%C%_libcudaemu_la_SOURCES  = %D%/emu.h %D%/fibers.cc %D%/gpu_emu.cc %D%/kernels.cc
+%C%_libcudaemu_la_CXXFLAGS = $(EMU_CXXFLAGS)
+%C%_cuda_emu_la_SOURCES  = %D%/module.c
+%C%_cuda_emu_la_LDFLAGS  = $(MODULE_FLAGS) -rpath /nowhere
+%C%_cuda_emu_la_LIBADD   = libcudahost.la %D%/libcudaemu.la -lstdc++ -lm
+EMU_CXXFLAGS = -std=c++17 -Wall -Wextra $(WARN_CXXFLAGS) -fvisibility=hidden -ftls-model=initial-exec
+AM_TESTS_ENVIRONMENT += EMULATED='$(abs_top_builddir)/tests/cuda-emu/.libs'; export EMULATED;
+
+# every kernel once more, under the sanitizers
+check_PROGRAMS += %D%/emulated
+TESTS += %D%/emulated
+%C%_emulated_SOURCES = %D%/emulated.c %D%/fibers.cc %D%/gpu_emu.cc %D%/kernels.cc $(libcudahost_la_SOURCES) $(libgraph_la_SOURCES)
+%C%_emulated_CFLAGS   = $(AM_CFLAGS) $(SANITIZE)
+%C%_emulated_CXXFLAGS = $(EMU_CXXFLAGS) $(SANITIZE)
+%C%_emulated_LDADD    = -lm
