@@ -142,13 +142,13 @@ static const struct command table[] = {
     { "save", "files", { { ARG_FILE, "FILE", 1 }, { ARG_FLAG, "--kv", 0 } },
       "save all branches and settings to a file",
       "With --kv also the KV cache, so that nothing is computed again when it is loaded.  A crash "
-      "or a full disk leaves an older file as it was.  What is not saved when a session at a terminal "
-      "ends is kept for /load without FILE.", "/save story.dbrx --kv", handle_save },
+      "or a full disk leaves an older file as it was.  What is not saved at a terminal is kept as it "
+      "goes on, for /load without FILE.", "/save story.dbrx --kv", handle_save },
     { "load", "files", { { ARG_FILE, "FILE", 0 }, { ARG_FLAG, "--tokens-only", 0 } },
       "go on with a saved conversation",
       "Branches and settings become those of the file; a conversation that is open is kept as a "
       "branch.  A file from another checkpoint is refused, unless --tokens-only insists.  Without FILE "
-      "it is what was not saved when the last session at a terminal ended.",
+      "it is the last conversation at a terminal with this checkpoint, however that session ended.",
       "/load story.dbrx", handle_load },
     { "export", "files", { { ARG_FORMAT, "md|json|txt|route", 1 }, { ARG_FILE, "FILE", 1 }, { ARG_TOKENS, "TOKENS", 0 } },
       "write the transcript, or routing, to a file",

@@ -88,6 +88,7 @@ libshell_la_SOURCES = \
   %D%/save.c \
   %D%/load.c \
   %D%/store.c \
+  %D%/keep.c \
   %D%/batch.h \
   %D%/batch.c \
   %D%/prompts.h \

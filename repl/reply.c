@@ -428,8 +428,7 @@ static void trim(struct reply *r, uint32_t from)
     sess_truncate(r->sh->sess, n);
 }
 
-/* What the colours of a reply mean, or that there are none; once */
-static void explain_show(struct shell *sh)
+void reply_explain(struct shell *sh)
 {
     if (sh->vars.v[VAR_SHOW].num != SHOW_PROBS || sh->show_explained || sh->out.json)
         return;
@@ -464,7 +463,7 @@ int reply_draw(struct shell *sh, int quiet, struct said *said)
     g.on_token = on_token;
     g.ctx = &r;
     if (!quiet)
-        explain_show(sh);
+        reply_explain(sh);
     shell_constrain_turn(sh, sh->tree->now->n_turns - 1);
     if (!quiet)
         instruments_live_begin(sh->instruments);
