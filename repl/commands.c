@@ -142,13 +142,13 @@ static const struct command table[] = {
     { "save", "files", { { ARG_FILE, "FILE", 1 }, { ARG_FLAG, "--kv", 0 } },
       "save all branches and settings to a file",
       "With --kv also the KV cache, so that nothing is computed again when it is loaded.  A crash "
-      "or a full disk leaves an older file as it was.  What is not saved when a session at a terminal "
-      "ends is kept for /load without FILE.", "/save story.dbrx --kv", handle_save },
+      "or a full disk leaves an older file as it was.  What is not saved at a terminal is kept as it "
+      "goes on, for /load without FILE.", "/save story.dbrx --kv", handle_save },
     { "load", "files", { { ARG_FILE, "FILE", 0 }, { ARG_FLAG, "--tokens-only", 0 } },
       "go on with a saved conversation",
       "Branches and settings become those of the file; a conversation that is open is kept as a "
       "branch.  A file from another checkpoint is refused, unless --tokens-only insists.  Without FILE "
-      "it is what was not saved when the last session at a terminal ended.",
+      "it is the last conversation at a terminal with this checkpoint, however that session ended.",
       "/load story.dbrx", handle_load },
     { "export", "files", { { ARG_FORMAT, "md|json|txt|route", 1 }, { ARG_FILE, "FILE", 1 }, { ARG_TOKENS, "TOKENS", 0 } },
       "write the transcript, or routing, to a file",
@@ -175,13 +175,15 @@ static const struct command table[] = {
 
     { "route", "experts",
       { { ARG_TOKENS, "TOKENS", 0 }, { ARG_LAYERS, "--layer L", 0 }, { ARG_FLAG, "--prob", 0 },
-        { ARG_FLAG, "--logits", 0 }, { ARG_FLAG, "--load", 0 }, { ARG_FLAG, "--list", 0 },
-        { ARG_FLAG, "--tokens", 0 }, { ARG_FILE, "--svg FILE", 0 } },
+        { ARG_FLAG, "--logits", 0 }, { ARG_FLAG, "--margin", 0 }, { ARG_FLAG, "--load", 0 },
+        { ARG_FLAG, "--list", 0 }, { ARG_FLAG, "--tokens", 0 }, { ARG_FILE, "--svg FILE", 0 } },
       "show which experts tokens went to",
       "A heat map of experts by layers: the weights as applied, below them the margin (the least "
       "probability chosen less the greatest left out) and the entropy of the router in bits.  TOKENS "
       "are positions as in /tokens: 12, 3..9, -5.. (the last five), * for all; without them the last "
-      "one.  Of several tokens the mean, or, with one --layer, a row a token.  --prob and --logits "
+      "one.  Of several tokens the mean, or, with one --layer, a row a token (of more than 200, a row "
+      "for several).  What is not recorded, margin, entropy and all probabilities, is computed again; "
+      "for a map of more than 64 tokens only with --margin, --prob or --logits.  The last two "
       "show all experts, --load the share of tokens that chose one, --list the numbers, --tokens the "
       "text in the colours of its heaviest experts at a layer, --svg writes the map to a file.",
       "/route -5.. --layer 3", handle_route },

@@ -34,8 +34,8 @@ static const struct help_page topics[] = {
     { "files", "rc file, history, modules",
       "$XDG_CONFIG_HOME/dbrx/rc (~/.config/dbrx/rc): lines of NAME = VALUE, commands, and # comments, read "
       "when a session at a terminal starts, unless --no-rc.  What the command line sets outranks it.\n"
-      "$XDG_STATE_HOME/dbrx/history (~/.local/state/dbrx/history): the lines typed, yours alone; last.dbrx beside it: "
-      "the conversation as the last session at a terminal ended, if it was not saved; /load goes on with it.\n"
+      "$XDG_STATE_HOME/dbrx/history (~/.local/state/dbrx/history): the lines typed, yours alone; kept/ beside it: "
+      "the conversations of the last sessions at a terminal, kept after every reply; /load goes on with the latest.\n"
       "Backends: --module-path, $DBRX_MODULE_PATH, the installed ones.", "temperature = 0.5" },
 };
 enum { N_TOPICS = sizeof topics / sizeof *topics };

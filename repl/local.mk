@@ -88,6 +88,7 @@ libshell_la_SOURCES = \
   %D%/save.c \
   %D%/load.c \
   %D%/store.c \
+  %D%/keep.c \
   %D%/batch.h \
   %D%/batch.c \
   %D%/prompts.h \
@@ -189,7 +190,8 @@ dbrx_SOURCES = \
   %D%/specialists_tool.c \
   %D%/trace_tool.c
 dbrx_CPPFLAGS = $(libshell_la_CPPFLAGS)
-dbrx_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
+dbrx_CFLAGS = $(AM_CFLAGS) $(PIE_CFLAGS) $(CJSON_CFLAGS)
+dbrx_LDFLAGS = $(AM_LDFLAGS) $(PIE_LDFLAGS)
 dbrx_LDADD = libshell.la
 
 # The man page and the completions come from the program's own tables; a program for another

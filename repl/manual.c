@@ -158,7 +158,7 @@ void print_man(void)
     static const char *const env[][2] = {
         { "VISUAL, EDITOR", "What /edit starts." },
         { "DBRX_MODULE_PATH", "Where to look for backends, colon-separated, after --module-path." },
-        { "XDG_CONFIG_HOME, XDG_STATE_HOME", "Where the rc file, the history and last.dbrx (what was not saved when a session ended) are." },
+        { "XDG_CONFIG_HOME, XDG_STATE_HOME", "Where the rc file, the history and kept/ (the last conversations at a terminal, kept as they go on) are." },
         { "NO_COLOR", "When it is not empty, nothing is coloured." },
         { "TMPDIR", "Where /edit puts its file." } };
     for (size_t i = 0; i < sizeof env / sizeof *env; i++) {

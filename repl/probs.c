@@ -287,6 +287,7 @@ static int go_on_with(struct shell *sh, uint32_t pos, int32_t id)
     }
     if (forked)
         render_event(&sh->out, "status", NULL, "on branch %s; /switch %s goes back", sh->tree->now->name, was->name);
+    reply_explain(sh);
     show_picked(sh, pos, id);
     if (!reply_is_eos(sh, id))
         return reply_draw(sh, 0, NULL);

@@ -257,6 +257,7 @@ void shell_close(struct shell *sh)
     free(sh->name);
     free(sh->last_prompt);
     free(sh->output);
+    free(sh->kept);
     vars_free(&sh->vars);
 }
 
@@ -460,8 +461,11 @@ int shell_use(struct shell *sh, const char *name, const char *const *opt, int ho
 
 int shell_line(struct shell *sh, const char *line, size_t len)
 {
-    if (len && line[0] == '/' && !(len > 1 && line[1] == '/'))
-        return command_run(sh, line, len);
+    if (len && line[0] == '/' && !(len > 1 && line[1] == '/')) {
+        int failed = command_run(sh, line, len);
+        shell_keep(sh);
+        return failed;
+    }
     int escaped = len > 1 && line[0] == '/';
     return shell_prompt(sh, line + escaped, len - (size_t)escaped);
 }
@@ -475,7 +479,9 @@ int shell_prompt(struct shell *sh, const char *text, size_t len)
         free(sh->last_prompt);
         sh->last_prompt = copy;
     }
-    return reply_to(sh, text, len);
+    int failed = reply_to(sh, text, len);
+    shell_keep(sh);
+    return failed;
 }
 
 int shell_input(struct shell *sh, const struct input *in)
@@ -518,6 +524,12 @@ static void banner(struct shell *sh)
                  !sh->tok ? "no tokenizer: only ids can be fed, with /feed" :
                  chat ? "chat mode: say something" : "base mode: type a beginning, the model goes on");
     render_event(&sh->out, "status", NULL, "/help lists the commands, Ctrl-C stops a reply, Ctrl-D quits");
+    char when[64];
+    struct stat st;
+    char *kept = shell_kept(sh, 0, &st);
+    if (kept && strftime(when, sizeof when, "%e %b %Y, %H:%M", localtime(&st.st_mtime)))
+        render_event(&sh->out, "status", NULL, "/load goes on with the conversation of %s", when + strspn(when, " "));
+    free(kept);
 }
 
 void shell_interactive(struct shell *sh, int rc)
@@ -557,5 +569,5 @@ void shell_interactive(struct shell *sh, int rc)
     }
     input_free(&in);
     line_close();
-    shell_keep(sh);
+    shell_keep_end(sh);
 }

@@ -15,6 +15,7 @@
 #include "tokenizer/chat.h"
 
 #include <stdio.h>
+#include <sys/stat.h>
 
 enum { EXIT_OK, EXIT_INTERNAL, EXIT_USAGE, EXIT_COMMAND, EXIT_CHECKPOINT, EXIT_NO_BACKEND };
 
@@ -58,7 +59,9 @@ struct shell {
     struct instruments *instruments;
     struct labels *labels;                 /* names of experts, or NULL                 */
     struct tree *tree;                     /* the conversation's branches and turns     */
-    uint64_t saved;                        /* tree->said when they were saved           */
+    uint64_t saved, kept_said;             /* tree->said when they were saved, or kept  */
+    char *kept;                            /* the file for that, or NULL: not yet       */
+    int keep_failed;                       /* ... and that was said                     */
     struct id_list logit_bias, suppress_tokens;    /* the settings of these names, read */
     int seed_shown;
     int show_explained;                    /* what /set show does, here                 */
@@ -81,8 +84,15 @@ void shell_remember(const char *text, int literal);
 /* Prompts until /quit, Ctrl-D or SIGTERM; with `rc` the rc file comes first. */
 void shell_interactive(struct shell *, int rc);
 
-/* repl/store.c.  Leaving: turns that were not saved since go to the state folder, for /load. */
+/* repl/store.c.  The conversation to a file; 0, or -1 and a sentence in err. */
+int shell_write(const struct shell *, const char *path, int kv, char *err, size_t size);
+
+/* repl/keep.c.  After a line: what is new goes to the state folder, at a terminal; and when a
+ * session ends, with what could be redone, unless it was saved.  What cannot be written is said. */
 void shell_keep(struct shell *);
+void shell_keep_end(struct shell *);
+/* The latest file that another session kept, with this checkpoint or `any`, or NULL; free() it. */
+char *shell_kept(const struct shell *, int any, struct stat *);
 
 /* repl/script.c.  Lines of a file until the first failure, or as on_error says; 0 or -1.
  * name is for messages. */
@@ -158,6 +168,8 @@ struct said {
 };
 /* What a reader should know of how a reply ended: "cut at max_tokens"; or NULL. */
 const char *reply_note(enum sess_finish);
+/* What the colours of a reply mean, or that there are none; once, and before anything of it. */
+void reply_explain(struct shell *);
 /* Draws the reply of the last turn, which has none yet; shows it unless `quiet`.  said may
  * be NULL. */
 int reply_draw(struct shell *, int quiet, struct said *);

@@ -2,16 +2,13 @@
 #include "repl/handlers.h"
 
 #include "repl/commands.h"
-#include "repl/paths.h"
 #include "repl/save.h"
 #include "repl/shell.h"
 
 #include <stdlib.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
-/* 0, or -1 and a sentence in err */
-static int write_session(const struct shell *sh, const char *path, int kv, char *err, size_t size)
+int shell_write(const struct shell *sh, const char *path, int kv, char *err, size_t size)
 {
     char *steering = steer_text(sh->steer);
     if (!steering) {
@@ -22,27 +19,6 @@ static int write_session(const struct shell *sh, const char *path, int kv, char 
     int failed = save_write(path, &from, err, size);
     free(steering);
     return failed;
-}
-
-static const char last_session[] = "last.dbrx";
-
-void shell_keep(struct shell *sh)
-{
-    char err[512];
-    struct dbrx_error ignored;
-    if (sh->tree->said == sh->saved)
-        return;
-    char *path = path_state(last_session);
-    if (!path) {
-        render_error(&sh->out, "the conversation was not saved: there is no folder for it, $HOME is not set");
-        return;
-    }
-    tree_keep_undone(sh->tree, &ignored);  /* a file has no redo */
-    if (write_session(sh, path, 0, err, sizeof err))
-        render_error(&sh->out, "%s", err);
-    else
-        render_event(&sh->out, "status", NULL, "the conversation is kept in %s; /load goes on with it", path);
-    free(path);
 }
 
 int handle_save(struct shell *sh, const struct args *a)
@@ -58,7 +34,7 @@ int handle_save(struct shell *sh, const struct args *a)
         return -1;
     kv = kv && sh->sess->n;
     render_busy(&sh->out, 1);
-    int failed = write_session(sh, path, kv, err, sizeof err);
+    int failed = shell_write(sh, path, kv, err, sizeof err);
     render_busy(&sh->out, 0);
     if (failed)
         return render_error(&sh->out, "%s", err);
@@ -135,15 +111,15 @@ static int load(struct shell *sh, const char *path, int tokens_only)
     return 0;
 }
 
-/* Without FILE: what was kept when the last session ended */
+/* Without FILE: the latest that another session kept */
 int handle_load(struct shell *sh, const struct args *a)
 {
-    char *last = a->text[0] ? NULL : path_state(last_session);
-    if (!a->text[0] && (!last || access(last, F_OK))) {
-        free(last);
-        return render_error(&sh->out, "no conversation was kept when a session ended; /load FILE takes a file of /save");
-    }
-    int failed = load(sh, last ? last : a->text[0], a->text[1] != NULL);
-    free(last);
+    struct stat st;
+    int tokens_only = a->text[1] != NULL;
+    char *kept = a->text[0] ? NULL : shell_kept(sh, tokens_only, &st);
+    if (!a->text[0] && !kept)
+        return render_error(&sh->out, "no conversation with %s was kept; /load FILE takes a file of /save", sh->name);
+    int failed = load(sh, kept ? kept : a->text[0], tokens_only);
+    free(kept);
     return failed;
 }

@@ -16,7 +16,7 @@ enum { MAX_THREADS = 1024 };
 static const struct dbrx_option options[] = {
     { "threads", "physical cores", "worker threads, 1 to 1024" },
     { "isa", "best", "instruction set: amx, avx512bf16, avx512vnni, avx512, avx2, plain" },
-    { "precision", "auto", "of activations in prompts: f32, fast (BF16, quantised experts 8 bits), auto: fast if large" },
+    { "precision", "auto", "of activations in prompts: f32, bf16, fast (bf16, quantised experts 8 bits), auto: fast if large" },
     { "kv", "auto", "KV cache: f32, f16, bf16, q8_0; auto: f16 for large models, else f32" },
     { "deterministic", "0", "1: a token's result does not depend on what is evaluated beside it" },
     { NULL, NULL, NULL }
@@ -51,7 +51,7 @@ static const struct level *level_get(const char *name)     /* NULL: the best; NU
     return NULL;
 }
 
-enum precision { FAST_IF_LARGE, FAST, F32 };
+enum precision { FAST_IF_LARGE, FAST, BF16, F32 };
 /* so many columns are large: below, a prompt is over at once either way */
 enum { LARGE = 512 };
 
@@ -82,9 +82,9 @@ static dbrx_status parse_one(struct settings *s, const char *name, size_t len, c
             return fail(err, DBRX_E_INVALID, "isa=%.40s: this CPU has no such instruction set (amx, "
                         "avx512bf16, avx512vnni, avx512, avx2, plain)", value);
     } else if (len == 9 && !strncmp(name, "precision", len)) {
-        static const char *const names[] = { "auto", "fast", "f32", NULL };
+        static const char *const names[] = { "auto", "fast", "bf16", "f32", NULL };
         if ((s->precision = one_of(names, value)) < 0)
-            return fail(err, DBRX_E_INVALID, "precision must be auto, fast or f32, not \"%.40s\"",
+            return fail(err, DBRX_E_INVALID, "precision must be auto, fast, bf16 or f32, not \"%.40s\"",
                         value);
     } else if (len == 2 && !strncmp(name, "kv", len)) {
         static const char *const names[] = { "auto", "f32", "f16", "bf16", "q8_0", NULL };
@@ -154,8 +154,8 @@ static dbrx_status model_open(const struct dbrx_host *host, const struct dbrx_mo
         return fail(err, DBRX_E_NOMEM, "out of memory");
     c->k = kernels_get(s.level->kernels);
     c->fast = s.precision == F32 ? NULL : s.level->fast;
-    c->int8 = s.precision == F32 ? NULL : s.level->int8;
-    c->fast_cols = s.precision == FAST ? 0 : LARGE;
+    c->int8 = s.precision >= BF16 ? NULL : s.level->int8;
+    c->fast_cols = s.precision == FAST_IF_LARGE ? LARGE : 0;
     c->exact = s.level->exact;
     c->tiles = s.level->ffn_rows;
     c->quant = s.level->quant;
@@ -184,7 +184,7 @@ static const struct dbrx_backend backend = {
 
 static const char *const *values(const char *option)
 {
-    static const char *const precision[] = { "auto", "f32", "fast", NULL }, *const flag[] = { "0", "1", NULL };
+    static const char *const precision[] = { "auto", "f32", "bf16", "fast", NULL }, *const flag[] = { "0", "1", NULL };
     static const char *const kv[] = { "auto", "f32", "f16", "bf16", "q8_0", NULL };
     static const char *isa[N_LEVELS + 2];  /* two threads that fill it fill it alike */
     int n = 0;

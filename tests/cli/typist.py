@@ -363,6 +363,13 @@ s.prompt()
 s.quit("... and leaves")
 ok(b"38;5" not in s.all, "... and has none", s.all)
 
+s = Shell(*QUIET, "-s", "show=probs")
+s.prompt()
+s.send("/feed 930 739\r/pick 2\r")
+s.expect(r"(?s)/pick 2\r.*\n[^\n]*\[probability[^\n]*plain\]\r\n an", "/pick says what the colours are before the token it picks")
+s.prompt()
+s.quit("... and leaves")
+
 # ---- replies side by side, tables that scroll
 s = Shell("-b", "ref", "-s", "max_tokens=4", "--seed", "3", cols=120)
 s.prompt()
@@ -379,31 +386,87 @@ s.send("/feed " + "930 " * 30 + "\r/surprise\r")
 s.expect("(?s)perplexity.*\n *36 +930 +.*\nperplexity [0-9.]+: [^\n]*\r\n[^\n]*dbrx> ", "... at both ends, when it is long")
 s.quit("... and leaves")
 
-# ---- what was not saved when a session ends
-last = os.path.join(tmp.name, "dbrx/last.dbrx")
-for how in "Ctrl-D", "/quit", "SIGTERM", "SIGHUP":
-    if os.path.exists(last):
-        os.unlink(last)
+# ---- what is kept of a conversation, whatever ends the session
+folder = os.path.join(tmp.name, "dbrx/kept")
+
+
+def kept():
+    return sorted((os.path.join(folder, name) for name in os.listdir(folder)), key=os.path.getmtime)
+
+
+os.makedirs(folder, exist_ok=True)
+for name in kept():
+    os.unlink(name)
+for how in "Ctrl-D", "/quit", "SIGTERM", "SIGHUP", "SIGKILL":
     s = Shell(*QUIET)
     s.prompt()
     s.send("Once upon\r")
     s.read("context 3/")
     s.prompt()
+    ok(len(kept()) == 1 and os.stat(kept()[0]).st_mode & 0o777 == 0o600, "a turn is kept, in a file of its owner's", how)
     if how.startswith("SIG"):
         os.kill(s.pid, getattr(signal, how))
     else:
         s.send("\x04" if how == "Ctrl-D" else "/quit\r")
-    s.expect("kept in .*last.dbrx; /load goes on with it", how + " keeps the conversation")
+    if how != "SIGKILL":
+        s.expect("kept in .*[.]dbrx; /load goes on with it", how + " keeps the conversation")
     s.wait()
-    ok(os.path.exists(last) and os.stat(last).st_mode & 0o777 == 0o600, "... in a file of its owner's", how)
+    if how != "SIGKILL":
+        os.unlink(kept()[0])
 s = Shell(*QUIET)
+s.expect("/load goes on with the conversation of [0-9]", "after a kill the next session says how to go on")
 s.prompt()
 s.send("/load\r")
-s.expect('loaded 1 branch, now on "main": 3 tokens', "/load alone goes on with it")
+s.expect('loaded 1 branch, now on "main": 3 tokens', "... and /load does")
 s.prompt()
-os.unlink(last)
+s.send("\x04")
+s.wait()
+ok(len(kept()) == 1, "what was loaded and not added to is not kept again", s.all)
+first, second = Shell(*QUIET), Shell(*QUIET)
+for s, text, tokens in (first, "Once", 2), (second, "Once upon a", 4), (first, " time", 4), (second, " time", 6):
+    s.prompt()
+    s.send(text + "\r")
+    s.read("context %d/" % tokens)
+for s in first, second:                    # it is kept when the prompt comes
+    s.prompt()
+first.send("/load\r")
+first.expect('loaded 1 branch, now on "main": 6 tokens', "/load at one of two terminals is the other's conversation")
+for s in first, second:
+    os.kill(s.pid, signal.SIGKILL)
+    s.wait()
+ok(len(kept()) == 3, "two sessions at once keep a file each, and the one before stays", kept())
+s = Shell("-m", os.environ["srcdir"] + "/tests/data/tiny-clip", "-b", "ref")
+s.prompt()
+ok(b"/load goes" not in s.all, "another checkpoint's conversations are not offered", s.all)
+s.send("/feed 1 2\r/load\r")
+s.expect("no conversation with tiny-clip was kept", "... nor loaded")
 s.quit("... and leaves")
-ok(not os.path.exists(last), "what was loaded and not added to is not kept again", s.all)
+for i in range(40):
+    put("dbrx/kept/%d.dbrx.abcdef" % i, "what a kill while writing leaves")
+s = Shell(*QUIET)
+s.prompt()
+s.send("Once\r")
+s.read("context")
+s.prompt()
+ok(len(kept()) == 32, "the oldest make room", kept())
+s.send("/save " + tmp.name + "/saved.dbrx\r")
+s.read("saved 1 branch")
+s.quit("... and leaves")
+ok(b"is kept" not in s.all, "what was saved is not kept once more", s.all)
+s = Shell(*QUIET, XDG_STATE_HOME="/dev/null")
+for text in "Once", " upon":
+    s.prompt()
+    s.send(text + "\r")
+    s.read("context")
+s.prompt()
+s.send("\x04")
+s.wait()
+ok(s.all.count(b"not kept as it goes on") == 1 and s.all.count(b"was not saved:") == 1,
+   "a folder that cannot be written to is said once, and at the end", s.all)
+before = kept()
+s = Shell(*QUIET, "-c", "Once")
+s.wait()
+ok(kept() == before, "a script keeps nothing", s.all)
 
 # ---- the rc file
 rc = put("dbrx/rc", '# a comment\n\ntemperature = 0.25\n  top_k 7\nsystem = "Be brief."\nmode=chat\n/echo from the rc file\n'
