@@ -181,6 +181,8 @@ dbrx_SOURCES = \
   %D%/bench_tool.c \
   %D%/inspect.h \
   %D%/inspect.c \
+  %D%/plan.h \
+  %D%/plan.c \
   %D%/tokenize.h \
   %D%/tokenize.c \
   %D%/specialists.h \
@@ -188,7 +190,8 @@ dbrx_SOURCES = \
   %D%/specialists_tool.c \
   %D%/trace_tool.c
 dbrx_CPPFLAGS = $(libshell_la_CPPFLAGS)
-dbrx_CFLAGS = $(AM_CFLAGS) $(CJSON_CFLAGS)
+dbrx_CFLAGS = $(AM_CFLAGS) $(PIE_CFLAGS) $(CJSON_CFLAGS)
+dbrx_LDFLAGS = $(AM_LDFLAGS) $(PIE_LDFLAGS)
 dbrx_LDADD = libshell.la
 
 # The man page and the completions come from the program's own tables; a program for another

@@ -54,7 +54,7 @@ done
 allow "tokenizer knows no model" "$(sources tokenizer)" \
     'config\.h|tokenizer/[a-z_0-9]+\.h|plugins/(abi|fail)\.h'
 allow "the shell's core does not know its surface" "$(ls $core 2>/dev/null)" \
-    "config\\.h|repl/(clock|engine|divergence|comparison|machine|measure|dispatch|session|sampler|processors|filters|beam|trace|timeline|spans|stops)\\.h|repl/grammar/[a-z_]+\\.h|$doors"
+    "config\\.h|repl/(clock|engine|mapped|divergence|comparison|machine|measure|dispatch|session|sampler|processors|filters|beam|trace|timeline|spans|stops)\\.h|repl/grammar/[a-z_]+\\.h|$doors"
 allow "grammars know bytes and vocabularies only" "$(sources repl/grammar)" \
     'repl/grammar/[a-z_]+\.h|plugins/(abi|fail)\.h|tokenizer/tokenizer\.h'
 allow "the shell enters by the front doors" "$(sources repl)" "config\\.h|repl/(grammar/)?[a-z_0-9]+\\.(h|inc)|$doors"
