@@ -88,6 +88,8 @@ static void put_data(FILE *f, const struct shell *sh, const struct routing *r)
 
 int handle_atlas(struct shell *sh, const struct args *a)
 {
+    enum { MUCH = 200000 };                /* tokens times layers; about 40 MB */
+    const struct dbrx_config *c = &sh->ckpt->desc.config;
     static const char mark[] = "@DATA@";
     const char *path = a->text[0], *split = strstr(page, mark);
     const struct set *tokens = &a->set[1];
@@ -95,7 +97,7 @@ int handle_atlas(struct shell *sh, const struct args *a)
     struct atomic f;
     if (!sh->sess->n)
         return render_error(&sh->out, "there is no token yet: type a prompt, or /feed some ids");
-    if (shell_routing(sh, tokens->in ? tokens->first : 0, tokens->in ? tokens->last + 1 : sh->sess->n, 1, &r))
+    if (shell_routing(sh, tokens->in ? tokens->first : 0, tokens->in ? tokens->last + 1 : sh->sess->n, NULL, PROBS_YES, &r))
         return -1;
     int why = atomic_open(&f, path);
     if (!why) {
@@ -112,7 +114,8 @@ int handle_atlas(struct shell *sh, const struct args *a)
     cJSON *fields = cJSON_CreateObject();
     field_string(fields, "file", path);
     cJSON_AddNumberToObject(fields, "tokens", n);
-    render_event(&sh->out, "status", fields, "wrote the atlas of %u token%s to %s; open it in a browser", n,
-                 n == 1 ? "" : "s", path);
+    render_event(&sh->out, "status", fields, "wrote the atlas of %u token%s to %s; open it in a browser%s", n,
+                 n == 1 ? "" : "s", path, (uint64_t)n * c->n_layers > MUCH ? ", which may take its time: /atlas FILE -1000.. "
+                 "is of the last thousand alone" : "");
     return 0;
 }

@@ -69,13 +69,15 @@ static const char *plus_minus(const struct render *r)
     return r->utf8 ? "\302\261" : "+-";
 }
 
-/* "736.1 ±1.2%": the median, and half of what lies between the quartiles */
+/* "736.1 ±1.2%": the median, and half of what lies between the quartiles, if there are any */
 static char *speed(const struct render *r, const cJSON *row, const char *key)
 {
     double m = part(row, key, "median"), low = part(row, key, "low"), high = part(row, key, "high");
     char *text = NULL;
     if (isnan(m))
         return strdup("-");
+    if (part(row, "samples", NULL) < 2)
+        return form("%.1f", m);
     return asprintf(&text, "%.1f %s%.1f%%", m, plus_minus(r), 50 * (high - low) / m) < 0 ? NULL : text;
 }
 static char *show_prompt(const struct render *r, const cJSON *row) { return speed(r, row, figures[MEASURE_PROMPT].key); }
@@ -184,10 +186,13 @@ static void show(struct shell *sh, const struct bench_ask *ask, const struct mea
         }
         return;
     }
-    char *title = NULL;
-    if (asprintf(&title, "%s: prompt %u tokens, generation %u, depth %u; medians of %u interleaved runs "
-                 "(%s half of what lies between the quartiles).  %u processor%s read %.1f GB/s and do %.0f "
-                 "GFLOP/s at most, probed beside each run", sh->name, b->prompt, b->gen, b->depth, b->m[b->n_m - 1].n, plus_minus(&sh->out),
+    char *title = NULL, runs[120] = "one run";
+    uint32_t reps = b->m[b->n_m - 1].n;
+    if (reps > 1)
+        snprintf(runs, sizeof runs, "medians of %u %sruns (%s half of what lies between the quartiles)", reps,
+                 b->n_m > 1 ? "interleaved " : "", plus_minus(&sh->out));
+    if (asprintf(&title, "%s: prompt %u tokens, generation %u, depth %u; %s.  %u processor%s read %.1f GB/s and do "
+                 "%.0f GFLOP/s at most, probed beside each run", sh->name, b->prompt, b->gen, b->depth, runs,
                  machine_processors(b->machine), machine_processors(b->machine) == 1 ? "" : "s",
                  part(head, "read_bytes_per_second", "median") * 1e-9, part(head, "peak_flops", "median") * 1e-9) < 0)
         title = NULL;

@@ -175,13 +175,15 @@ static const struct command table[] = {
 
     { "route", "experts",
       { { ARG_TOKENS, "TOKENS", 0 }, { ARG_LAYERS, "--layer L", 0 }, { ARG_FLAG, "--prob", 0 },
-        { ARG_FLAG, "--logits", 0 }, { ARG_FLAG, "--load", 0 }, { ARG_FLAG, "--list", 0 },
-        { ARG_FLAG, "--tokens", 0 }, { ARG_FILE, "--svg FILE", 0 } },
+        { ARG_FLAG, "--logits", 0 }, { ARG_FLAG, "--margin", 0 }, { ARG_FLAG, "--load", 0 },
+        { ARG_FLAG, "--list", 0 }, { ARG_FLAG, "--tokens", 0 }, { ARG_FILE, "--svg FILE", 0 } },
       "show which experts tokens went to",
       "A heat map of experts by layers: the weights as applied, below them the margin (the least "
       "probability chosen less the greatest left out) and the entropy of the router in bits.  TOKENS "
       "are positions as in /tokens: 12, 3..9, -5.. (the last five), * for all; without them the last "
-      "one.  Of several tokens the mean, or, with one --layer, a row a token.  --prob and --logits "
+      "one.  Of several tokens the mean, or, with one --layer, a row a token (of more than 200, a row "
+      "for several).  What is not recorded, margin, entropy and all probabilities, is computed again; "
+      "for a map of more than 64 tokens only with --margin, --prob or --logits.  The last two "
       "show all experts, --load the share of tokens that chose one, --list the numbers, --tokens the "
       "text in the colours of its heaviest experts at a layer, --svg writes the map to a file.",
       "/route -5.. --layer 3", handle_route },

@@ -199,6 +199,13 @@ static const char *place(const cJSON *at, char *out, size_t size)
     return out;
 }
 
+static char *show_quoted(const cJSON *row, const char *key)
+{
+    const char *token = cJSON_GetStringValue(field(row, key));
+    char *text = NULL;
+    return asprintf(&text, "\"%s\"", token ? token : "") < 0 ? NULL : text;
+}
+
 static const char *layer_name(double layer, char *out, size_t size)
 {
     snprintf(out, size, layer < 0 ? "the embedding" : "L%.0f", layer);
@@ -219,9 +226,10 @@ static void figure_rows(const struct compare_ask *ask, const struct compare_resu
             number(o, "perplexity_b"), b, number(o, "log_perplexity_gap"), plus_minus, number(o, "log_perplexity_gap_error"));
     if (d->rows) {
         const cJSON *e = field(o, "logit_error_at");
-        say(list, "logits", "off by %.3g on average, %.3g at most%s (%s)", number(o, "logit_error_mean"),
-            number(o, "logit_error_max"), d->err_max > 0 ? place(e, at, sizeof at) : "",
-            d->err_max > 0 ? cJSON_GetStringValue(field(e, "token")) : "none");
+        char *most = d->err_max > 0 ? show_quoted(e, "token") : NULL;
+        say(list, "logits", "off by %.3g on average, %.3g at most%s%s%s", number(o, "logit_error_mean"),
+            number(o, "logit_error_max"), most ? place(e, at, sizeof at) : "", most ? ", that of " : "", most ? most : "");
+        free(most);
         say(list, "KL", "%.3g nats on average; median %.3g, 99%% %.3g, at most %.3g%s", number(o, "kl_mean"),
             number(o, "kl_median"), number(o, "kl_p99"), number(o, "kl_max"),
             d->kl_max > 0 ? place(field(o, "kl_at"), at, sizeof at) : "");
@@ -285,12 +293,6 @@ static char *show_swap(const struct render *r, const cJSON *row)
     return asprintf(&text, "%s > %s%s", out, in, number(row, "experts") > 1 ? " and more" : "") < 0 ? NULL : text;
 }
 
-static char *show_quoted(const cJSON *row, const char *key)
-{
-    const char *token = cJSON_GetStringValue(field(row, key));
-    char *text = NULL;
-    return asprintf(&text, "\"%s\"", token ? token : "") < 0 ? NULL : text;
-}
 static char *show_token(const struct render *r, const cJSON *row) { (void)r; return show_quoted(row, "token"); }
 static char *show_token_a(const struct render *r, const cJSON *row) { (void)r; return show_quoted(row, "token_a"); }
 static char *show_token_b(const struct render *r, const cJSON *row) { (void)r; return show_quoted(row, "token_b"); }

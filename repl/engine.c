@@ -12,18 +12,35 @@ const struct dbrx_backend *engine_backend(const struct module *m)
     return vt && DBRX_HAS(struct dbrx_backend, vt, truncate) ? vt : NULL;
 }
 
+/* The label is all that others know of the options: each is in it, and none twice, where only one
+ * would be in force */
+static dbrx_status make_label(char *label, size_t size, const char *name, const char *const *opt,
+                              struct dbrx_error *err)
+{
+    size_t n = (size_t)snprintf(label, size, "%s", name);
+    for (const char *const *o = opt; o && *o; o++) {
+        size_t len = strcspn(*o, "=");
+        for (const char *const *p = opt; p < o; p++)
+            if (strcspn(*p, "=") == len && !strncmp(*p, *o, len))
+                return fail(err, DBRX_E_INVALID, "the option %.*s is given twice", len < 60 ? (int)len : 60, *o);
+        if (n < size)
+            n += (size_t)snprintf(label + n, size - n, " %s", *o);
+    }
+    return n < size ? DBRX_OK : fail(err, DBRX_E_INVALID, "the options of %.60s are longer than %zu characters",
+                                     name, size - strlen(name) - 2);
+}
+
 dbrx_status engine_open(struct engine *e, const struct module *m, const struct dbrx_host *host,
                         const struct dbrx_model_desc *desc, const char *const *opt,
                         uint32_t max_pos, struct dbrx_error *err)
 {
     *e = (struct engine){ .module = m, .vt = engine_backend(m), .kv = m->info->get(DBRX_KV) };
-    size_t n = (size_t)snprintf(e->label, sizeof e->label, "%s", m->info->name);
-    for (const char *const *o = opt; o && *o && n < sizeof e->label; o++)
-        n += (size_t)snprintf(e->label + n, sizeof e->label - n, " %s", *o);
     const struct dbrx_config *c = &desc->config;
     e->layers = c->n_layers;
     e->kv_row = (size_t)c->n_kv_heads * (c->d_model / c->n_heads);
-    dbrx_status st = mapped_lost(err);
+    dbrx_status st = make_label(e->label, sizeof e->label, m->info->name, opt, err);
+    if (st == DBRX_OK)
+        st = mapped_lost(err);
     if (st == DBRX_OK)
         st = e->vt->model_open(host, desc, opt, &e->model, err);
     if (st == DBRX_OK)

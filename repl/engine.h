@@ -25,7 +25,7 @@ struct engine {                            /* zero: none                        
 const struct dbrx_backend *engine_backend(const struct module *);
 
 /* The module's backend with the options opt ("k=v", NULL-ended, may be NULL) and a session of
- * max_pos positions.  On failure *e is zero.  All pointers outlive the engine. */
+ * max_pos positions.  The same option twice is DBRX_E_INVALID.  On failure *e is zero.  All pointers outlive the engine. */
 dbrx_status engine_open(struct engine *e, const struct module *, const struct dbrx_host *,
                         const struct dbrx_model_desc *, const char *const *opt, uint32_t max_pos,
                         struct dbrx_error *);

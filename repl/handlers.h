@@ -64,9 +64,9 @@ int set_named(struct shell *, const char *name, int prefix, const char *text);
 /* The timeline evaluated to its end, so that every token's route is known.  0 or -1;
  * `undone` says what an interrupt left as it was. */
 int catch_up(struct shell *, const char *undone);
-/* All about the routing of the tokens from .. to - 1; without `probs` what the trace has will do
- * when memory is short.  0 or -1; routing_free() it. */
-int shell_routing(struct shell *, uint32_t from, uint32_t to, int probs, struct routing *);
+/* The routing of the tokens from .. to - 1, see routing_read.  0 or -1; routing_free() it. */
+enum probs { PROBS_NO, PROBS_IF_ROOM, PROBS_YES };     /* IF_ROOM: without them when memory is short */
+int shell_routing(struct shell *, uint32_t from, uint32_t to, const uint8_t *tok, enum probs, struct routing *);
 /* /export route, of all tokens or a set of them (route.c).  0 or -1 */
 int export_route(struct shell *, const char *path, const struct set *tokens);
 /* The bytes of n tokens, special ones by name or not at all: *len of them and a NUL.

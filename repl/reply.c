@@ -440,6 +440,19 @@ void reply_explain(struct shell *sh)
                      "/surprise gives the numbers");
 }
 
+/* A step of the setting handover; 0, or -1 and why: that is said behind the reply, not in it */
+static int hand_over(struct shell *sh, const struct handover_step *to, char why[512])
+{
+    char *quiet = sh->out.quiet;
+    size_t size = sh->out.quiet_size;
+    sh->out.quiet = why;
+    sh->out.quiet_size = 512;
+    int failed = shell_use(sh, to->backend, to->opt, (to->replay ? DISP_REPLAY : 0) | (to->keep ? DISP_KEEP : 0));
+    sh->out.quiet = quiet;
+    sh->out.quiet_size = size;
+    return failed;
+}
+
 int reply_draw(struct shell *sh, int quiet, struct said *said)
 {
     struct sess *s = sh->sess;
@@ -459,7 +472,8 @@ int reply_draw(struct shell *sh, int quiet, struct said *said)
     if (shift && !g.max_tokens)            /* "as far as the context reaches" has to end somewhere */
         g.max_tokens = disp_max_pos(sh->disp);
     uint32_t made = 0, step = 0, left = g.max_tokens;
-    int limited = left != 0, refused = 0;
+    int limited = left != 0;
+    char refused[512] = "";
     g.on_token = on_token;
     g.ctx = &r;
     if (!quiet)
@@ -470,9 +484,8 @@ int reply_draw(struct shell *sh, int quiet, struct said *said)
     for (;;) {
         const struct handover_step *next = step < plan.n ? &plan.step[step] : NULL;
         if (next && made >= next->at) {
-            if (shell_use(sh, next->backend, next->opt, (next->replay ? DISP_REPLAY : 0) | (next->keep ? DISP_KEEP : 0))) {
+            if (hand_over(sh, next, refused)) {
                 why = signals_stop() ? SESS_STOPPED : SESS_FAILED;
-                refused = 1;
                 break;
             }
             if (sh->out.json && !quiet)
@@ -523,7 +536,7 @@ int reply_draw(struct shell *sh, int quiet, struct said *said)
     free(r.raw);
     if (tree_last(sh->tree)->begin == s->n && s->n)
         tree_settle(sh->tree, NULL);       /* nothing was said at all */
-    return refused ? -1 : st < 0 ? shell_failed(sh, st, &err) : 0;
+    return *refused ? render_error(&sh->out, "%s", refused) : st < 0 ? shell_failed(sh, st, &err) : 0;
 }
 
 int reply_to(struct shell *sh, const char *text, size_t len)

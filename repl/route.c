@@ -12,12 +12,13 @@
 #include "repl/shell.h"
 #include "repl/words.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { TOKENS, LAYER, PROB, LOGITS, LOAD, LIST, AS_TEXT, SVG };         /* arguments, in the table's order */
+enum { TOKENS, LAYER, PROB, LOGITS, MARGIN, LOAD, LIST, AS_TEXT, SVG }; /* arguments, in the table's order */
 
 struct view {
     struct shell *sh;
@@ -113,26 +114,34 @@ static double value(const struct view *v, uint32_t layer, uint32_t i, uint32_t e
     return NAN;
 }
 
+/* Tokens first .. end - 1 of v->r, of which n are meant */
+struct group { uint32_t first, end, n; };
+
+static struct group all_tokens(const struct view *v)
+{
+    return (struct group){ 0, v->r.n, v->n_tok };
+}
+
 /* The mean over the tokens; what none of them chose is nothing, the others count as 0 */
-static double mean_value(const struct view *v, uint32_t layer, uint32_t expert)
+static double mean_value(const struct view *v, uint32_t layer, uint32_t expert, struct group t)
 {
     double sum = 0;
     uint32_t n = 0;
-    for (uint32_t i = 0; i < v->r.n; i++) {
+    for (uint32_t i = t.first; i < t.end; i++) {
         double x = v->tok[i] ? value(v, layer, i, expert) : NAN;
         sum += isnan(x) ? 0 : x;
         n += !isnan(x);
     }
-    return n ? sum / v->n_tok : NAN;
+    return n ? sum / t.n : NAN;
 }
 
-static double mean_measure(const struct view *v, uint32_t layer,
+static double mean_measure(const struct view *v, uint32_t layer, struct group t,
                            double measure(const struct routing *, uint32_t, uint32_t))
 {
     double sum = 0;
-    for (uint32_t i = 0; i < v->r.n; i++)
+    for (uint32_t i = t.first; i < t.end; i++)
         sum += v->tok[i] ? measure(&v->r, layer, i) : 0;
-    return sum / v->n_tok;
+    return sum / t.n;
 }
 
 static char *name_of(const char *letter, uint32_t i)
@@ -152,11 +161,14 @@ static char *expert_name(const struct view *v, uint32_t e, int one_layer)
     return text;
 }
 
-static char *token_name(const struct view *v, uint32_t i)
+/* `12 " and"`, or 9..12 */
+static char *row_name(const struct view *v, struct group t)
 {
-    uint32_t pos = v->r.from + i;
-    char *text = token_text(v->sh, v->sh->sess->token[pos]), *name = NULL;
-    if (!text || asprintf(&name, "%*u \"%s\"", snprintf(NULL, 0, "%u", v->r.from + v->r.n - 1), pos, text) < 0)
+    uint32_t pos = v->r.from + t.first, last = v->r.from + t.end - 1;
+    int digits = snprintf(NULL, 0, "%u", v->r.from + v->r.n - 1);
+    char *text = t.n > 1 ? NULL : token_text(v->sh, v->sh->sess->token[last]), *name = NULL;
+    if (t.n > 1 ? asprintf(&name, "%*u..%u", digits, pos, last) < 0
+                : !text || asprintf(&name, "%*u \"%s\"", digits, last, text) < 0)
         name = NULL;
     free(text);
     return name;
@@ -176,30 +188,43 @@ static int map_layers(const struct view *v, struct map *m)
             continue;
         bad |= !(m->col[c] = name_of("", l));
         for (uint32_t e = 0; e < r->n_experts; e++)
-            m->v[(size_t)e * m->cols + c] = mean_value(v, l, e);
-        m->side[0].v[c] = mean_measure(v, l, routing_margin);
-        m->side[1].v[c++] = mean_measure(v, l, routing_entropy);
+            m->v[(size_t)e * m->cols + c] = mean_value(v, l, e, all_tokens(v));
+        m->side[0].v[c] = mean_measure(v, l, all_tokens(v), routing_margin);
+        m->side[1].v[c++] = mean_measure(v, l, all_tokens(v), routing_entropy);
     }
     return bad;
+}
+
+/* How many tokens a row has, where each has one or that would be too many to look at */
+static uint32_t tokens_a_row(const struct view *v)
+{
+    enum { MOST = 200, ROWS = 64 };
+    return v->n_tok > MOST ? (v->n_tok + ROWS - 1) / ROWS : 1;
 }
 
 /* Tokens by experts, at one layer */
 static int map_tokens(const struct view *v, struct map *m)
 {
     const struct routing *r = &v->r;
-    int bad = map_new(m, v->n_tok, r->n_experts, 1);
+    uint32_t each = tokens_a_row(v), row = 0, seen = 0;
+    int bad = map_new(m, (v->n_tok + each - 1) / each, r->n_experts, 1);
     if (bad)
         return -1;
     for (uint32_t e = 0; e < r->n_experts; e++)
         bad |= !(m->col[e] = name_of("", e));
-    for (uint32_t i = 0, row = 0; i < r->n; i++) {
+    struct group t = { 0 };
+    for (uint32_t i = 0; i < r->n; i++) {
         if (!v->tok[i])
             continue;
-        bad |= !(m->row[row] = token_name(v, i));
+        t = (struct group){ t.n ? t.first : i, i + 1, t.n + 1 };
+        if (++seen < v->n_tok && t.n < each)
+            continue;
+        bad |= !(m->row[row] = row_name(v, t));
         for (uint32_t e = 0; e < r->n_experts; e++)
-            m->v[(size_t)row * m->cols + e] = value(v, v->the_layer, i, e);
-        m->side[0].v[row] = routing_margin(r, v->the_layer, i);
-        m->side[1].v[row++] = routing_entropy(r, v->the_layer, i);
+            m->v[(size_t)row * m->cols + e] = mean_value(v, v->the_layer, e, t);
+        m->side[0].v[row] = mean_measure(v, v->the_layer, t, routing_margin);
+        m->side[1].v[row++] = mean_measure(v, v->the_layer, t, routing_entropy);
+        t.n = 0;
     }
     return bad;
 }
@@ -207,23 +232,22 @@ static int map_tokens(const struct view *v, struct map *m)
 static char *map_title(const struct view *v, const char *what)
 {
     const struct sess *s = v->sh->sess;
-    char *tokens = NULL, *text = NULL, *title = NULL, layer[32] = "";
+    char *text = NULL, *title = NULL, layer[80] = "";
+    uint32_t each = tokens_a_row(v);
     int done;
     if (v->n_layer == 1)
-        snprintf(layer, sizeof layer, " at layer %u", v->the_layer);
+        snprintf(layer, sizeof layer, each > 1 ? " at layer %u, %u tokens a row" : " at layer %u", v->the_layer, each);
+    const char *mean = v->n_layer > 1 || each > 1 ? "mean " : "";
     if (v->n_tok == 1) {
         text = token_text(v->sh, s->token[v->r.from]);
         done = asprintf(&title, "token %u of %u: \"%s\" (id %d), %s of its experts%s", v->r.from, s->n,
                         text ? text : "", s->token[v->r.from], what, layer);
     } else {
-        tokens = set_list_text(v->tok, v->r.n);
         done = v->n_tok == v->r.n
-            ? asprintf(&title, "tokens %u to %u of %u: %s%s%s", v->r.from, v->r.from + v->r.n - 1, s->n,
-                       v->n_layer == 1 ? "" : "mean ", what, layer)
-            : asprintf(&title, "%u tokens from %u to %u: %s%s%s", v->n_tok, v->r.from, v->r.from + v->r.n - 1,
-                       v->n_layer == 1 ? "" : "mean ", what, layer);
+            ? asprintf(&title, "tokens %u to %u of %u: %s%s%s", v->r.from, v->r.from + v->r.n - 1, s->n, mean, what, layer)
+            : asprintf(&title, "%u tokens from %u to %u: %s%s%s", v->n_tok, v->r.from, v->r.from + v->r.n - 1, mean, what,
+                       layer);
     }
-    free(tokens);
     free(text);
     return done < 0 ? NULL : title;
 }
@@ -268,7 +292,7 @@ static int make_map(const struct view *v, struct map *m)
         return -1;
     m->corner = by_token ? "expert" : "layer";
     m->what = v->what == PROB ? "probability" : v->what == LOGITS ? "logit" : v->what == LOAD ? "load" : "weight";
-    if (v->what != LAYER || (v->n_tok > 1 && !by_token))
+    if (v->what != LAYER || (v->n_tok > 1 && !by_token) || (by_token && tokens_a_row(v) > 1))
         map_fit(m, v->what != LOGITS);
     m->title = map_title(v, m->what);
     if (by_token || v->n_layer > 1)        /* else the rows have them */
@@ -299,6 +323,8 @@ static int show_map(struct view *v)
         render_picture(&sh->out, text);
         if (m.note)
             render_paragraph(&sh->out, 0, m.note);
+        if (!v->r.prob)
+            render_paragraph(&sh->out, 0, "margin and entropy have to be computed: --margin shows them, too");
     }
     map_free(&m);
     free(text);
@@ -431,27 +457,40 @@ static int show_tokens(struct view *v)
 
 /* ---- the command ---- */
 
-int shell_routing(struct shell *sh, uint32_t from, uint32_t to, int probs, struct routing *r)
+int shell_routing(struct shell *sh, uint32_t from, uint32_t to, const uint8_t *tok, enum probs probs, struct routing *r)
 {
     const struct dbrx_config *c = &sh->ckpt->desc.config;
     struct dbrx_error err = { 0 };
     if (!disp_name(sh->disp))
         return render_error(&sh->out, "no backend is open; /backend NAME opens one");
     render_busy(&sh->out, 1);
-    dbrx_status st = routing_read(sh->sess, c, from, to, r, &err);
+    dbrx_status st = routing_read(sh->sess, c, from, to, tok, probs != PROBS_NO, r, &err);
+    int short_of = st == DBRX_E_NOMEM && probs == PROBS_IF_ROOM;
+    if (short_of)
+        st = routing_read(sh->sess, c, from, to, tok, 0, r, &err);
     render_busy(&sh->out, 0);
     if (st == DBRX_STOPPED)
         return render_error(&sh->out, "interrupted; the conversation is as it was");
-    if (st == DBRX_E_NOMEM && !probs && sess_routed(sh->sess) >= to &&
-        (st = routing_recall(sh->sess, c, from, to, r, &err)) == DBRX_OK)
-        render_event(&sh->out, "status", NULL, "margin and entropy are not shown: the probabilities do not fit into memory");
     if (st != DBRX_OK)
         return shell_failed(sh, st, &err);
+    if (short_of)
+        render_event(&sh->out, "status", NULL, "margin and entropy are not shown: the probabilities do not fit into memory");
     if (r->differ)
         render_event(&sh->out, "status", NULL, "computed again, %u of %llu choices came out otherwise (shown are those that "
                      "were used; margin, entropy and probabilities are new)", r->differ,
-                     (unsigned long long)r->n * r->n_layers);
+                     (unsigned long long)r->computed);
     return 0;
+}
+
+/* What is computed again for a view: for a map of many tokens only what was asked for by name */
+static enum probs probs_for(const struct view *v, const struct args *a)
+{
+    enum { FEW = 64 };
+    if (v->what == PROB || v->what == LOGITS || a->text[MARGIN])
+        return PROBS_YES;
+    if ((v->sh->out.json || a->text[LIST]) && !a->text[SVG])
+        return PROBS_IF_ROOM;
+    return v->n_tok <= FEW && (!a->text[AS_TEXT] || a->text[SVG]) ? PROBS_IF_ROOM : PROBS_NO;
 }
 
 static int show(struct view *v, const struct args *a)
@@ -482,7 +521,7 @@ int handle_route(struct shell *sh, const struct args *a)
     uint32_t to = tokens->in ? tokens->last + 1 : n;
     v.tok = malloc(to - from);
     v.layer = malloc(n_layers);
-    int failed = !v.tok || !v.layer ? render_error(&sh->out, "out of memory") : shell_routing(sh, from, to, v.what == PROB || v.what == LOGITS, &v.r);
+    int failed = !v.tok || !v.layer ? render_error(&sh->out, "out of memory") : 0;
     for (uint32_t i = 0; i < to - from && !failed; i++)
         v.n_tok += v.tok[i] = tokens->in ? tokens->in[from + i] : 1;
     for (uint32_t l = 0; l < n_layers && !failed; l++)
@@ -490,7 +529,7 @@ int handle_route(struct shell *sh, const struct args *a)
             v.n_layer++;
             v.the_layer = l;
         }
-    failed = failed || show(&v, a);
+    failed = failed || shell_routing(sh, from, to, v.tok, probs_for(&v, a), &v.r) || show(&v, a);
     routing_free(&v.r);
     free(v.layer);
     free(v.tok);
@@ -506,10 +545,14 @@ int export_route(struct shell *sh, const char *path, const struct set *tokens)
         return render_error(&sh->out, "the name says what is written: FILE.jsonl, FILE.csv or FILE.npz, not \"%.60s\"", path);
     if (!n)
         return render_error(&sh->out, "the conversation is empty");
-    if (shell_routing(sh, from, to, 1, &r))
+    if (shell_routing(sh, from, to, tokens->in ? tokens->in + from : NULL, PROBS_YES, &r))
         return -1;
+    render_busy(&sh->out, 1);
     int why = route_write(path, format, sh, &r, sh->sess->token + from, tokens->in ? tokens->in + from : NULL);
+    render_busy(&sh->out, 0);
     routing_free(&r);
+    if (why == ECANCELED)
+        return render_error(&sh->out, "interrupted; nothing was written to %s", path);
     if (why)
         return render_error(&sh->out, "%s cannot be written: %s; what was there stays", path, strerror(why));
     cJSON *fields = cJSON_CreateObject();

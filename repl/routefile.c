@@ -6,6 +6,7 @@
 #include "repl/handlers.h"
 #include "repl/npy.h"
 #include "repl/shell.h"
+#include "repl/signals.h"
 
 #include <errno.h>
 #include <math.h>
@@ -14,7 +15,7 @@
 #include <minizip/zip.h>
 
 struct out {
-    const struct shell *sh;
+    struct shell *sh;
     const struct routing *r;
     const int32_t *id;
     const uint8_t *tok;
@@ -29,6 +30,13 @@ static int meant(const struct out *o, uint32_t i)
 static size_t at(const struct routing *r, uint32_t layer, uint32_t i)
 {
     return (size_t)layer * r->n + i;
+}
+
+/* done of all rows are written; 0, or ECANCELED: the user does not want to wait for more */
+static int going_on(const struct out *o, uint64_t done, uint64_t all)
+{
+    render_progress(&o->sh->out, "writing", done, all);
+    return signals_stop() ? ECANCELED : 0;
 }
 
 /* ---- JSON ---- */
@@ -74,7 +82,7 @@ cJSON *route_token_json(const struct shell *sh, const struct routing *r, uint32_
 static void write_jsonl(struct atomic *f, const struct out *o)
 {
     for (uint32_t i = 0; i < o->r->n && !f->error; i++) {
-        if (!meant(o, i))
+        if (!meant(o, i) || (f->error = going_on(o, i, o->r->n)))
             continue;
         cJSON *row = route_token_json(o->sh, o->r, i, o->id[i]), *layers = cJSON_AddArrayToObject(row, "layers");
         for (uint32_t l = 0; l < o->r->n_layers; l++)
@@ -104,7 +112,7 @@ static void write_csv(struct atomic *f, const struct out *o)
 {
     const struct routing *r = o->r;
     fputs("pos,id,text,layer,rank,expert,weight,prob,logit,margin,entropy\n", f->f);
-    for (uint32_t i = 0; i < r->n; i++) {
+    for (uint32_t i = 0; i < r->n && !(f->error = going_on(o, i, r->n)); i++) {
         char *text = meant(o, i) ? token_text(o->sh, o->id[i]) : NULL;
         for (uint32_t l = 0; l < r->n_layers && text; l++) {
             const uint16_t *expert;
@@ -124,8 +132,12 @@ static void write_csv(struct atomic *f, const struct out *o)
                 fputc('\n', f->f);
             }
         }
-        f->error = meant(o, i) && !text ? ENOMEM : f->error;
+        int none = meant(o, i) && !text;
         free(text);
+        if (none) {
+            f->error = ENOMEM;
+            break;
+        }
     }
     if (ferror(f->f) && !f->error)
         f->error = errno ? errno : EIO;
@@ -170,7 +182,7 @@ static void npz_end(struct npz *z)
 static void npz_rows(struct npz *z, const struct out *o, const char *name, const float *v, uint32_t width)
 {
     npz_begin(z, name, "<f4", 3, (uint64_t[]){ o->r->n_layers, o->n, width });
-    for (uint32_t l = 0; l < o->r->n_layers; l++)
+    for (uint32_t l = 0; l < o->r->n_layers && !z->error && !(z->error = going_on(o, l, o->r->n_layers)); l++)
         for (uint32_t i = 0; i < o->r->n; i++)
             if (meant(o, i))
                 npz_put(z, v + at(o->r, l, i) * width, width);
@@ -281,7 +293,7 @@ enum route_format route_format(const char *path)
     return (enum route_format)i;
 }
 
-int route_write(const char *path, enum route_format format, const struct shell *sh, const struct routing *r,
+int route_write(const char *path, enum route_format format, struct shell *sh, const struct routing *r,
                 const int32_t *id, const uint8_t *tok)
 {
     struct out o = { sh, r, id, tok, 0 };

@@ -19,8 +19,8 @@ enum route_format { ROUTE_JSONL, ROUTE_CSV, ROUTE_NPZ, ROUTE_NO_FORMAT };
 /* By the end of the name. */
 enum route_format route_format(const char *path);
 /* Where `tok` (all if NULL) says so, the tokens id[r->n] of r, which has probabilities.  The file
- * is whole or not there.  0, or an errno. */
-int route_write(const char *path, enum route_format, const struct shell *, const struct routing *r,
+ * is whole or not there.  0, or an errno; ECANCELED: the user did not want to wait. */
+int route_write(const char *path, enum route_format, struct shell *, const struct routing *r,
                 const int32_t *id, const uint8_t *tok);
 
 #endif

@@ -15,20 +15,19 @@ struct routing {                           /* tokens from .. from + n - 1 of the
     uint16_t *expert;                      /* [n_layers][n][k] heaviest first; UINT16_MAX: none */
     float    *weight;                      /* [n_layers][n][k] as applied; 0 where there is none */
     float    *prob, *logit;                /* [n_layers][n][n_experts]; NULL: not asked for */
-    uint32_t  differ;                      /* (token, layer) pairs where the computation again chose
-                                              other experts than those that were used */
+    uint64_t  computed;                    /* (token, layer) pairs that were computed again, and of   */
+    uint32_t  differ;                      /* them those where it chose other experts than were used  */
 };
 
-/* Of the tokens from .. to - 1, 0 <= from < to <= s->n.  expert and weight are the trace's where
- * it knows the token, otherwise, as all else, computed now; the tokens before come from the KV
- * cache if the backend can copy it, or are computed too.  Costs a KV cache of `to` positions
- * while it lasts.  On failure *r is empty; DBRX_STOPPED when the user did not want to wait.
- * [the conversation's thread] */
+/* Of the tokens from .. to - 1, 0 <= from < to <= s->n, those that tok[to - from] means (NULL: all);
+ * the others have no expert, and NaN.  expert and weight are the trace's where it knows the token,
+ * and without `probs` nothing is computed for such a token (unless steering asks for more than the
+ * model's top_k, of which the trace has only those).  All else is computed now; the tokens before
+ * come from the KV cache if the backend can copy it, or are computed too.  Computing costs a KV cache
+ * of `to` positions while it lasts.  On failure *r is empty; DBRX_STOPPED when the user did not want
+ * to wait.  [the conversation's thread] */
 dbrx_status routing_read(struct sess *s, const struct dbrx_config *, uint32_t from, uint32_t to,
-                         struct routing *r, struct dbrx_error *err);
-/* Only what the trace knows, which is all of them: no probabilities, nothing is computed. */
-dbrx_status routing_recall(struct sess *s, const struct dbrx_config *, uint32_t from, uint32_t to,
-                           struct routing *r, struct dbrx_error *err);
+                         const uint8_t *tok, int probs, struct routing *r, struct dbrx_error *err);
 void routing_free(struct routing *);
 /* The k that every layer's choice fits into: the model's top_k, or the most that steering asks for. */
 uint32_t routing_k(const struct dbrx_config *, const struct dbrx_steer *);

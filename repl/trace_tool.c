@@ -163,13 +163,15 @@ static int trace_ids(struct trace_tool *c, const struct tok_ids *ids, const char
     struct routing r;
     dbrx_status st = sess_append(sh->sess, ids->id, ids->n, &err);
     if (st == DBRX_OK)
-        st = routing_read(sh->sess, &sh->ckpt->desc.config, 0, (uint32_t)ids->n, &r, &err);
+        st = routing_read(sh->sess, &sh->ckpt->desc.config, 0, (uint32_t)ids->n, NULL, 1, &r, &err);
     if (st == DBRX_STOPPED)
         return -1;
     if (st != DBRX_OK)
         return shell_failed(sh, st, &err);
     int why = route_write(path, route_format(path), sh, &r, ids->id, NULL);
     routing_free(&r);
+    if (why == ECANCELED)
+        return -1;
     if (why || (why = write_ledger(c, strrchr(path, '/') + 1, hash_of(ids))))
         return render_error(&sh->out, "%s cannot be written: %s", path, strerror(why));
     c->traced++;

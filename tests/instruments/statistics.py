@@ -20,8 +20,8 @@ def printed(cwd, *commands, options=()):
     return p.stdout.decode()
 
 
-def run(cwd, *commands):
-    return [json.loads(x) for x in printed(cwd, *commands, options=["--json"]).strip().split("\n")]
+def run(cwd, *commands, options=()):
+    return [json.loads(x) for x in printed(cwd, *commands, options=["--json", *options]).strip().split("\n")]
 
 
 def tables(events):
@@ -176,20 +176,24 @@ with tempfile.TemporaryDirectory() as tmp:
     shown = re.findall(r"(?m)^ +\d+ +\d+ +\d+ +[1-9]\d* +(\d+\.\d+)", text)
     ok(len(shown) > 50 and all(float(x) > 0 for x in shown), "by chance is shown with digits that mean something", text[:400])
 
-    # ---- /contrast, against windows fed by hand
-    code = open(SRC + "/repl/trace.c").read()[:6000]
-    prose = open(SRC + "/docs/sampling.md").read()[:6000]
+    # ---- /contrast, against windows fed by hand; ref takes its time: windows of a quarter of the size
+    part = 4 if BACKEND == "ref" else 1
+    window, most, size = 128 // part, 480 // part, 6000 // part
+    small = ["--ctx", window] if part > 1 else []
+    code = open(SRC + "/repl/trace.c").read()[:size]
+    topics = [json.loads(x) for x in open(SRC + "/docs/topics.jsonl", encoding="utf-8")]
+    prose = "\n".join(x["prompt"] for x in topics if x["topic"] == "prose")[:size]
     open(tmp + "/code.txt", "w").write(code)
     open(tmp + "/prose.txt", "w").write(prose)
-    ev = run(tmp, "/contrast code.txt prose.txt --tokens 480 --top 1000")
+    ev = run(tmp, "/contrast code.txt prose.txt --tokens %d --top 1000" % most, options=small)
     t = table(ev, "contrast")
     sides = {}
     for name, text in ("a", code), ("b", prose):
         p = subprocess.run([DBRX, "tokenize", "-"], input=text.encode(), stdout=subprocess.PIPE, check=True)
-        ids = [int(x) for x in p.stdout.split()][:480]
+        ids = [int(x) for x in p.stdout.split()][:most]
         xs, ms = [], []
-        for at in range(0, len(ids), 128):
-            piece = ids[at:at + 128]
+        for at in range(0, len(ids), window):
+            piece = ids[at:at + window]
             run(tmp, "/feed " + " ".join(map(str, piece)), "/dump w")
             w = load(tmp + "/w")
             one = np.zeros((L, len(piece), E))
@@ -197,7 +201,7 @@ with tempfile.TemporaryDirectory() as tmp:
             xs.append(one.sum(1))
             ms.append(len(piece))
         sides[name] = np.array(xs), np.array(ms, float)
-    ok(t["facts"]["windows_a"] == 4 and t["facts"]["tokens_a"] == 480 == t["facts"]["tokens_b"], "/contrast: --tokens", t["facts"])
+    ok(t["facts"]["windows_a"] == 4 and t["facts"]["tokens_a"] == most == t["facts"]["tokens_b"], "/contrast: --tokens", t["facts"])
     shares, design = {}, {}
     for name, (x, m) in sides.items():
         n, M = len(m), m.sum()
@@ -230,26 +234,26 @@ with tempfile.TemporaryDirectory() as tmp:
        all(r["low"] * r["high"] > 0 for r in t["rows"] if r["holds"]), "what holds for all excludes 0 for one", t["facts"])
     near = [max(r["low"], -r["high"]) for r in t["rows"]]
     ok(near == sorted(near, reverse=True), "sorted by what is sure")
-    back = table(run(tmp, "/contrast prose.txt code.txt --tokens 480 --top 1000"), "contrast")
+    back = table(run(tmp, "/contrast prose.txt code.txt --tokens %d --top 1000" % most, options=small), "contrast")
     key = {(r["layer"], r["expert"]): r for r in back["rows"]}
     ok(close(col(t, "difference"), [-key[r["layer"], r["expert"]]["difference"] for r in t["rows"]]), "the other way round it is the negative")
-    ban = table(run(tmp, "/ban 3@2", "/contrast code.txt prose.txt --layer 2 --top 16"), "contrast")
+    ban = table(run(tmp, "/ban 3@2", "/contrast code.txt prose.txt --layer 2 --top 16 --tokens %d" % most, options=small), "contrast")
     ok([r["share_a"] for r in ban["rows"] if r["expert"] == 3] == [0], "what is steered is steered here, too", ban["rows"])
-    same = table(run(tmp, "/contrast code.txt code.txt"), "contrast")
+    same = table(run(tmp, "/contrast code.txt code.txt --tokens %d" % most, options=small), "contrast")
     ok(same["facts"]["holding"] == 0 and set(col(same, "difference")) == {0}, "a text does not differ from itself")
 
     # ---- the conversation does not notice
     a = run(tmp, "/set seed 1", "/set max_tokens 20", TEXT, "/tokens", "/experts")
-    b = run(tmp, "/set seed 1", "/set max_tokens 10", TEXT, "/contrast code.txt prose.txt --tokens 300", "/set max_tokens 10",
+    b = run(tmp, "/set seed 1", "/set max_tokens 10", TEXT, "/contrast code.txt prose.txt --tokens 140", "/set max_tokens 10",
             "/continue", "/tokens", "/experts")
     ok([e for e in a if e.get("of") == "tokens"] == [e for e in b if e.get("of") == "tokens"], "/contrast leaves the conversation")
     ok(table(a, "layers")["rows"] == table(b, "layers")["rows"], "... and what is counted")
 
     # ---- texts of a .jsonl
-    open(tmp + "/two.jsonl", "w").write(json.dumps({"text": code[:900]}) + "\n\n" + json.dumps({"prompt": code[900:1800]}) + "\n")
-    t = table(run(tmp, "/contrast two.jsonl prose.txt"), "contrast")
+    open(tmp + "/two.jsonl", "w").write(json.dumps({"text": code[:size // 8]}) + "\n\n" + json.dumps({"prompt": code[size // 8:size // 4]}) + "\n")
+    t = table(run(tmp, "/contrast two.jsonl prose.txt --tokens %d" % (2 * most), options=small), "contrast")
     ids = sum(len(subprocess.run([DBRX, "tokenize", "-"], input=c.encode(), stdout=subprocess.PIPE).stdout.split())
-              for c in (code[:900], code[900:1800]))
+              for c in (code[:size // 8], code[size // 8:size // 4]))
     ok(t["facts"]["tokens_a"] == ids, "a .jsonl has a text a line", t["facts"], ids)
 
     # ---- views: at 80 columns and at 200, without colour

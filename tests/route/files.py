@@ -144,6 +144,12 @@ ok(a["expert"].shape[2] == 6 and (a["expert"][5, :, 2:] == -1).all() and (a["exp
    np.abs(margin_of(a["expert"], a["router_prob"].astype(np.float64)) - a["margin"]).max() < 1e-6 and a["margin"][2].min() < 0,
    "steered experts are chosen and left out as in numpy", a["expert"][:, 0], same.mean(), np.abs(p - a["router_prob"]).max())
 expert, weight = (np.load("%s/steered/%s.npy" % (T, name)) for name in ("expert", "weight"))
+b = T + "/later.npz"
+run("-b", BACKEND, "-s", "max_tokens=5", "--seed", "3", *lines(LILY, "/ban 3@1 7@*", "/force 5@2", "/bias 9@0 2.5", "/k 6 4", "/k 2 5",
+                                                           '/export route "%s" 5,9..11' % b))
+b = npz(b)
+ok(b["pos"].tolist() == [5, 9, 10, 11] and np.abs(b["router_prob"] - a["router_prob"][:, b["pos"]]).max() < 1e-5,
+   "some tokens of a context that is to be computed again: after all that is before them", b["pos"])
 ok(expert.shape == a["expert"].shape and (expert == a["expert"]).mean() > 0.97 and
    ((expert == -1) == (a["expert"] == -1)).all() and (weight[expert == -1] == 0).all(),
    "/dump has as many experts a layer as /k gives it", expert.shape, (expert == a["expert"]).mean())

@@ -103,6 +103,31 @@ got = [[(int(e), float(w)) for e, w in re.findall(r"e(\d+) +([0-9.]+)", l)] for 
 ok([[e for e, w in l] for l in got] == a["expert"][:, 5].tolist() and
    np.allclose([[w for e, w in l] for l in got], a["weight"][:, 5], atol=0.0051), "--list", got)
 
+# ---- many tokens: a row for several, and nothing is computed again unless it is asked for
+LONG = " ".join([LILY] * 20)
+run("-b", BACKEND, "-s", "max_tokens=1", "--seed", "3", *lines(LONG, '/export route "%s/b.npz"' % T))
+b = dict(np.load(T + "/b.npz"))
+n = b["expert"].shape[1]
+views = "/route *", "/route * --margin", "/route 0..209 --layer 1", "/route 3,9,150..151,210 --margin", "/route * --tokens"
+s = Shell("-b", BACKEND, "-s", "max_tokens=1", "--seed", "3", *lines(LONG, *(x for c in views for x in ("/echo <<<", c))), NO_COLOR="1")
+s.wait()
+every, margin, rows, some, text = [part.split("\r\n")[:-1] for part in s.all.decode().split("<<<\r\n")[1:]]
+ok(n > 200 and "--margin" in every[-1] and not any(l.startswith("margin ") and "have" not in l for l in every) and "--margin" not in "".join(text),
+   "a map of many tokens: what is recorded, and how to have the rest", every[-3:])
+got = numbers(l for l in margin if re.match("margin|entropy", l))
+ok(np.allclose(got["margin"], b["margin"].mean(1), atol=0.0051) and np.allclose(got["entropy"], b["entropy"].mean(1), atol=0.0051) and
+   [l.split() for l in margin[1:18]] == [l.split() for l in every[1:18]], "--margin: the means of all tokens, and the same weights", margin)
+dense = np.zeros((210, 16))
+np.put_along_axis(dense, b["expert"][1, :210].astype(np.int64), b["weight"][1, :210], 1)
+names = [l.split()[0] for l in rows[2:-2]]
+cells = [[100 * x for x in dense[i:i + 4].mean(0) if x] for i in range(0, 210, 4)]
+ok(names == ["%d..%d" % (i, min(i + 3, 209)) for i in range(0, 210, 4)] and "4 tokens a row" in rows[0] and
+   all(np.allclose([float(x) for x in l.split()[1:]], want, atol=0.51) for l, want in zip(rows[2:-2], cells)),
+   "more than 200 tokens at a layer: a row for several, their mean", rows)
+got, at = numbers(l for l in some if re.match("margin|entropy", l)), [3, 9, 150, 151, 210]
+ok(np.allclose(got["margin"], b["margin"][:, at].mean(1), atol=0.0051) and np.allclose(got["entropy"], b["entropy"][:, at].mean(1), atol=0.0051),
+   "tokens far apart are computed each where it is", some)
+
 # ---- the colour of a cell is its number's
 run("-b", BACKEND, "-s", "max_tokens=1", "--seed", "3", *lines(LILY, '/atlas "%s/a.html"' % T))
 scale = json.loads(re.search(r'id="data">(.*?)</script>', open(T + "/a.html", encoding="utf-8").read(), re.S)[1])["scale"]
