@@ -320,6 +320,24 @@ struct dbrx_repro {
     uint32_t (*promises)(const dbrx_model *);
 };
 
+/* Where a model would lie, without loading it. */
+#define DBRX_PLAN "dbrx.plan/1"
+struct dbrx_place {
+    uint32_t struct_size;
+    const char *name;                      /* of a device, or of what else holds weights     */
+    uint32_t first, end;                   /* layers that run there; end == first: none      */
+    uint64_t weights, kv, scratch;         /* bytes that it will hold                        */
+    uint64_t free;                         /* bytes free now; 0 unknown                      */
+};
+struct dbrx_plan {
+    uint32_t struct_size;
+    /* [one/module] Options as for model_open; the refusals are model_open's, too, and
+     * DBRX_E_NOMEM says what does not fit. */
+    dbrx_status (*plan)(const struct dbrx_host *, const struct dbrx_model_desc *, const char *const *opt,
+                        void (*emit)(void *ctx, const struct dbrx_place *), void *ctx,
+                        struct dbrx_error *);
+};
+
 /* What an option can be set to, for completion and lists. */
 #define DBRX_CHOICES "dbrx.choices/1"
 struct dbrx_choices {

@@ -8,6 +8,7 @@
  *   gen DEPTH N     {"seconds": N tokens one by one behind DEPTH others, "bytes": of weights and
  *                    KV that one of them reads}
  *   greedy N ID...  {"tokens": the N likeliest tokens that follow these}
+ *   logits FILE ID...  {"rows": as many rows of float32 logits in FILE, each ID evaluated alone}
  *   memory          {"anon": bytes of this process that are no file's}
  * Token ids are scattered over the vocabulary, so every expert is used. */
 #include "backends/model/checkpoint.h"
@@ -168,6 +169,29 @@ static void greedy(const char *request)
     printf("]}\n");
 }
 
+/* "FILE ID ID ...": the logits behind each, one token after the other */
+static void write_logits(const char *request)
+{
+    char path[512];
+    int used, id;
+    unsigned rows = 0;
+    if (sscanf(request, "%511s%n", path, &used) != 1)
+        die("logits FILE ID...");
+    FILE *f = fopen(path, "wb");
+    if (!f)
+        die(path);
+    empty_to(0);
+    for (const char *at = request + used; sscanf(at, "%d%n", &id, &used) == 1; at += used, rows++) {
+        int32_t one = id;
+        eval(&one, 1);
+        if (fwrite(logits, sizeof *logits, desc->config.n_vocab, f) != desc->config.n_vocab)
+            die(path);
+    }
+    if (fclose(f))
+        die(path);
+    printf("{\"rows\": %u}\n", rows);
+}
+
 int main(int argc, char **argv)
 {
     struct dbrx_error err;
@@ -211,8 +235,10 @@ int main(int argc, char **argv)
                    bytes_read(depth + 0.5 * n));
         } else if (!strncmp(line, "greedy ", 7)) {
             greedy(line + 7);
+        } else if (!strncmp(line, "logits ", 7)) {
+            write_logits(line + 7);
         } else {
-            die("a request is probe, prompt N, gen DEPTH N, greedy N ID... or memory");
+            die("a request is probe, prompt N, gen DEPTH N, greedy N ID..., logits FILE ID... or memory");
         }
         fflush(stdout);
     }

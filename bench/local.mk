@@ -61,3 +61,6 @@ CLEANFILES += %D%/kernels$(EXEEXT)
 %C%_kernels_CFLAGS = $(AM_CFLAGS) $(OPENBLAS_CFLAGS)
 %C%_kernels_LDADD = libcpu.la libgraph.la -lm
 endif
+
+# --- a machine with a GPU
+EXTRA_DIST += %D%/gpu

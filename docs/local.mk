@@ -8,4 +8,7 @@ EXTRA_DIST += %D%/compare.md %D%/gguf.md
 EXTRA_DIST += %D%/compare.md
 EXTRA_DIST += %D%/routing.md
 EXTRA_DIST += %D%/experts.md %D%/experts.py %D%/experts-code.svg %D%/experts-arithmetic.svg %D%/experts-dialogue.svg
+EXTRA_DIST += %D%/performance.md %D%/depth.svg
 EXTRA_DIST += %D%/performance.md
+EXTRA_DIST += %D%/testing.md %D%/testing.py
+EXTRA_DIST += %D%/cuda.md

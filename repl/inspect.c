@@ -1,10 +1,11 @@
 /* repl/inspect.c -- "dbrx inspect [--json] [DIR]": shapes, parameters, bytes by
  * part, KV bytes, end-of-sequence ids.  Opens the checkpoint and, if there is
- * one, its tokenizer; knows no backend and reads no weights. */
+ * one, its tokenizer; knows no backend (plan.c does) and reads no weights. */
 #include "repl/inspect.h"
 
 #include "backends/model/checkpoint.h"
 #include "repl/paths.h"
+#include "repl/plan.h"
 #include "repl/text.h"
 
 #include <cjson/cJSON.h>
@@ -326,11 +327,11 @@ static char *json_text(const struct facts *f)
 
 /* ---- the tool ----------------------------------------------------------- */
 
-static const char usage[] = "usage: dbrx inspect [--json] [DIR]\n";
+static const char usage[] = "usage: dbrx inspect [--json] [--plan BACKEND[:K=V,...]] [DIR]\n";
 
 int tool_inspect(int argc, char **argv)
 {
-    const char *dir = NULL;
+    const char *dir = NULL, *plan = NULL;
     char *bundled = NULL;
     int json = 0, options = 1, rc = OK;
     for (int i = 1; i < argc; i++) {
@@ -338,6 +339,8 @@ int tool_inspect(int argc, char **argv)
             options = 0;
         } else if (options && !strcmp(argv[i], "--json")) {
             json = 1;
+        } else if (options && !strcmp(argv[i], "--plan") && i + 1 < argc) {
+            plan = argv[++i];
         } else if (options && (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))) {
             fputs(usage, stdout);
             return OK;
@@ -363,9 +366,12 @@ int tool_inspect(int argc, char **argv)
         return CHECKPOINT;
     }
     struct facts f = { 0 };
-    facts_gather(&f, c);
-    char *text = json ? json_text(&f) : NULL;
-    if (json && !text) {
+    if (!plan)
+        facts_gather(&f, c);
+    char *text = json && !plan ? json_text(&f) : NULL;
+    if (plan) {
+        rc = plan_print(c, plan, json);
+    } else if (json && !text) {
         fputs("dbrx: out of memory\n", stderr);
         rc = FAILED;
     } else if (json) {

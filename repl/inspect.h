@@ -2,7 +2,7 @@
 #ifndef DBRX_INSPECT_H
 #define DBRX_INSPECT_H
 
-/* argv[0] is "inspect": [--json] [DIR].  Returns the exit code: 0, 1 output failed,
+/* argv[0] is "inspect": [--json] [--plan BACKEND] [DIR].  Returns the exit code: 0, 1 output failed,
  * 2 usage, 4 the checkpoint. */
 int tool_inspect(int argc, char **argv);
 

@@ -181,6 +181,8 @@ dbrx_SOURCES = \
   %D%/bench_tool.c \
   %D%/inspect.h \
   %D%/inspect.c \
+  %D%/plan.h \
+  %D%/plan.c \
   %D%/tokenize.h \
   %D%/tokenize.c \
   %D%/specialists.h \

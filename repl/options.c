@@ -39,7 +39,7 @@ const struct option_row option_rows[] = {
 };
 
 const struct tool_row tool_rows[] = {
-    { "inspect", "[--json] [DIR]", "what is in a checkpoint", tool_inspect, NULL },
+    { "inspect", "[--json] [--plan BACKEND] [DIR]", "what is in a checkpoint", tool_inspect, NULL },
     { "tokenize", "[-m DIR | --vocab FILE] [--special] FILE|-", "text to token ids, one a line", tool_tokenize, NULL },
     { "detokenize", "[-m DIR | --vocab FILE] FILE|-", "token ids to text", tool_detokenize, NULL },
     { "compare", "[OPTION...] BACKEND[:K=V,...] BACKEND[:K=V,...]", "what two backends compute differently",

@@ -212,15 +212,15 @@ INLINE void product(const int n, const int kind, float *out, const char *w, size
         float *out, const char *w, size_t group, int z, const char *x, size_t blocks, const char *next, \
         size_t pace) \
     { product(n, kind, out, w, group, z, x, blocks, next, pace); }
-#define KERNELS(kind) KERNEL(4, kind) KERNEL(8, kind) KERNEL(12, kind)
+#define KERNELS(kind) KERNEL(8, kind) KERNEL(12, kind)
 KERNELS(0)
 KERNELS(1)
 KERNELS(2)
 KERNELS(3)
 
 typedef void kernel(float *, const char *, size_t, int, const char *, size_t, const char *, size_t);
-#define ROW(kind) { rows4_##kind, rows8_##kind, rows12_##kind }
-static kernel *const kernels[KINDS][3] = { ROW(0), ROW(1), ROW(2), ROW(3) };
+#define ROW(kind) { rows8_##kind, rows12_##kind }
+static kernel *const kernels[KINDS][2] = { ROW(0), ROW(1), ROW(2), ROW(3) };
 
 /* sums[rows][16] of rows first .. first + rows of a panel, times a block of tokens; *next: how
  * far the panel's next weights have been asked for */
@@ -229,9 +229,9 @@ static void sums_of(float *sums, const struct panel *p, const char **next, size_
 {
     const size_t group = cols / 32 * p->unit;
     for (size_t r = 0, step; r < rows; r += step) {
-        size_t left = rows - r;            /* sixteen are eight and eight, not twelve and four */
-        step = left >= 12 && left != 16 ? 12 : left >= 8 ? 8 : 4;
-        kernels[p->kind][step / 4 - 1](sums + r * 16, (const char *)p + HEAD + (first + r) / 2 * group,
+        size_t left = rows - r;            /* sixteens are twelves and eights */
+        step = left >= 12 && left != 16 ? 12 : 8;
+        kernels[p->kind][step / 4 - 2](sums + r * 16, (const char *)p + HEAD + (first + r) / 2 * group,
                                        group, p->z, x, cols / 32, *next, *next < p->end ? 64 : 0);
         *next += *next < p->end ? cols * 2 : 0;
     }

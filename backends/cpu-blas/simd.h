@@ -71,12 +71,22 @@ DEFINE(bf16, K_BF16, 2)
 
 /* ---- attention of few tokens: a row of K or V is read once for up to four query heads ---- */
 
+/* other heads' rows lie between a head's, which no hardware fetches ahead */
+enum { ROWS_AHEAD = 32 };
+
+INLINE void fetch_row(const char *p, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch(p + i, 0, 3);
+}
+
 #define ATTENTION(t, T, size) \
 INLINE void scores_some_##t(const size_t group, float *s, size_t lds, const char *k, size_t len, \
                             size_t stride, size_t hd, const float *q) \
 { \
     const size_t full = hd / LANES * LANES; \
     for (size_t r = 0; r < len; r++, k += stride * size) { \
+        fetch_row(k + ROWS_AHEAD * stride * size, hd * size); \
         VEC a[4] = { v_set(0), v_set(0), v_set(0), v_set(0) }; \
         for (size_t c = 0; c < full; c += LANES) { \
             VEC x = v_load_##t(k + c * size); \
@@ -112,6 +122,7 @@ INLINE void mix_some_##t(const size_t group, const size_t n, float *o, const cha
             a[g][i] = v_load_f32(o + g * hd + i * LANES); \
     for (size_t r = 0; r < len; r++, v += stride * size) { \
         VEC x[4]; \
+        fetch_row(v + ROWS_AHEAD * stride * size, n * LANES * size); \
         UNROLL (size_t i = 0; i < n; i++) \
             x[i] = v_load_##t(v + i * LANES * size); \
         UNROLL (size_t g = 0; g < group; g++) { \

@@ -11,7 +11,8 @@
 #include <string.h>
 
 static const struct dbrx_option options[] = {
-    { "gpus", "as many as it takes", "devices by number, e.g. 0 or 0,1" },
+    { "gpus", "as many as it takes", "devices by number: 0 or 0+1 or 0,1" },
+    { "precision", "auto", "of activations in prompts: f32, fast (BF16), or fast for large models" },
     { "kv", "auto", "KV cache: f32, f16, bf16, fp8; auto: f16 for large models, else f32" },
     { "offload", "experts", "what stays on the host if it must: experts, layers, none" },
     { "context", "the model's", "positions to leave room for when layers are placed" },
@@ -20,9 +21,10 @@ static const struct dbrx_option options[] = {
 };
 static const char *const kv_names[] = { "auto", "f32", "f16", "bf16", "fp8", NULL };
 static const char *const offload_names[] = { "experts", "layers", "none", NULL };
+static const char *const precision_names[] = { "auto", "f32", "fast", NULL };
 static const char *const flag_names[] = { "0", "1", NULL };
 
-enum { LARGE = 512 };                      /* columns: below, a KV cache is small in any type */
+enum { LARGE = 512 };                      /* columns: below, a prompt is over and a KV cache small either way */
 
 static int one_of(const char *const *name, const char *value)
 {
@@ -42,7 +44,7 @@ static dbrx_status parse_gpus(struct settings *s, const char *value, struct dbrx
         int twice = 0;
         for (int i = 0; i < s->n_gpus; i++)
             twice |= s->gpu[i] == n;
-        if (end == p || (*end && *end != ',') || n < 0 || n > 1023 || twice || s->n_gpus == MAX_DEVICES ||
+        if (end == p || (*end && *end != ',' && *end != '+') || n < 0 || n > 1023 || twice || s->n_gpus == MAX_DEVICES ||
             *p == ' ' || *p == '+')
             return fail(err, DBRX_E_INVALID, "gpus must be numbers of devices, each once, with commas between them, not "
                         "\"%.40s\"", value);
@@ -56,7 +58,7 @@ static dbrx_status parse(const struct dbrx_config *c, const char *const *opt, st
 {
     static const uint32_t types[] = { DBRX_F16, DBRX_F32, DBRX_F16, DBRX_BF16, KV_FP8 };
     dbrx_status st = DBRX_OK;
-    int kv = 0;
+    int kv = 0, precision = 0;
     *s = (struct settings){ .offload = OFFLOAD_EXPERTS, .context = c->max_seq ? c->max_seq : 2048 };
     for (; opt && *opt && st == DBRX_OK; opt++) {
         const size_t n = strcspn(*opt, "=");
@@ -66,6 +68,9 @@ static dbrx_status parse(const struct dbrx_config *c, const char *const *opt, st
         } else if (n == 2 && !strncmp(*opt, "kv", n)) {
             if ((kv = one_of(kv_names, value)) < 0)
                 st = fail(err, DBRX_E_INVALID, "kv must be auto, f32, f16, bf16 or fp8, not \"%.40s\"", value);
+        } else if (n == 9 && !strncmp(*opt, "precision", n)) {
+            if ((precision = one_of(precision_names, value)) < 0)
+                st = fail(err, DBRX_E_INVALID, "precision must be auto, f32 or fast, not \"%.40s\"", value);
         } else if (n == 7 && !strncmp(*opt, "offload", n)) {
             if ((s->offload = one_of(offload_names, value)) < 0)
                 st = fail(err, DBRX_E_INVALID, "offload must be experts, layers or none, not \"%.40s\"", value);
@@ -80,10 +85,11 @@ static dbrx_status parse(const struct dbrx_config *c, const char *const *opt, st
             if ((s->deterministic = one_of(flag_names, value)) < 0)
                 st = fail(err, DBRX_E_INVALID, "deterministic must be 0 or 1, not \"%.40s\"", value);
         } else if (!gpu_option(*opt)) {
-            st = fail(err, DBRX_E_INVALID, "cuda has no option \"%.60s\"; it has gpus=LIST, kv=TYPE, offload=WHAT, "
-                      "context=N and deterministic=0 or 1", *opt);
+            st = fail(err, DBRX_E_INVALID, "cuda has no option \"%.60s\"; it has gpus=LIST, precision=NAME, kv=TYPE, "
+                      "offload=WHAT, context=N and deterministic=0 or 1", *opt);
         }
     }
+    s->fast = precision == 2 || (!precision && c->d_model >= LARGE);
     s->kv_type = kv > 0 ? types[kv] : !kv && c->d_model < LARGE ? DBRX_F32 : DBRX_F16;
     return st;
 }
@@ -130,10 +136,39 @@ static const struct dbrx_backend backend = {
     .eval = cuda_eval, .position = cuda_position, .truncate = cuda_truncate,
 };
 
+static dbrx_status plan(const struct dbrx_host *host, const struct dbrx_model_desc *desc, const char *const *opt,
+                        void (*emit)(void *ctx, const struct dbrx_place *), void *ctx, struct dbrx_error *err)
+{
+    struct settings s;
+    struct plan p = { .n_shares = 0 };
+    (void)host;
+    dbrx_status st = graph_check(desc, err);
+    if (st == DBRX_OK)
+        st = parse(&desc->config, opt, &s, err);
+    if (st == DBRX_OK)
+        st = plan_make(desc, &s, &p, err);
+    for (uint32_t i = 0; i < p.n_shares && st == DBRX_OK; i++) {
+        const struct share *h = &p.share[i];
+        struct gpu_info g;
+        char name[96];
+        if ((st = gpu_describe(h->device, &g, err)) != DBRX_OK)
+            break;
+        snprintf(name, sizeof name, "device %d, %s", h->device, g.name);
+        emit(ctx, &(struct dbrx_place){ sizeof(struct dbrx_place), name, h->first, h->end, h->weights, h->kv, h->scratch,
+                                        h->free });
+    }
+    if (st == DBRX_OK && p.host)
+        emit(ctx, &(struct dbrx_place){ sizeof(struct dbrx_place), "pinned host memory", 0, 0, p.host, 0, 0, 0 });
+    plan_free(&p);
+    return st;
+}
+
+static const struct dbrx_plan planning = { .struct_size = sizeof planning, .plan = plan };
+
 static const char *const *values(const char *option)
 {
     return !strcmp(option, "kv") ? kv_names : !strcmp(option, "offload") ? offload_names
-         : !strcmp(option, "deterministic") ? flag_names : NULL;
+         : !strcmp(option, "precision") ? precision_names : !strcmp(option, "deterministic") ? flag_names : NULL;
 }
 
 static const struct dbrx_choices choices = { .struct_size = sizeof choices, .values = values };
@@ -153,5 +188,6 @@ const void *cuda_get(const char *id)
          : !strcmp(id, DBRX_RESUME)  ? (const void *)&cuda_resume
          : !strcmp(id, DBRX_INPUTS)  ? (const void *)&cuda_inputs
          : !strcmp(id, DBRX_REPRO)   ? (const void *)&repro
+         : !strcmp(id, DBRX_PLAN)    ? (const void *)&planning
          : !strcmp(id, DBRX_CHOICES) ? (const void *)&choices : NULL;
 }

@@ -2,8 +2,8 @@
  *
  * matvec: a few tokens.  A warp takes ROWS rows at a time; a lane decodes every 32nd group of
  * them and meets the token's values in shared memory.  Bound by reading the weights.
- * tile_product: many tokens, TILE of them by TILE rows a block, whole groups staged in shared
- * memory.  The plain twin of what tensor cores do. */
+ * tiled: many tokens, TILE of them by TILE rows a block, whole groups staged in shared memory; in
+ * float32, or by tensor cores (tensor.cuh). */
 #ifndef DBRX_CUDA_DENSE_CUH
 #define DBRX_CUDA_DENSE_CUH
 
@@ -65,65 +65,77 @@ template <int TYPE> __device__ __forceinline__ void matvec(const linear_args &a)
 
 constexpr uint32_t STRIDE = GROUP + 1;     /* neighbouring rows in different banks */
 
-struct tile { float x[TILE][STRIDE], w[2][TILE][STRIDE]; };
-static_assert(sizeof(tile) + TILE * sizeof(void *) == TILE_SHARED, "the host asks for what a tile takes");
+/* TILE tokens by TILE rows of up to two matrices in float32; each thread EACH by EACH of them */
+struct plain_tile {
+    struct shared { float x[TILE][STRIDE], w[2][TILE][STRIDE]; };
+    float sum[2][EACH][EACH];
 
-/* sum[0], sum[1] += x[TILE tokens] times rows row0 .. of w[0] and, if there is one, w[1].
- * rows_x: where each token's row begins, or NULL for none. */
-__device__ __forceinline__
-void tile_product(tile *s, const float *const *rows_x, const wt *const *w, const uint32_t *type, uint32_t n_w,
-                  uint32_t row0, uint32_t rows, uint32_t groups, float (*sum)[EACH][EACH])
-{
-    const uint32_t tx = threadIdx.x % (TILE / EACH), ty = threadIdx.x / (TILE / EACH);
-    for (uint32_t m = 0; m < n_w; m++)
+    /* x[TILE tokens] times rows row0 .. of w[0] and, if there is one, w[1].  rows_x: where each
+     * token's row begins, or NULL for none. */
+    __device__ __forceinline__
+    void run(shared *s, const float *const *rows_x, const wt *const *w, const uint32_t *type, uint32_t n_w,
+             uint32_t row0, uint32_t rows, uint32_t groups)
+    {
+        const uint32_t tx = threadIdx.x % (TILE / EACH), ty = threadIdx.x / (TILE / EACH);
+        for (uint32_t m = 0; m < 2; m++)
+            for (uint32_t i = 0; i < EACH; i++)
+                for (uint32_t j = 0; j < EACH; j++)
+                    sum[m][i][j] = 0;
+        for (uint32_t g = 0; g < groups; g++) {
+            for (uint32_t i = threadIdx.x; i < TILE * GROUP; i += TILE_THREADS) {
+                const float *x = rows_x[i / GROUP];
+                s->x[i / GROUP][i % GROUP] = x ? x[(size_t)g * GROUP + i % GROUP] : 0;
+            }
+            if (threadIdx.x < TILE * n_w) {
+                uint32_t m = threadIdx.x / TILE, r = threadIdx.x % TILE;
+                float v[GROUP];
+                if (row0 + r < rows)
+                    load_any(*w[m], type[m], row0 + r, groups, g, v);
+                for (int i = 0; i < GROUP; i++)
+                    s->w[m][r][i] = row0 + r < rows ? v[i] : 0;
+            }
+            __syncthreads();
+            for (uint32_t m = 0; m < n_w; m++)
+                for (int k = 0; k < GROUP; k++)
+                    for (uint32_t i = 0; i < EACH; i++)
+                        for (uint32_t j = 0; j < EACH; j++)
+                            sum[m][i][j] += s->x[ty + i * (TILE / EACH)][k] * s->w[m][tx + j * (TILE / EACH)][k];
+            __syncthreads();
+        }
+    }
+
+    /* f(token, row, sum of w[0], sum of w[1]) for what this thread has */
+    template <class F> __device__ __forceinline__ void each(F f)
+    {
+        const uint32_t tx = threadIdx.x % (TILE / EACH), ty = threadIdx.x / (TILE / EACH);
         for (uint32_t i = 0; i < EACH; i++)
             for (uint32_t j = 0; j < EACH; j++)
-                sum[m][i][j] = 0;
-    for (uint32_t g = 0; g < groups; g++) {
-        for (uint32_t i = threadIdx.x; i < TILE * GROUP; i += TILE_THREADS) {
-            const float *x = rows_x[i / GROUP];
-            s->x[i / GROUP][i % GROUP] = x ? x[(size_t)g * GROUP + i % GROUP] : 0;
-        }
-        if (threadIdx.x < TILE * n_w) {
-            uint32_t m = threadIdx.x / TILE, r = threadIdx.x % TILE;
-            float v[GROUP];
-            if (row0 + r < rows)
-                load_any(*w[m], type[m], row0 + r, groups, g, v);
-            for (int i = 0; i < GROUP; i++)
-                s->w[m][r][i] = row0 + r < rows ? v[i] : 0;
-        }
-        __syncthreads();
-        for (uint32_t m = 0; m < n_w; m++)
-            for (int k = 0; k < GROUP; k++)
-                for (uint32_t i = 0; i < EACH; i++)
-                    for (uint32_t j = 0; j < EACH; j++)
-                        sum[m][i][j] += s->x[ty + i * (TILE / EACH)][k] * s->w[m][tx + j * (TILE / EACH)][k];
-        __syncthreads();
+                f(ty + i * (TILE / EACH), tx + j * (TILE / EACH), sum[0][i][j], sum[1][i][j]);
     }
-}
+};
+static_assert(sizeof(plain_tile::shared) + TILE * sizeof(void *) == TILE_SHARED, "the host asks for what a tile takes");
+
+#include "backends/cuda/tensor.cuh"
 
 /* grid: (tiles of rows, tiles of tokens) */
-__device__ __forceinline__ void tiled(const linear_args &a)
+template <class T> __device__ __forceinline__ void tiled(const linear_args &a)
 {
     SHARED(shared);
-    tile *s = (tile *)shared;
+    typename T::shared *s = (typename T::shared *)shared;
     const float **rows_x = (const float **)(s + 1);
     const uint32_t row0 = blockIdx.x * TILE, t0 = blockIdx.y * TILE;
-    const uint32_t tx = threadIdx.x % (TILE / EACH), ty = threadIdx.x / (TILE / EACH);
-    float sum[1][EACH][EACH];
     const wt *w = &a.w.w;
+    T tile;
     if (threadIdx.x < TILE)
         rows_x[threadIdx.x] = t0 + threadIdx.x < a.n ? a.x + (size_t)(t0 + threadIdx.x) * a.w.cols : NULL;
     __syncthreads();
-    tile_product(s, rows_x, &w, &a.w.type, 1, row0, a.w.rows, a.w.cols / GROUP, sum);
-    for (uint32_t i = 0; i < EACH; i++)
-        for (uint32_t j = 0; j < EACH; j++) {
-            uint32_t t = t0 + ty + i * (TILE / EACH), r = row0 + tx + j * (TILE / EACH);
-            if (t < a.n && r < a.w.rows) {
-                float *y = a.y + (size_t)t * a.ldy + r;
-                *y = a.add ? *y + sum[0][i][j] : sum[0][i][j];
-            }
+    tile.run(s, rows_x, &w, &a.w.type, 1, row0, a.w.rows, a.w.cols / GROUP);
+    tile.each([&](uint32_t t, uint32_t r, float sum, float) {
+        if (t0 + t < a.n && row0 + r < a.w.rows) {
+            float *y = a.y + (size_t)(t0 + t) * a.ldy + row0 + r;
+            *y = a.add ? *y + sum : sum;
         }
+    });
 }
 
 #endif

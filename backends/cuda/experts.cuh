@@ -100,17 +100,16 @@ __device__ __forceinline__ void group_slots(const group_args &a)
 }
 
 /* grid: (tiles of rows, tiles of slots, n_experts) */
-template <bool UP> __device__ __forceinline__ void tiled_expert(const expert_args &a)
+template <class T, bool UP> __device__ __forceinline__ void tiled_expert(const expert_args &a)
 {
     SHARED(shared);
-    tile *s = (tile *)shared;
+    typename T::shared *s = (typename T::shared *)shared;
     const float **rows_x = (const float **)(s + 1);
     const uint32_t e = blockIdx.z, begin = a.start[e], n = a.start[e + 1] - begin;
     const uint32_t row0 = blockIdx.x * TILE, i0 = blockIdx.y * TILE, rows = UP ? a.ffn : a.d;
-    const uint32_t tx = threadIdx.x % (TILE / EACH), ty = threadIdx.x / (TILE / EACH);
     const wt *w[2] = { UP ? a.w1 + e : a.w2 + e, a.v1 + e };
     const uint32_t type[2] = { UP ? a.type1 : a.type2, a.type3 };
-    float sum[2][EACH][EACH];
+    T tile;
     if (i0 >= n)
         return;
     if (threadIdx.x < TILE) {
@@ -122,18 +121,16 @@ template <bool UP> __device__ __forceinline__ void tiled_expert(const expert_arg
         rows_x[threadIdx.x] = x;
     }
     __syncthreads();
-    tile_product(s, rows_x, w, type, UP ? 2 : 1, row0, rows, (UP ? a.ld : a.ffn_ld) / GROUP, sum);
-    for (uint32_t i = 0; i < EACH; i++)
-        for (uint32_t j = 0; j < EACH; j++) {
-            uint32_t t = i0 + ty + i * (TILE / EACH), r = row0 + tx + j * (TILE / EACH);
-            if (t < n && r < rows) {
-                uint32_t slot = a.order[begin + t];
-                if (UP)
-                    a.act[(size_t)slot * a.ffn_ld + r] = activate(a.act_fn, sum[0][i][j]) * sum[1][i][j];
-                else
-                    a.y[(size_t)slot * a.ld + r] = sum[0][i][j];
-            }
+    tile.run(s, rows_x, w, type, UP ? 2 : 1, row0, rows, (UP ? a.ld : a.ffn_ld) / GROUP);
+    tile.each([&](uint32_t t, uint32_t r, float gate, float up) {
+        if (i0 + t < n && row0 + r < rows) {
+            uint32_t slot = a.order[begin + i0 + t];
+            if (UP)
+                a.act[(size_t)slot * a.ffn_ld + row0 + r] = activate(a.act_fn, gate) * up;
+            else
+                a.y[(size_t)slot * a.ld + row0 + r] = gate;
         }
+    });
 }
 
 /* grid: (anything, n) */

@@ -15,6 +15,7 @@ struct settings {                          /* the options, in the order of cuda.
     int      offload;
     uint32_t context;                      /* positions to leave room for                    */
     int      deterministic;
+    int      fast;                         /* prompts by tensor cores, rounded to bfloat16   */
 };
 
 /* Which layers a device runs, and what of them lies on it. */

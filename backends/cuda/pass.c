@@ -33,14 +33,14 @@ static int few(uint32_t n, uint32_t cols)
     return n <= FEW && row_shared(cols) <= MOST_SHARED;
 }
 
-static void linear(struct part *p, const struct mat *w, const float *x, float *y, uint32_t n, uint32_t ldy, int add)
+static void linear(const dbrx_model *m, struct part *p, const struct mat *w, const float *x, float *y, uint32_t n, uint32_t ldy, int add)
 {
     struct linear_args a = { .w = *w, .x = x, .y = y, .n = n, .ldy = ldy, .add = (uint32_t)add };
     if (few(n, w->cols))
         LAUNCH(p, gpu_typed(K_matvec_f32, w->type), blocks(p, w->rows, WARPS * ROWS, n), n, 1, THREADS,
                row_shared(w->cols), a);
     else
-        LAUNCH(p, K_tiled, ceil_div(w->rows, TILE), ceil_div(n, TILE), 1, TILE_THREADS, TILE_SHARED, a);
+        LAUNCH(p, m->set.fast ? K_tiled_fast : K_tiled, ceil_div(w->rows, TILE), ceil_div(n, TILE), 1, TILE_THREADS, TILE_SHARED, a);
 }
 
 static void norm(const dbrx_model *m, struct part *p, const float *x, const float *w, uint32_t n)
@@ -133,8 +133,8 @@ static void experts(dbrx_session *s, struct part *p, const struct pass *q, uint3
                             .n_slots = n_slots, .n_experts = c->n_experts };
     LAUNCH(p, K_group_slots, 1, 1, 1, 1024, c->n_experts * sizeof(uint32_t), g);
     /* no expert has more than every token once */
-    LAUNCH(p, K_tiled_up, ceil_div(c->d_ffn, TILE), ceil_div(q->n, TILE), c->n_experts, TILE_THREADS, TILE_SHARED, a);
-    LAUNCH(p, K_tiled_down, ceil_div(c->d_model, TILE), ceil_div(q->n, TILE), c->n_experts, TILE_THREADS, TILE_SHARED, a);
+    LAUNCH(p, m->set.fast ? K_up_fast : K_tiled_up, ceil_div(c->d_ffn, TILE), ceil_div(q->n, TILE), c->n_experts, TILE_THREADS, TILE_SHARED, a);
+    LAUNCH(p, m->set.fast ? K_down_fast : K_tiled_down, ceil_div(c->d_model, TILE), ceil_div(q->n, TILE), c->n_experts, TILE_THREADS, TILE_SHARED, a);
 }
 
 dbrx_status pass_layer(dbrx_session *s, struct part *p, const struct pass *q, uint32_t l, struct dbrx_error *err)
@@ -148,11 +148,11 @@ dbrx_status pass_layer(dbrx_session *s, struct part *p, const struct pass *q, ui
     norm(m, p, p->x, b->norm_1, n);
     if (s->watch)
         st = watch_rows(s, p, DBRX_INPUT_QKV, l, p->h, m->ld, n, c->d_model, err);
-    linear(p, &b->wqkv, p->h, p->qkv, n, m->qkv, 0);
+    linear(m, p, &b->wqkv, p->h, p->qkv, n, m->qkv, 0);
     attention(s, p, q, l);
     if (s->watch && st == DBRX_OK)
         st = watch_rows(s, p, DBRX_INPUT_WO, l, p->h, m->ld, n, c->d_model, err);
-    linear(p, &b->wo, p->h, p->x, n, m->ld, 1);
+    linear(m, p, &b->wo, p->h, p->x, n, m->ld, 1);
     norm(m, p, p->x, b->norm_2, n);
     route(s, p, q, l, &t);
     experts(s, p, q, l, &t);
@@ -186,6 +186,6 @@ void pass_head(dbrx_session *s, struct part *p, const float *x, uint32_t n)
 {
     const dbrx_model *m = s->m;
     norm(m, p, x, m->norm_f, n);
-    linear(p, &m->lm_head, p->h, s->logits, n, m->cfg.n_vocab, 0);
+    linear(m, p, &m->lm_head, p->h, s->logits, n, m->cfg.n_vocab, 0);
     gpu_copy(p->stream, s->logits_host, s->logits, (size_t)n * m->cfg.n_vocab * sizeof(float));
 }

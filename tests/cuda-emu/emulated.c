@@ -199,6 +199,27 @@ static void test_types(void)
     }
 }
 
+/* Tensor cores round activations and weights: close, and not the same */
+static void test_fast(void)
+{
+    static const int types[] = { DBRX_BF16, DBRX_Q4_0 };
+    for (int k = 0; k < 2; k++) {
+        struct random m;
+        static struct said want, got, exact;
+        make(&m, types[k]);
+        m.desc.config.top_k = EXPERTS;     /* nothing to choose: nothing is close */
+        oracle(&m, &want);
+        dbrx_model *fast = open_model(&m, (const char *const[]){ "precision=fast", NULL });
+        if (speak(be, fast, MANY, MANY, &got) != DBRX_OK || speak(be, fast, 1, 3, &exact) != DBRX_OK)
+            bail("eval failed");
+        double far = distance(got.logits[0], want.logits[0], MANY * VOCAB);
+        ok(far > 1e-6 && far < 2e-2 && distance(exact.logits[0], want.logits[0], 3 * VOCAB) < 1e-4,
+           "%s, precision=fast: a prompt %.1e from the oracle, single tokens as exact as ever", dtype_name((uint32_t)types[k]), far);
+        be->model_close(fast);
+        unmake(&m);
+    }
+}
+
 static void test_kv(void)
 {
     static const struct { const char *opt; double far; } types[] = {
@@ -402,6 +423,7 @@ int main(void)
     for (size_t i = 0; i < sizeof tokens / sizeof *tokens; i++)
         tokens[i] = (int32_t)(next() % VOCAB);
     test_types();
+    test_fast();
     test_kv();
     test_split();
     test_places();

@@ -11,7 +11,8 @@ AM_TESTS_ENVIRONMENT += EMULATED='$(abs_top_builddir)/tests/cuda-emu/.libs'; exp
 
 # every kernel once more, under the sanitizers
 check_PROGRAMS += %D%/emulated
-TESTS += %D%/emulated
+TESTS += %D%/emulated %D%/plan.sh
+EXTRA_DIST += %D%/plan.sh
 %C%_emulated_SOURCES = %D%/emulated.c %D%/fibers.cc %D%/gpu_emu.cc %D%/kernels.cc $(libcudahost_la_SOURCES) $(libgraph_la_SOURCES)
 %C%_emulated_CFLAGS   = $(AM_CFLAGS) $(SANITIZE)
 %C%_emulated_CXXFLAGS = $(EMU_CXXFLAGS) $(SANITIZE)
