@@ -3,7 +3,7 @@
 
 # The backends that golden.sh and conformance.sh test, as far as they are built, some once more
 # with other options (NAME:option=value,...): add yours here.
-BACKENDS_TESTED = ref cpu-blas cpu-blas:isa=plain,threads=1 cpu-blas:deterministic=1 cpu-blas:deterministic=1 $(ISAS_TESTED) cuda cuda-emu
+BACKENDS_TESTED = ref cpu-blas cpu-blas:isa=plain,threads=1 cpu-blas:deterministic=1 $(ISAS_TESTED) cuda cuda-emu
 # options that store activations or KV in fewer bits: golden.sh alone, to fewer digits
 BACKENDS_ROUNDED = cpu-blas:precision=fast
 # every instruction set that this machine has

@@ -40,7 +40,7 @@ normalised twice over all|route.c|s/prob\[e\] \/= sum;/prob[e] \/= sum * sum;/
 experts not weighted|ops.c|s/sum\[i\] += weight \* out\[i\];/sum[i] += out[i];/
 smallest p chosen|route.c|s/prob\[e\] > prob\[best\]/prob[e] < prob[best]/
 one expert too few|route.c|s/^    return s && s->top_k .*$/    (void)s, (void)layer; return c->top_k > 1 ? c->top_k - 1 : 1;/
-attention not added|graph.c|s/s->x\[i\] += s->qkv\[i\];/s->x[i] = s->qkv[i];/
+attention not added|graph.c|s|op->add(&s->work, s->x, s->qkv, n, d);|memcpy(s->x, s->qkv, sizeof *s->x * n * d);|
 norm_1 used twice|graph.c|s/m->norm_2 + /m->norm_1 + /
 final norm without weight|graph.c|s/s->h, x, m->norm_f,/s->h, x, m->norm_1,/
 head tied to the embedding|graph.c|s/&m->lm_head, n,/\&m->embed, n,/
