@@ -232,6 +232,11 @@ with tempfile.TemporaryDirectory() as tmp:
        "Newcombe's interval over windows as clusters", [(r["low"], e[0]) for r, e in zip(t["rows"], ends)][:5])
     ok(0 < t["facts"]["holding"] < L * E and t["facts"]["holding"] == sum(r["holds"] == "yes" for r in t["rows"]) and
        all(r["low"] * r["high"] > 0 for r in t["rows"] if r["holds"]), "what holds for all excludes 0 for one", t["facts"])
+    z_all = 6.737114                           # 95% for all 96 experts together: 1 - 0.05 / 96 for one
+    sure = [max(lo, -hi) for lo, hi in (newcombe(r, z_all) for r in t["rows"])]  # how far it is from 0
+    ok(len(ends) == 96 and 0 < sum(x > 0 for x in sure) < sum(r["low"] * r["high"] > 0 for r in t["rows"]) and
+       all((r["holds"] == "yes") == (x > 0) for r, x in zip(t["rows"], sure) if abs(x) > 5e-3), "holds is Bonferroni's",
+       [(r["holds"], x) for r, x in zip(t["rows"], sure)])
     near = [max(r["low"], -r["high"]) for r in t["rows"]]
     ok(near == sorted(near, reverse=True), "sorted by what is sure")
     back = table(run(tmp, "/contrast prose.txt code.txt --tokens %d --top 1000" % most, options=small), "contrast")
