@@ -29,7 +29,7 @@ static void on_signal(int sig)
             tcsetattr(STDIN_FILENO, TCSANOW, &own);
     } else if (sig == SIGTSTP) {
         suspended = 1;
-    } else if (++presses == 2) {
+    } else if (sig != SIGALRM && ++presses == 2) {
         signal(SIGINT, SIG_DFL);
         if (have_modes)
             tcsetattr(STDIN_FILENO, TCSANOW, &modes);
@@ -37,6 +37,9 @@ static void on_signal(int sig)
         if (scrolling && write(STDOUT_FILENO, whole, sizeof whole - 1) < 0)
             scrolling = 0;
     }
+    /* a script's read that began just after its look at the flags is interrupted a second later */
+    if (!is_interactive && (presses || terminated))
+        alarm(1);
     errno = was;
 }
 
@@ -88,6 +91,8 @@ void signals_init(int interactive)
         catch_signal(SIGHUP, flags | SA_RESETHAND);
         catch_signal(SIGWINCH, flags);
         catch_signal(SIGCONT, flags);
+    } else {
+        catch_signal(SIGALRM, 0);
     }
 }
 
