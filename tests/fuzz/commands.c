@@ -537,8 +537,9 @@ static void open_shell(void)
     be_quick();
     take_turns(own, theirs);
     said(1);
+    const char *err = said(2);             /* the last one's end may have complained: of no line's doing */
     if (code || !sh.tok)
-        bail("the shell cannot be opened: %s %s", said(2), sh.tok_why);
+        bail("the shell cannot be opened: %s %s", err, sh.tok_why);
 }
 
 static void close_shell(void)
