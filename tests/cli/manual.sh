@@ -57,7 +57,9 @@ ask() { # the words typed, the last one unfinished
 ask dbrx --mod; ask dbrx -s tempe; ask dbrx -s mode =; ask dbrx -s mode = ch; ask dbrx ins; ask dbrx -c te
 ask "$DBRX" -b ''; ask "$DBRX" -b r; ask "$DBRX" perplexity --backend cp; ask dbrx "$T/hel"
 END
-    printf '%s\n' '--model --module-path' 'temperature=' 'base chat' chat inspect '' 'cpu-blas ref' ref cpu-blas "$T/help" > "$T/want"
+    backends='cpu-blas ref'
+    test ! -e "$MODULES/cuda.so" || backends='cpu-blas cuda ref'
+    printf '%s\n' '--model --module-path' 'temperature=' 'base chat' chat inspect '' "$backends" ref cpu-blas "$T/help" > "$T/want"
     T=$T bash "$T/ask" "$T/bash" > "$T/got" 2>&1
     diff "$T/want" "$T/got" > "$T/log"
     verdict $? "bash completes options, settings, values, tools and backends"
@@ -76,7 +78,7 @@ words=("$DBRX" -b ''); CURRENT=3
 dbrx=$DBRX; _dbrx_backends
 END
     zsh -f "$T/zask" "$T/zsh" > "$T/log" 2>&1
-    grep -qx 'cpu-blas ref' "$T/log"
+    grep -qxE 'cpu-blas( cuda)? ref' "$T/log"
     verdict $? "... and finds the backends"
 else
     skip "no zsh"
