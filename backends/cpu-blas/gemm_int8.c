@@ -12,6 +12,7 @@
 
 #include "backends/backend.h"
 #include "backends/cpu-blas/avx512.h"
+#include "backends/cpu-blas/quant.h"
 #include "backends/cpu-blas/quant_types.h"
 #include "backends/cpu-blas/simd_exp.h"
 #include "backends/cpu-blas/transpose.h"
@@ -91,7 +92,7 @@ INLINE void put_scales(float *to, const float *head, size_t at, const int sub)
     }
 }
 
-#define TYPE(T) \
+#define TYPE(N, T) \
 enum { KIND_##T = (SUB_##T == 4 ? KIND_SUB : 0) | (MIN_##T ? KIND_MIN : 0), \
        UNIT_##T = 64 + 8 * (SUB_##T == 4 ? 2 : 1) * (MIN_##T ? 2 : 1) }; \
 static void open_all_##T(char *panel, const uint8_t *w, size_t rows, size_t cols, const char *next) \
@@ -127,25 +128,12 @@ static void open_all_##T(char *panel, const uint8_t *w, size_t rows, size_t cols
         } \
     } \
 }
-TYPE(q8_0)
-TYPE(q4_0)
-TYPE(q4_1)
-TYPE(q5_0)
-TYPE(q5_1)
-TYPE(iq4_nl)
-TYPE(q2_k)
-TYPE(q3_k)
-TYPE(q4_k)
-TYPE(q5_k)
-TYPE(q6_k)
-TYPE(iq4_xs)
+EACH_QUANT(TYPE)
 
+#define ENTRY(N, T) [DBRX_##N] = open_all_##T,
 static void (*const types[])(char *panel, const uint8_t *w, size_t rows, size_t cols,
                              const char *next) = {
-    [DBRX_Q8_0] = open_all_q8_0, [DBRX_Q4_0] = open_all_q4_0, [DBRX_Q4_1] = open_all_q4_1,
-    [DBRX_Q5_0] = open_all_q5_0, [DBRX_Q5_1] = open_all_q5_1, [DBRX_Q2_K] = open_all_q2_k,
-    [DBRX_Q3_K] = open_all_q3_k, [DBRX_Q4_K] = open_all_q4_k, [DBRX_Q5_K] = open_all_q5_k,
-    [DBRX_Q6_K] = open_all_q6_k, [DBRX_IQ4_NL] = open_all_iq4_nl, [DBRX_IQ4_XS] = open_all_iq4_xs,
+    EACH_QUANT(ENTRY)
 };
 
 static void open(uint32_t dtype, void *panel, const void *src, size_t rows, size_t cols,

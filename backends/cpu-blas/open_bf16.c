@@ -4,6 +4,7 @@
 
 #include "backends/backend.h"
 #include "backends/cpu-blas/avx512.h"
+#include "backends/cpu-blas/quant.h"
 #include "backends/cpu-blas/quant_types.h"
 
 #define UNROLL _Pragma("GCC unroll 4") for
@@ -28,7 +29,7 @@ INLINE void store_step(uint16_t *dst, __m512i q, __m512 s, __m512 m, const int z
         _mm512_storeu_si512(dst + 32, (__m512i)_mm512_cvtne2ps_pbh(w[3], w[2]));
 }
 
-#define TYPE(T) \
+#define TYPE(N, T) \
 static void open_all_##T(uint16_t *dst, const uint8_t *w, size_t n) \
 { \
     for (size_t c = 0; c < n / (64 * STEPS_##T); c++, w += CHUNK_##T) { \
@@ -42,18 +43,7 @@ static void open_all_##T(uint16_t *dst, const uint8_t *w, size_t n) \
         store_step(dst, open_##T(w, 0, 1), h.s, h.m, Z_##T, MIN_##T, 1); \
     } \
 }
-TYPE(q8_0)
-TYPE(q4_0)
-TYPE(q4_1)
-TYPE(q5_0)
-TYPE(q5_1)
-TYPE(iq4_nl)
-TYPE(q2_k)
-TYPE(q3_k)
-TYPE(q4_k)
-TYPE(q5_k)
-TYPE(q6_k)
-TYPE(iq4_xs)
+EACH_QUANT(TYPE)
 
 static void open_all_f32(uint16_t *dst, const uint8_t *w, size_t n)
 {
@@ -74,11 +64,9 @@ static void open_all_bf16(uint16_t *dst, const uint8_t *w, size_t n)
     memcpy(dst, w, 2 * n);
 }
 
-#define ROW(D, T) [DBRX_##D] = open_all_##T
+#define ENTRY(N, T) [DBRX_##N] = open_all_##T,
 static void (*const types[])(uint16_t *dst, const uint8_t *w, size_t n) = {
-    ROW(Q8_0, q8_0), ROW(Q4_0, q4_0), ROW(Q4_1, q4_1), ROW(Q5_0, q5_0), ROW(Q5_1, q5_1),
-    ROW(Q2_K, q2_k), ROW(Q3_K, q3_k), ROW(Q4_K, q4_k), ROW(Q5_K, q5_k), ROW(Q6_K, q6_k),
-    ROW(IQ4_NL, iq4_nl), ROW(IQ4_XS, iq4_xs), ROW(F32, f32), ROW(F16, f16), ROW(BF16, bf16),
+    EACH_QUANT(ENTRY) ENTRY(F32, f32) ENTRY(F16, f16) ENTRY(BF16, bf16)
 };
 
 void bf16_open(uint32_t dtype, uint16_t *dst, const void *src, size_t n)

@@ -12,6 +12,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* X(enumerator after DBRX_, name) for each type */
+#define EACH_QUANT(X) \
+    X(Q8_0, q8_0) X(Q4_0, q4_0) X(Q4_1, q4_1) X(Q5_0, q5_0) X(Q5_1, q5_1) X(IQ4_NL, iq4_nl) \
+    X(Q2_K, q2_k) X(Q3_K, q3_k) X(Q4_K, q4_k) X(Q5_K, q5_k) X(Q6_K, q6_k) X(IQ4_XS, iq4_xs)
+
 struct quant {
     /* x[n] to quant_bytes(n) bytes at dst, 64-byte aligned; n a multiple of 32 */
     void (*pack)(void *dst, const float *x, size_t n);

@@ -185,7 +185,7 @@ INLINE float total(__m256 v)
 }
 
 #define UNROLL _Pragma("GCC unroll 8") for
-#define TYPE(T) \
+#define TYPE(N, T) \
 static void matvec_##T(float *y, const uint8_t *w, size_t bytes, size_t rows, size_t cols, const void *x) \
 { \
     const int16_t *q = (const int16_t *)(const void *)((const char *)x + HEAD); \
@@ -219,27 +219,14 @@ static void open_##T(float *dst, const uint8_t *w, size_t bytes, size_t n) \
             } \
         } \
 }
-TYPE(q8_0)
-TYPE(q4_0)
-TYPE(q4_1)
-TYPE(q5_0)
-TYPE(q5_1)
-TYPE(iq4_nl)
-TYPE(q2_k)
-TYPE(q3_k)
-TYPE(q4_k)
-TYPE(q5_k)
-TYPE(q6_k)
-TYPE(iq4_xs)
+EACH_QUANT(TYPE)
 
-#define ROW(D, T) [DBRX_##D] = { matvec_##T, open_##T }
+#define ENTRY(N, T) [DBRX_##N] = { matvec_##T, open_##T },
 static const struct {
     void (*matvec)(float *y, const uint8_t *w, size_t bytes, size_t rows, size_t cols, const void *x);
     void (*open)(float *dst, const uint8_t *w, size_t bytes, size_t n);
 } types[] = {
-    ROW(Q8_0, q8_0), ROW(Q4_0, q4_0), ROW(Q4_1, q4_1), ROW(Q5_0, q5_0), ROW(Q5_1, q5_1), ROW(Q2_K, q2_k),
-    ROW(Q3_K, q3_k), ROW(Q4_K, q4_k), ROW(Q5_K, q5_k), ROW(Q6_K, q6_k), ROW(IQ4_NL, iq4_nl),
-    ROW(IQ4_XS, iq4_xs),
+    EACH_QUANT(ENTRY)
 };
 
 static void matvec(uint32_t dtype, float *y, const void *w, size_t rows, size_t cols, const void *x)

@@ -192,7 +192,7 @@ INLINE __m128 sums_of(const __m512 *v)
 
 /* A row after the other, as they lie in memory, which is what it waits for.  What a row has beyond
  * its last 256 is multiplied with zeros behind it. */
-#define TYPE(T) \
+#define TYPE(N, T) \
 static void matvec_##T(float *y, const uint8_t *w, size_t rows, size_t cols, const char *x) \
 { \
     const size_t rest = cols % 256 / 32 * (BYTES_##T / 8); \
@@ -221,24 +221,11 @@ static void matvec_##T(float *y, const uint8_t *w, size_t rows, size_t cols, con
                            _mm_mul_ps(_mm_set1_ps(scale), sums_of(row))); \
     } \
 }
-TYPE(q8_0)
-TYPE(q4_0)
-TYPE(q4_1)
-TYPE(q5_0)
-TYPE(q5_1)
-TYPE(iq4_nl)
-TYPE(q2_k)
-TYPE(q3_k)
-TYPE(q4_k)
-TYPE(q5_k)
-TYPE(q6_k)
-TYPE(iq4_xs)
+EACH_QUANT(TYPE)
 
+#define ENTRY(N, T) [DBRX_##N] = matvec_##T,
 static void (*const types[])(float *y, const uint8_t *w, size_t rows, size_t cols, const char *x) = {
-    [DBRX_Q8_0] = matvec_q8_0, [DBRX_Q4_0] = matvec_q4_0, [DBRX_Q4_1] = matvec_q4_1,
-    [DBRX_Q5_0] = matvec_q5_0, [DBRX_Q5_1] = matvec_q5_1, [DBRX_Q2_K] = matvec_q2_k,
-    [DBRX_Q3_K] = matvec_q3_k, [DBRX_Q4_K] = matvec_q4_k, [DBRX_Q5_K] = matvec_q5_k,
-    [DBRX_Q6_K] = matvec_q6_k, [DBRX_IQ4_NL] = matvec_iq4_nl, [DBRX_IQ4_XS] = matvec_iq4_xs,
+    EACH_QUANT(ENTRY)
 };
 
 static void matvec(uint32_t dtype, float *y, const void *w, size_t rows, size_t cols,

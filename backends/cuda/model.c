@@ -37,10 +37,9 @@ enum gpu_kernel gpu_typed(enum gpu_kernel of_f32, uint32_t dtype)
 
 /* ---- memory ---- */
 
-static dbrx_status hold(dbrx_model *m, struct gpu *gpu, int host, size_t bytes, void **out, struct dbrx_error *err)
+dbrx_status held_alloc(struct held **list, struct gpu *gpu, int host, size_t bytes, void *out, struct dbrx_error *err)
 {
     struct held *h = malloc(sizeof *h);
-    *out = NULL;
     if (!h)
         return fail(err, DBRX_E_NOMEM, "out of memory");
     dbrx_status st = host ? gpu_alloc_host(gpu, &h->p, bytes, err) : gpu_alloc(gpu, &h->p, bytes, err);
@@ -50,10 +49,19 @@ static dbrx_status hold(dbrx_model *m, struct gpu *gpu, int host, size_t bytes, 
     }
     h->gpu = gpu;
     h->host = host;
-    h->next = m->held;
-    m->held = h;
-    *out = h->p;
+    h->next = *list;
+    *list = h;
+    memcpy(out, &h->p, sizeof h->p);
     return DBRX_OK;
+}
+
+void held_free(struct held *h)
+{
+    for (struct held *next; h; h = next) {
+        next = h->next;
+        (h->host ? gpu_free_host : gpu_free)(h->gpu, h->p);
+        free(h);
+    }
 }
 
 /* The planes of a matrix that begins at p */
@@ -164,9 +172,9 @@ static dbrx_status load(struct loader *u, const struct dbrx_tensor *t, uint64_t 
 static dbrx_status load_mat(struct loader *u, const struct dbrx_tensor *t, uint32_t rows, uint32_t cols, int away,
                             struct mat *out)
 {
-    void *p;
+    void *p = NULL;
     uint32_t width = padded(cols);
-    dbrx_status st = hold(u->m, u->dev->gpu, away, mat_bytes(t->dtype, rows, width), &p, u->err);
+    dbrx_status st = held_alloc(&u->m->held, u->dev->gpu, away, mat_bytes(t->dtype, rows, width), &p, u->err);
     if (st != DBRX_OK)
         return st;
     *out = (struct mat){ planes_at(p, layout_of(t->dtype), rows, width), t->dtype, rows, width };
@@ -176,10 +184,10 @@ static dbrx_status load_mat(struct loader *u, const struct dbrx_tensor *t, uint3
 /* A small tensor as padded rows of floats */
 static dbrx_status load_floats(struct loader *u, const struct dbrx_tensor *t, uint32_t rows, uint32_t cols, float **out)
 {
-    void *p;
+    void *p = NULL;
     size_t width = padded(cols), n = rows * width;
     float *x = calloc(n, sizeof *x);
-    dbrx_status st = x ? hold(u->m, u->dev->gpu, 0, n * sizeof *x, &p, u->err)
+    dbrx_status st = x ? held_alloc(&u->m->held, u->dev->gpu, 0, n * sizeof *x, &p, u->err)
                        : fail(u->err, DBRX_E_NOMEM, "out of memory");
     if (st == DBRX_OK) {
         for (uint32_t r = 0; r < rows; r++)
@@ -201,14 +209,14 @@ static dbrx_status load_experts(struct loader *u, const struct dbrx_tensor *t, u
     const uint32_t n = u->m->cfg.n_experts, width = padded(turned ? rows : cols), high = turned ? cols : rows;
     const struct layout *y = layout_of(t->dtype);
     const uint64_t each = mat_bytes(t->dtype, high, width);
-    void *on = NULL, *away = NULL, *where;
+    void *on = NULL, *away = NULL, *where = NULL;
     struct wt *w = calloc(n, sizeof *w);
-    dbrx_status st = w ? hold(u->m, u->dev->gpu, 0, n * sizeof *w, &where, u->err)
+    dbrx_status st = w ? held_alloc(&u->m->held, u->dev->gpu, 0, n * sizeof *w, &where, u->err)
                        : fail(u->err, DBRX_E_NOMEM, "out of memory");
     if (st == DBRX_OK && resident)
-        st = hold(u->m, u->dev->gpu, 0, resident * each, &on, u->err);
+        st = held_alloc(&u->m->held, u->dev->gpu, 0, resident * each, &on, u->err);
     if (st == DBRX_OK && resident < n)
-        st = hold(u->m, u->dev->gpu, 1, (n - resident) * each, &away, u->err);
+        st = held_alloc(&u->m->held, u->dev->gpu, 1, (n - resident) * each, &away, u->err);
     for (uint32_t e = 0; e < n && st == DBRX_OK; e++) {
         unsigned char *p = e < resident ? (unsigned char *)on + e * each : (unsigned char *)away + (e - resident) * each;
         w[e] = planes_at(p, y, high, width);
@@ -264,7 +272,7 @@ static dbrx_status load_share(struct loader *u, const struct dbrx_model_desc *de
     for (uint32_t k = 0; k < m->head / 2; k++)     /* as the reference has them, in float32 */
         freq[k] = 1 / powf(c->rope_theta, (float)(2 * k) / (float)m->head);
     void *p = NULL;
-    if (st == DBRX_OK && (st = hold(m, dev->gpu, 0, sizeof freq, &p, u->err)) == DBRX_OK) {
+    if (st == DBRX_OK && (st = held_alloc(&m->held, dev->gpu, 0, sizeof freq, &p, u->err)) == DBRX_OK) {
         dev->inv_freq = p;
         gpu_copy(u->stream, p, freq, m->head / 2 * sizeof *freq);
         st = gpu_sync(u->stream, u->err);
@@ -323,11 +331,7 @@ dbrx_status cuda_model_open(const struct dbrx_host *host, const struct dbrx_mode
 
 void cuda_model_close(dbrx_model *m)
 {
-    for (struct held *h = m->held, *next; h; h = next) {
-        next = h->next;
-        (h->host ? gpu_free_host : gpu_free)(h->gpu, h->p);
-        free(h);
-    }
+    held_free(m->held);
     for (uint32_t i = 0; m->dev && i < m->plan.n_shares; i++)
         gpu_close(m->dev[i].gpu);
     plan_free(&m->plan);

@@ -73,8 +73,14 @@ struct dbrx_model {
     struct block *layer;                   /* [n_layers]                                     */
     struct mat embed, lm_head;             /* on the first device, on the last               */
     float *norm_f;
-    struct held { struct held *next; struct gpu *gpu; void *p; int host; } *held;  /* all memory */
+    struct held *held;                     /* all memory                                     */
 };
+
+/* Device or pinned host memory of a model or a session, freed with it.  *out (a pointer of any
+ * type) is set on DBRX_OK only, and h NULL is no memory. */
+struct held { struct held *next; struct gpu *gpu; void *p; int host; };
+dbrx_status held_alloc(struct held **list, struct gpu *, int host, size_t bytes, void *out, struct dbrx_error *);
+void held_free(struct held *h);
 
 dbrx_status cuda_model_open(const struct dbrx_host *, const struct dbrx_model_desc *, const struct settings *,
                             dbrx_model **, struct dbrx_error *);

@@ -21,24 +21,6 @@ struct trace trace_at(void *base, uint32_t layers, uint32_t n, uint32_t slots, u
     return t;
 }
 
-dbrx_status session_alloc(dbrx_session *s, struct gpu *gpu, int host, size_t bytes, void *out, struct dbrx_error *err)
-{
-    struct held *h = malloc(sizeof *h);
-    if (!h)
-        return fail(err, DBRX_E_NOMEM, "out of memory");
-    dbrx_status st = host ? gpu_alloc_host(gpu, &h->p, bytes, err) : gpu_alloc(gpu, &h->p, bytes, err);
-    if (st != DBRX_OK) {
-        free(h);
-        return st;
-    }
-    h->gpu = gpu;
-    h->host = host;
-    h->next = s->held;
-    s->held = h;
-    memcpy(out, &h->p, sizeof h->p);
-    return DBRX_OK;
-}
-
 /* Slots of a pass: a steering block may give every token all experts, then it takes fewer tokens. */
 static size_t max_slots(const dbrx_session *s)
 {
@@ -74,7 +56,7 @@ static dbrx_status open_part(dbrx_session *s, struct part *p, uint32_t i, struct
     };
     dbrx_status st = gpu_stream_open(p->dev->gpu, &p->stream, err);
     for (size_t k = 0; k < sizeof want / sizeof *want && st == DBRX_OK; k++)
-        st = session_alloc(s, p->dev->gpu, want[k].host, want[k].bytes ? want[k].bytes : 1, want[k].out, err);
+        st = held_alloc(&s->held, p->dev->gpu, want[k].host, want[k].bytes ? want[k].bytes : 1, want[k].out, err);
     return st;
 }
 
@@ -116,7 +98,7 @@ dbrx_status cuda_session_open(dbrx_model *m, uint32_t max_pos, dbrx_session **ou
         { first, all, &s->pinned->steer.mark, 1 },
     };
     for (size_t k = 0; k < sizeof want / sizeof *want && st == DBRX_OK; k++)
-        st = session_alloc(s, want[k].gpu, want[k].host, want[k].bytes, want[k].out, &why);
+        st = held_alloc(&s->held, want[k].gpu, want[k].host, want[k].bytes, want[k].out, &why);
     if (st != DBRX_OK) {
         cuda_session_close(s);
         return st != DBRX_E_NOMEM ? fail(err, st, "%s", why.text)
@@ -140,12 +122,12 @@ dbrx_status session_taps(dbrx_session *s, struct dbrx_error *err)
     for (uint32_t i = 0; i < m->plan.n_shares && st == DBRX_OK; i++) {
         struct part *p = &s->part[i];
         size_t layers = p->end - p->first;
-        st = session_alloc(s, p->dev->gpu, 0, (layers + 1) * n * row, &p->tap_x, err);
+        st = held_alloc(&s->held, p->dev->gpu, 0, (layers + 1) * n * row, &p->tap_x, err);
         if (st == DBRX_OK)
-            st = session_alloc(s, p->dev->gpu, 0, (layers + !layers) * n * c->n_experts * row, &p->tap_part, err);
+            st = held_alloc(&s->held, p->dev->gpu, 0, (layers + !layers) * n * c->n_experts * row, &p->tap_part, err);
     }
     if (st == DBRX_OK)
-        st = session_alloc(s, m->dev[0].gpu, 1, n * c->n_experts * row, &s->tap_host, err);
+        st = held_alloc(&s->held, m->dev[0].gpu, 1, n * c->n_experts * row, &s->tap_host, err);
     session_drop_graphs(s);                /* they know nothing of these buffers */
     s->tap_chunk = st == DBRX_OK ? (uint32_t)n : 0;
     return st;
@@ -171,11 +153,7 @@ void cuda_session_close(dbrx_session *s)
     session_drop_graphs(s);
     for (uint32_t i = 0; s->part && i < s->m->plan.n_shares; i++)
         gpu_stream_close(s->part[i].stream);
-    for (struct held *h = s->held, *next; h; h = next) {
-        next = h->next;
-        (h->host ? gpu_free_host : gpu_free)(h->gpu, h->p);
-        free(h);
-    }
+    held_free(s->held);
     free(s->watched);
     free(s->part);
     free(s->pinned);

@@ -64,7 +64,6 @@ struct pinned {
 
 struct trace trace_at(void *base, uint32_t layers, uint32_t n, uint32_t slots, uint32_t n_experts);
 
-dbrx_status session_alloc(dbrx_session *, struct gpu *, int host, size_t bytes, void *out, struct dbrx_error *);
 /* Buffers for taps, on the first that is asked for */
 dbrx_status session_taps(dbrx_session *, struct dbrx_error *);
 void session_drop_graphs(dbrx_session *);
