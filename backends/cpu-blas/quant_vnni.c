@@ -190,12 +190,14 @@ INLINE __m128 sums_of(const __m512 *v)
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
-/* A row after the other, as they lie in memory, which is what it waits for.  What a row has beyond
- * its last 256 is multiplied with zeros behind it. */
+/* A row after the other, as they lie in memory, which is what it waits for; where they end, what
+ * is fetched ahead is at `next`.  What a row has beyond its last 256 is multiplied with zeros behind it. */
 #define TYPE(N, T) \
-static void matvec_##T(float *y, const uint8_t *w, size_t rows, size_t cols, const char *x) \
+static void matvec_##T(float *y, const uint8_t *w, size_t rows, size_t cols, const char *x, const void *next) \
 { \
     const size_t rest = cols % 256 / 32 * (BYTES_##T / 8); \
+    const uintptr_t end = (uintptr_t)w + rows * (cols / 256 * BYTES_##T + rest); \
+    const uintptr_t jump = next ? (uintptr_t)next - end : 0; \
     uint8_t last[BYTES_##T] = { 0 }; \
     float scale; \
     memcpy(&scale, x, 4); \
@@ -206,8 +208,10 @@ static void matvec_##T(float *y, const uint8_t *w, size_t rows, size_t cols, con
             const char *at = x + 64; \
             __m512 sum[3] = { _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps() }; \
             for (c = 0; c + 256 <= cols; c += 256, w += BYTES_##T, at += QUANT_GROUP) { \
+                uintptr_t ahead = (uintptr_t)w + AHEAD; \
+                ahead += ahead < end ? 0 : jump; \
                 for (int b = 0; b < BYTES_##T; b += 64) \
-                    __builtin_prefetch(w + AHEAD + b, 0, 0); \
+                    __builtin_prefetch((const char *)ahead + b, 0, 0); \
                 add_##T(sum, w, at); \
             } \
             if (rest) { \
@@ -224,14 +228,15 @@ static void matvec_##T(float *y, const uint8_t *w, size_t rows, size_t cols, con
 EACH_QUANT(TYPE)
 
 #define ENTRY(N, T) [DBRX_##N] = matvec_##T,
-static void (*const types[])(float *y, const uint8_t *w, size_t rows, size_t cols, const char *x) = {
+static void (*const types[])(float *y, const uint8_t *w, size_t rows, size_t cols, const char *x,
+                             const void *next) = {
     EACH_QUANT(ENTRY)
 };
 
 static void matvec(uint32_t dtype, float *y, const void *w, size_t rows, size_t cols,
-                   const void *x)
+                   const void *x, const void *next)
 {
-    types[dtype](y, w, rows, cols, x);
+    types[dtype](y, w, rows, cols, x, next);
 }
 
 const struct quant quant_vnni = { pack, matvec, NULL };
