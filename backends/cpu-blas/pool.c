@@ -168,17 +168,17 @@ unsigned pool_physical_cores(void)
     unsigned n = 0;
     if (sched_getaffinity(0, sizeof set, &set))
         return 1;
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+    for (unsigned cpu = 0; cpu < CPU_SETSIZE; cpu++) {
         if (!CPU_ISSET(cpu, &set))
             continue;
         /* counted unless the first of its siblings is ours, too, and counted already */
         char path[96];
-        int first = cpu;
+        unsigned first = cpu;
         snprintf(path, sizeof path,
-                 "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
+                 "/sys/devices/system/cpu/cpu%u/topology/thread_siblings_list", cpu);
         FILE *f = fopen(path, "re");
         if (f) {
-            if (fscanf(f, "%d", &first) != 1 || first < 0 || first >= CPU_SETSIZE)
+            if (fscanf(f, "%u", &first) != 1 || first >= CPU_SETSIZE)
                 first = cpu;
             fclose(f);
         }

@@ -171,13 +171,13 @@ INLINE void add_q2_k(__m512 *sum, const uint8_t *w, const char *x)
     __m512i hi = _mm512_setzero_si512(), lo = hi;
     UNROLL (int i = 0; i < 4; i++) {
         __m512i by = _mm512_permutexvar_epi16(_mm512_add_epi16(lane, _mm512_set1_epi16((short)(4 * i))), scale);
-        __m512i q = _mm512_mullo_epi16(open_q2_k(w, i, 0), by);
+        __m512i q = _mm512_mullo_epi16(open8_q2_k(w, i), by);
         hi = _mm512_dpbusd_epi32(hi, q, _mm512_load_si512(x + i * STEP));
         lo = _mm512_dpbusd_epi32(lo, q, _mm512_load_si512(x + i * STEP + LO));
     }
     __m512 dot = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(hi, 8), lo));
     sum[0] = _mm512_fmadd_ps(dot, _mm512_set1_ps(half_at(w + 80)), sum[0]);
-    sum[2] = _mm512_fmadd_ps(head_q2_k(w, 0).m, _mm512_load_ps(x + SIXTEENS), sum[2]);
+    sum[2] = _mm512_fmadd_ps(head8_q2_k(w).m, _mm512_load_ps(x + SIXTEENS), sum[2]);
 }
 
 /* the sums of four vectors */

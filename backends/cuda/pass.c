@@ -106,7 +106,7 @@ static void route(dbrx_session *s, struct part *p, const struct pass *q, uint32_
         .bad = &p->step->bad, .ld = m->ld, .n_experts = E, .top_k = m->cfg.top_k, .layer = l,
         .norm_p = m->cfg.moe_norm_p,
     };
-    LAUNCH(p, K_route, q->n, 1, 1, 128, (3 * E + 2 * q->slots) * sizeof(float), a);
+    LAUNCH(p, K_router, q->n, 1, 1, 128, (3 * E + 2 * q->slots) * sizeof(float), a);
 }
 
 static void experts(dbrx_session *s, struct part *p, const struct pass *q, uint32_t l, const struct trace *t)

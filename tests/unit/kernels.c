@@ -529,7 +529,7 @@ static void test_pool(unsigned threads)
     for (uint32_t i = 0; i < 256; i++) {
         uint32_t want = 0;
         for (uint32_t j = 0; j < 3000; j++)
-            want += 2 * (j % 257 > i);
+            want += j % 257 > i ? 2 : 0;
         right &= s.count[i] == want;
     }
     ok(right, "%u threads, two callers: every item of every job ran exactly once", threads);
