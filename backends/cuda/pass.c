@@ -151,7 +151,7 @@ static void route(dbrx_session *s, struct part *p, const struct pass *q, uint32_
         .bad = &p->step->bad, .ld = m->ld, .n_experts = E, .top_k = m->cfg.top_k, .layer = l,
         .norm_p = m->cfg.moe_norm_p,
     };
-    LAUNCH(p, K_route, q->n > FEW ? 1 : E < ROUTE_BLOCKS ? E : ROUTE_BLOCKS, q->n, 1, THREADS,
+    LAUNCH(p, K_router, q->n > FEW ? 1 : E < ROUTE_BLOCKS ? E : ROUTE_BLOCKS, q->n, 1, THREADS,
            row_shared(m->ld) + (3 * E + 2 * q->slots) * sizeof(float), a);
 }
 

@@ -150,7 +150,7 @@ static dbrx_status take(int device, void **out, size_t bytes, struct dbrx_error 
         if (device >= 0)
             used[device] += (long long)bytes;
         *out = (void *)at;
-        shut((char *)at + bytes, (char *)block + FRONT - (char *)at);
+        shut((char *)at + bytes, FRONT - (at - (uintptr_t)block));
     }
     pthread_mutex_unlock(&lock);
     return *out ? DBRX_OK : fail(err, DBRX_E_NOMEM, "no %.1f MB left on %s", (double)bytes / 1e6,
