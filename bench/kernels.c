@@ -87,7 +87,7 @@ int main(void)
             for (int r = 0; r < REPS / 4; r++) {
                 top = best(top, peak());
                 double t0 = now();
-                g[i]->linear(y, ROWS, packed, TOKENS, w, ROWS, COLS);
+                g[i]->linear(y, ROWS, packed, TOKENS, &(struct gemm_rows){ .at = w }, ROWS, COLS);
                 own = best(own, now() - t0);
             }
             double flops = 2. * TOKENS * ROWS * COLS / own, all = 20000. * 24 * 64 / top;
@@ -109,18 +109,18 @@ int main(void)
             mv = best(mv, now() - t0);
             t0 = now();
             if (isa_bf16())
-                gemm_bf16.open(types[i], opened, w, ROWS, COLS, w);
+                gemm_bf16.open(types[i], opened, w, ROWS, COLS);
             open = best(open, now() - t0);
             if (dtype_block(types[i]) == 1)
                 continue;
             t0 = now();
-            gemm_int8.open(types[i], opened, w, ROWS, COLS, w);
+            gemm_int8.open(types[i], opened, w, ROWS, COLS);
             bytes = best(bytes, now() - t0);
             if (r >= REPS / 10)
                 continue;
             top = best(top, peak_int8());
             t0 = now();
-            gemm_int8.linear(y, ROWS, packed, TOKENS, opened, ROWS, COLS);
+            gemm_int8.linear(y, ROWS, packed, TOKENS, &(struct gemm_rows){ .at = opened }, ROWS, COLS);
             gemm = best(gemm, now() - t0);
         }
         printf("%-8s %16.1f %18.1f", dtype_name(types[i]),

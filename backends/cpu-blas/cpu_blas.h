@@ -65,8 +65,8 @@ void cpu_product(const struct cpu *, unsigned worker, struct cpu_way, float *y, 
                  size_t cols);
 /* `rows` rows of w from `first` on as the gemm wants them: where they are, or made in `panel`; those
  * `ahead` rows on are next. */
-const void *cpu_open(const struct gemm *, void *panel, const struct dbrx_tensor *w, size_t first,
-                     size_t rows, size_t cols, size_t ahead);
+struct gemm_rows cpu_open(const struct gemm *, void *panel, const struct dbrx_tensor *w, size_t first,
+                          size_t rows, size_t cols, size_t ahead);
 void cpu_linear(struct work *, float *y, const float *x, const struct dbrx_tensor *w, uint32_t n,
                 uint32_t rows, uint32_t cols);
 

@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-enum { NONE = UINT32_MAX, TOKENS_ITEM = 16, UP_ROWS = 96, DOWN_COLS = 32, PASS = 1024 };
+enum { NONE = UINT32_MAX, TOKENS_ITEM = 16, UP_ROWS = 96, DOWN_COLS = 32, PASS = 1024, DIRECT_AHEAD = 12 };
 
 struct job {
     const struct cpu *c;
@@ -67,12 +67,12 @@ static void up_item(void *arg, unsigned worker, uint32_t item)
         size_t direct = l->w1.dtype == DBRX_BF16 && l->v1.dtype == DBRX_BF16;
         for (size_t i = 0, some; i < rows; i += some) {
             some = direct ? rows : min(j->up.g->open_rows, rows - i);
-            /* this item's next rows, or this thread's next item, if the threads take turns */
-            size_t ahead = i + some < rows ? some : j->step * pool_threads(j->c->pool) - i;
-            const void *w1 = cpu_open(j->up.g, panel, &l->w1, w + i, some, m->d_model, ahead);
-            const void *v1 = cpu_open(j->up.g, panel + some * m->d_model / 2 + 16, &l->v1, w + i,
-                                      some, m->d_model, ahead);
-            j->up.g->up(hidden, m->d_ffn, r + i, x, n, w1, v1, some, m->d_model);
+            /* the next rows are mostly this thread's, too: it takes neighbours */
+            size_t ahead = direct ? DIRECT_AHEAD : some;
+            struct gemm_rows w1 = cpu_open(j->up.g, panel, &l->w1, w + i, some, m->d_model, ahead);
+            struct gemm_rows v1 = cpu_open(j->up.g, panel + some * m->d_model / 2 + 16, &l->v1, w + i,
+                                           some, m->d_model, ahead);
+            j->up.g->up(hidden, m->d_ffn, r + i, x, n, &w1, &v1, some, m->d_model);
         }
         return;
     }
@@ -153,8 +153,7 @@ static void down_item(void *arg, unsigned worker, uint32_t item)
         for (size_t c = 0, some; c < cols; c += some) {
             some = min(step, cols - c);
             for (size_t r = 0; r < ffn && w2->dtype != DBRX_BF16; r++)
-                j->down.g->open(w2->dtype, bf16 + r * some, tensor_at(w2, w + r * d + c), 1, some,
-                                NULL);
+                j->down.g->open(w2->dtype, bf16 + r * some, tensor_at(w2, w + r * d + c), 1, some);
             int open = w2->dtype != DBRX_BF16;
             j->down.g->down(out + c, j->width, h, n, ffn, open ? bf16 : tensor_at(w2, w + c),
                             open ? some : d, some, panel);

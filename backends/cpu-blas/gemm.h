@@ -33,6 +33,13 @@ struct gemm_attend {
 };
 enum { GEMM_TILE = 256 };                  /* positions attended to at a time               */
 
+/* Rows of weights as a gemm reads them, and what is wanted soon of memory, asked for meanwhile. */
+struct gemm_rows {
+    const void *at;                        /* BF16, or what `open` made of rows of another type */
+    const char *next;
+    size_t bytes;                          /* from next on; 0: nothing                      */
+};
+
 struct gemm {
     const char *name;
     size_t tokens;                         /* of a packed block                             */
@@ -41,24 +48,21 @@ struct gemm {
                                               of an expert is: a panel that leaves L2 room  */
     /* n <= tokens rows of cols floats (the rest is zero) to a block: gemm_block(g, cols) bytes. */
     void (*pack)(void *block, const float *const *row, size_t n, size_t cols);
-    /* y[n][rows] (stride ldy) = x[n][cols] w[rows][cols]^T; x: packed blocks; w: BF16, or what
-     * `open` made of rows of another type. */
-    void (*linear)(float *y, size_t ldy, const void *x, size_t n, const void *w, size_t rows,
-                   size_t cols);
+    /* y[n][rows] (stride ldy) = x[n][cols] w[rows][cols]^T; x: packed blocks. */
+    void (*linear)(float *y, size_t ldy, const void *x, size_t n, const struct gemm_rows *w,
+                   size_t rows, size_t cols);
     /* Rows first .. first + rows of one expert, h = silu(w1 x) * (v1 x), into h's packed
      * blocks of ffn columns; w1 and v1 begin at the expert's row `first`. */
-    void (*up)(void *h, size_t ffn, size_t first, const void *x, size_t n, const void *w1,
-               const void *v1, size_t rows, size_t cols);
+    void (*up)(void *h, size_t ffn, size_t first, const void *x, size_t n,
+               const struct gemm_rows *w1, const struct gemm_rows *v1, size_t rows, size_t cols);
     /* out[n][ldo] = h[n][ffn] w2 for `cols` columns (a multiple of 16, <= 256) of BF16 w2, whose
      * rows are ldw apart; h: as up left it.  out has room for whole blocks.  NULL: only w2
      * whose rows are the model's, by linear. */
     void (*down)(float *out, size_t ldo, const void *h, size_t n, size_t ffn, const void *w2,
                  size_t ldw, size_t cols, float *panel);
     /* rows of cols weights as linear wants them, in at most 2 bytes a weight and 64 more; of any
-     * type that dequant.h knows, or of the quantised ones.  NULL: only BF16 is multiplied.
-     * next: as many weights that are wanted soon, asked for while the panel is multiplied. */
-    void (*open)(uint32_t dtype, void *panel, const void *src, size_t rows, size_t cols,
-                 const void *next);
+     * type that dequant.h knows, or of the quantised ones.  NULL: only BF16 is multiplied. */
+    void (*open)(uint32_t dtype, void *panel, const void *src, size_t rows, size_t cols);
     /* scratch: gemm_attend_floats(hd).  NULL: none. */
     void (*attend)(const struct gemm_attend *, float *scratch);
 };
@@ -76,6 +80,24 @@ static inline size_t gemm_attend_floats(size_t hd)
 static inline size_t gemm_block(const struct gemm *g, size_t cols)     /* bytes */
 {
     return g->tokens * g->bytes * cols / 32;
+}
+
+/* What is asked for ahead, spread over the kernels of a product: each takes `steps` steps along the
+ * columns and asks for `pace` bytes at every one. */
+struct gemm_ahead { const char *at, *end; size_t pace, steps; };
+
+static inline struct gemm_ahead gemm_ahead(const struct gemm_rows *w, size_t kernels, size_t steps)
+{
+    return (struct gemm_ahead){ w->next, w->next + w->bytes, (w->bytes + kernels * steps - 1) / (kernels * steps), steps };
+}
+
+/* from where on the next kernel asks; *pace 0 when all is asked for */
+static inline const char *gemm_ask(struct gemm_ahead *a, size_t *pace)
+{
+    const char *at = a->at;
+    *pace = at < a->end ? a->pace : 0;
+    a->at += *pace * a->steps;
+    return at;
 }
 
 #endif

@@ -76,9 +76,9 @@ static void pack(void *block, const float *const *row, size_t n, size_t cols)
 
 /* ---- weights ---------------------------------------------------------------------------- */
 
-/* An opened panel: what it is, which weights to ask for, then [rows / 2][cols / 32] units of bytes q[2 rows][32],
+/* An opened panel: what it is, then [rows / 2][cols / 32] units of bytes q[2 rows][32],
  * float s[1 or 2 halves][2 rows] and, where the type has minima, m likewise. */
-struct panel { uint32_t kind, unit; int32_t z; const char *next, *end; };
+struct panel { uint32_t kind, unit; int32_t z; };
 enum { HEAD = 64, KIND_SUB = 1, KIND_MIN = 2, KINDS = 4 };
 
 /* s (m) of the 32 weights that begin at weight `at` of a chunk */
@@ -95,11 +95,10 @@ INLINE void put_scales(float *to, const float *head, size_t at, const int sub)
 #define TYPE(N, T) \
 enum { KIND_##T = (SUB_##T == 4 ? KIND_SUB : 0) | (MIN_##T ? KIND_MIN : 0), \
        UNIT_##T = 64 + 8 * (SUB_##T == 4 ? 2 : 1) * (MIN_##T ? 2 : 1) }; \
-static void open_all_##T(char *panel, const uint8_t *w, size_t rows, size_t cols, const char *next) \
+static void open_all_##T(char *panel, const uint8_t *w, size_t rows, size_t cols) \
 { \
     const size_t per = 64 * STEPS_##T; \
-    const size_t bytes = rows * (cols / 32) * CHUNK_##T / (2 * STEPS_##T); \
-    *(struct panel *)(void *)panel = (struct panel){ KIND_##T, UNIT_##T, Z_##T, next, next + bytes }; \
+    *(struct panel *)(void *)panel = (struct panel){ KIND_##T, UNIT_##T, Z_##T }; \
     for (size_t r = 0; r < rows; r++) { \
         char *to = panel + HEAD + r / 2 * (cols / 32) * UNIT_##T + r % 2 * 32; \
         for (size_t c = 0, left; (left = cols - c) > 0; c += left < per ? left : per) { \
@@ -131,15 +130,13 @@ static void open_all_##T(char *panel, const uint8_t *w, size_t rows, size_t cols
 EACH_QUANT(TYPE)
 
 #define ENTRY(N, T) [DBRX_##N] = open_all_##T,
-static void (*const types[])(char *panel, const uint8_t *w, size_t rows, size_t cols,
-                             const char *next) = {
+static void (*const types[])(char *panel, const uint8_t *w, size_t rows, size_t cols) = {
     EACH_QUANT(ENTRY)
 };
 
-static void open(uint32_t dtype, void *panel, const void *src, size_t rows, size_t cols,
-                 const void *next)
+static void open(uint32_t dtype, void *panel, const void *src, size_t rows, size_t cols)
 {
-    types[dtype](panel, src, rows, cols, next);
+    types[dtype](panel, src, rows, cols);
 }
 
 /* ---- the kernel --------------------------------------------------------------------------- */
@@ -200,58 +197,61 @@ INLINE void product(const int n, const int kind, float *out, const char *w, size
         float *out, const char *w, size_t group, int z, const char *x, size_t blocks, const char *next, \
         size_t pace) \
     { product(n, kind, out, w, group, z, x, blocks, next, pace); }
-#define KERNELS(kind) KERNEL(8, kind) KERNEL(12, kind)
+#define KERNELS(kind) KERNEL(8, kind) KERNEL(10, kind) KERNEL(12, kind)
 KERNELS(0)
 KERNELS(1)
 KERNELS(2)
 KERNELS(3)
 
 typedef void kernel(float *, const char *, size_t, int, const char *, size_t, const char *, size_t);
-#define ROW(kind) { rows8_##kind, rows12_##kind }
-static kernel *const kernels[KINDS][2] = { ROW(0), ROW(1), ROW(2), ROW(3) };
+#define ROW(kind) { rows8_##kind, rows10_##kind, rows12_##kind }
+static kernel *const kernels[KINDS][3] = { ROW(0), ROW(1), ROW(2), ROW(3) };
 
-/* sums[rows][16] of rows first .. first + rows of a panel, times a block of tokens; *next: how
- * far the panel's next weights have been asked for */
-static void sums_of(float *sums, const struct panel *p, const char **next, size_t first, size_t rows,
+static size_t steps_of(size_t rows) { return (rows + 11) / 12; }       /* kernels of sums_of */
+
+/* sums[rows][16] of rows first .. first + rows of a panel, times a block of tokens */
+static void sums_of(float *sums, const struct panel *p, struct gemm_ahead *ahead, size_t first, size_t rows,
                     const char *x, size_t cols)
 {
     const size_t group = cols / 32 * p->unit;
-    for (size_t r = 0, step; r < rows; r += step) {
-        size_t left = rows - r;            /* sixteens are twelves and eights */
-        step = left >= 12 && left != 16 ? 12 : 8;
-        kernels[p->kind][step / 4 - 2](sums + r * 16, (const char *)p + HEAD + (first + r) / 2 * group,
-                                       group, p->z, x, cols / 32, *next, *next < p->end ? 64 : 0);
-        *next += *next < p->end ? cols * 2 : 0;
+    for (size_t r = 0, step, pace; r < rows; r += step) {
+        size_t left = rows - r;            /* sixteens are twelves, tens or eights */
+        step = left == 8 || left == 16 ? 8 : left <= 40 && left % 10 == 0 ? 10 : 12;
+        const char *next = gemm_ask(ahead, &pace);
+        kernels[p->kind][step / 2 - 4](sums + r * 16, (const char *)p + HEAD + (first + r) / 2 * group,
+                                       group, p->z, x, cols / 32, next, pace);
     }
 }
 
 /* ---- products ----------------------------------------------------------------------------- */
 
-static void linear(float *y, size_t ldy, const void *x, size_t n, const void *w, size_t rows,
+static void linear(float *y, size_t ldy, const void *x, size_t n, const struct gemm_rows *w, size_t rows,
                    size_t cols)
 {
-    const struct panel *p = w;
-    const char *next = p->next;
+    const struct panel *p = w->at;
+    struct gemm_ahead ahead = gemm_ahead(w, steps_of(rows) * ((n + 15) / TOKENS), cols / 32);
     for (size_t r = 0; r < rows; r += ROWS)
         for (size_t t = 0; t < n; t += TOKENS) {
             float sums[ROWS * TOKENS];
             size_t some = rows - r < ROWS ? rows - r : ROWS;
-            sums_of(sums, p, &next, r, some, (const char *)x + t / TOKENS * (cols / 32) * BLOCK, cols);
+            sums_of(sums, p, &ahead, r, some, (const char *)x + t / TOKENS * (cols / 32) * BLOCK, cols);
             turn(y + t * ldy + r, ldy, sums, some, 1, n - t);
         }
 }
 
-static void up(void *h, size_t ffn, size_t first, const void *x, size_t n, const void *w1,
-               const void *v1, size_t rows, size_t cols)
+static void up(void *h, size_t ffn, size_t first, const void *x, size_t n, const struct gemm_rows *w1,
+               const struct gemm_rows *v1, size_t rows, size_t cols)
 {
-    const struct panel *p1 = w1, *p2 = v1;
-    const char *next1 = p1->next, *next2 = p2->next;
+    const struct panel *p1 = w1->at, *p2 = v1->at;
+    const size_t kernels_each = steps_of(rows) * ((n + 15) / TOKENS);
+    struct gemm_ahead ahead1 = gemm_ahead(w1, kernels_each, cols / 32);
+    struct gemm_ahead ahead2 = gemm_ahead(v1, kernels_each, cols / 32);
     for (size_t r = 0; r < rows; r += HIDDEN)
         for (size_t t = 0; t < n; t += TOKENS) {
             float gate[HIDDEN * TOKENS], sums[HIDDEN * TOKENS];
             const char *at = (const char *)x + t / TOKENS * (cols / 32) * BLOCK;
-            sums_of(gate, p1, &next1, r, HIDDEN, at, cols);
-            sums_of(sums, p2, &next2, r, HIDDEN, at, cols);
+            sums_of(gate, p1, &ahead1, r, HIDDEN, at, cols);
+            sums_of(sums, p2, &ahead2, r, HIDDEN, at, cols);
             for (size_t k = 0; k < HIDDEN * TOKENS; k += TOKENS)
                 _mm512_storeu_ps(gate + k, _mm512_mul_ps(v_silu(_mm512_loadu_ps(gate + k)),
                                                          _mm512_loadu_ps(sums + k)));

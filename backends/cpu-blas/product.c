@@ -42,14 +42,16 @@ void cpu_pack(const struct cpu *c, struct cpu_way way, void *block, const float 
         memcpy(block, row[0], sizeof(float) * cols);
 }
 
-const void *cpu_open(const struct gemm *g, void *panel, const struct dbrx_tensor *w, size_t first,
-                     size_t rows, size_t cols, size_t ahead)
+struct gemm_rows cpu_open(const struct gemm *g, void *panel, const struct dbrx_tensor *w, size_t first,
+                          size_t rows, size_t cols, size_t ahead)
 {
     const void *at = tensor_at(w, first * cols);
-    if (w->dtype == DBRX_BF16)
-        return at;
-    g->open(w->dtype, panel, at, rows, cols, tensor_at(w, (first + ahead) * cols));
-    return panel;
+    if (w->dtype != DBRX_BF16) {
+        g->open(w->dtype, panel, at, rows, cols);
+        at = panel;
+    }
+    return (struct gemm_rows){ at, tensor_at(w, (first + ahead) * cols),
+                               (size_t)dtype_bytes(w->dtype, rows * cols) };
 }
 
 /* float32 weights by kernels or BLAS */
@@ -98,9 +100,9 @@ void cpu_product(const struct cpu *c, unsigned worker, struct cpu_way way, float
         size_t step = w->dtype == DBRX_BF16 ? rows : BLOCK_ROWS;
         for (size_t r = 0, some; r < rows; r += some) {
             some = min(step, rows - r);
-            size_t ahead = r + some < rows ? some : rows * pool_threads(c->pool) - r;
-            const void *panel = cpu_open(way.g, cpu_scratch(c, worker), w, first + r, some, cols, ahead);
-            way.g->linear(y + r, ldy, x, n, panel, some, cols);
+            size_t ahead = min(some, BLOCK_ROWS);
+            struct gemm_rows open = cpu_open(way.g, cpu_scratch(c, worker), w, first + r, some, cols, ahead);
+            way.g->linear(y + r, ldy, x, n, &open, some, cols);
         }
     }
 }

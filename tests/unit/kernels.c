@@ -201,14 +201,17 @@ static void round_to_int8(float *x, size_t n)
 
 struct gemm_case { size_t n, d, ffn, rows; };
 
-/* what the gemm reads of `rows` rows of weights: themselves, or opened in `panel` */
-static const void *opened(const struct gemm *g, uint32_t dtype, void *panel, const char *w, size_t rows,
-                          size_t cols)
+/* what the gemm reads of `rows` rows of weights: themselves, or opened in `panel`; what lies behind them
+ * is asked for, the end of the memory or not */
+static const struct gemm_rows *opened(const struct gemm *g, uint32_t dtype, void *panel, const char *w,
+                                      size_t rows, size_t cols)
 {
-    if (dtype == DBRX_BF16)
-        return w;
-    g->open(dtype, panel, w, rows, cols, NULL);
-    return panel;
+    static struct gemm_rows ring[2], *r;   /* two are in use at once */
+    r = &ring[r == ring];
+    if (dtype != DBRX_BF16)
+        g->open(dtype, panel, w, rows, cols);
+    *r = (struct gemm_rows){ dtype == DBRX_BF16 ? (const void *)w : panel, w, (size_t)dtype_bytes(dtype, rows * cols) };
+    return r;
 }
 
 /* A gemm against the plain kernels: one expert of a layer, and a linear map.  Activations that are
@@ -322,8 +325,8 @@ static void test_int8_nan(void)
     x[5] = NAN;
     x[2 * D + 40] = INFINITY;
     gemm_int8.pack(packed, row, 3, D);
-    gemm_int8.open(DBRX_Q8_0, panel, w, ROWS, D, NULL);
-    gemm_int8.linear(y, ROWS, packed, 3, panel, ROWS, D);
+    gemm_int8.open(DBRX_Q8_0, panel, w, ROWS, D);
+    gemm_int8.linear(y, ROWS, packed, 3, &(struct gemm_rows){ .at = panel }, ROWS, D);
     int lost = 0, nothing = 1;
     for (int r = 0; r < ROWS; r++) {
         lost += isfinite(y[r]) || isfinite(y[2 * ROWS + r]);
@@ -379,7 +382,7 @@ static void test_quant(const char *title, const struct quant *k, uint32_t dtype)
             }
             memset(half + n, 0x55, 4 * GUARD);
             if (isa_bf16())
-                gemm_bf16.open(dtype, half, w, rows, cols, NULL);
+                gemm_bf16.open(dtype, half, w, rows, cols);
             for (size_t j = 0; isa_bf16() && j < n; j++)
                 bf = fmax(bf, fabs(bf16_to_f32(half[j]) - wide[j]) / fmax(fabs(wide[j]), 1e-6));
             for (size_t j = n; j < n + 2 * GUARD; j++)
