@@ -28,6 +28,7 @@ struct cpu {
     const struct gemm *fast;               /* activations rounded to BF16, or NULL          */
     const struct gemm *int8;               /* of quantised experts instead: rounded to 8 bits, or NULL */
     const struct gemm *exact;              /* BF16 weights at float32's accuracy, or NULL   */
+    const struct gemm *int16;              /* quantised weights likewise, or NULL           */
     const struct gemm *tiles;              /* better than both where all weights are BF16 in
                                               Hugging Face's order, or NULL                 */
     size_t fast_cols;                      /* both are for products of so many columns on   */

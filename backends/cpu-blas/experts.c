@@ -191,7 +191,7 @@ static void choose(struct job *j)
     j->up = cpu_way(c, l->w1.dtype, m->n, ffn, d);
     j->down = cpu_way(c, l->w2.dtype, m->n, d, max(d, ffn));
     int gemm = j->up.kind == CPU_GEMM && v1.kind == CPU_GEMM && j->down.kind == CPU_GEMM;
-    if (gemm && c->int8 && dtype_block(l->w1.dtype) > 1 && dtype_block(l->v1.dtype) > 1 &&
+    if (gemm && c->int8 && d >= c->fast_cols && dtype_block(l->w1.dtype) > 1 && dtype_block(l->v1.dtype) > 1 &&
         dtype_block(l->w2.dtype) > 1)
         j->up.g = v1.g = j->down.g = c->int8;
     gemm = gemm && j->up.g == v1.g && j->up.g == j->down.g && m->act_fn == DBRX_SILU &&
@@ -218,12 +218,14 @@ static size_t slot_bytes(const struct job *j)
            (j->down.kind == CPU_QUANT ? packed_bytes(j) : 0);
 }
 
-/* Enough for a chunk by the fast gemm; other ways take fewer tokens at once. */
+/* Enough for a chunk by the fast gemm, and by int16 where int8 does not take its place; other ways take
+ * fewer tokens at once. */
 size_t cpu_experts_bytes(const struct cpu *c, const struct dbrx_config *cfg)
 {
     size_t block = c->tiles ? c->tiles->tokens : c->fast ? c->fast->tokens : GEMM_TOKENS;
     size_t d = cfg->d_model, slots = GRAPH_CHUNK * (size_t)cfg->top_k + block * cfg->n_experts;
-    return slots * (8 + max(2 * d, 4 * min(PASS, d)) + 2 * (size_t)cfg->d_ffn) +
+    size_t each = c->int16 && !(c->int8 && d >= c->fast_cols) ? c->int16->bytes : 64;    /* of 32 columns */
+    return slots * (8 + max(each * d / 32, 4 * min(PASS, d)) + each * cfg->d_ffn / 32) +
            3 * sizeof(uint32_t) * cfg->n_experts + 64 * 8;
 }
 

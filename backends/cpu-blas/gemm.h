@@ -6,6 +6,7 @@
  *   bf16x2  two BF16 numbers, hi + lo, exact to 16 bits of mantissa: half the speed
  *   amx     the same two, on Intel's tiles
  *   int8    8 bits and a scale for each 32 columns of a token; quantised weights exactly (vpdpbusd)
+ *   int16   15 bits, the same way in two bytes: half the speed
  * Sums are float32 in the order of the columns, whatever tokens are beside: a token's result
  * does not depend on its company.  Sizes: cols and ffn multiples of 32, rows of 16; any tokens.
  * All [any]. */
@@ -67,7 +68,7 @@ struct gemm {
     void (*attend)(const struct gemm_attend *, float *scratch);
 };
 
-extern const struct gemm gemm_bf16, gemm_bf16x2, gemm_amx, gemm_int8;
+extern const struct gemm gemm_bf16, gemm_bf16x2, gemm_amx, gemm_int8, gemm_int16;
 
 /* Of attend's scratch: packed queries, opened keys and values, the values' panel, scores, packed
  * probabilities, sums of a tile, what is mixed so far, its maximum and sum. */

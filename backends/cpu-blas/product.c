@@ -11,13 +11,13 @@
 
 enum { BLOCK_ROWS = 96 };                  /* opened at a time: a panel that leaves L2 room */
 
-/* Attention's projections are a tenth of the work, and rounding there moves keys and queries for all
- * tokens: they stay in BF16 where the CPU has it, experts choose int8 for themselves. */
+/* Quantised weights keep 15 bits of the activations: attention's projections are a tenth of the work, and
+ * rounding there moves keys and queries for all tokens.  Experts choose int8 for themselves. */
 struct cpu_way cpu_way(const struct cpu *c, uint32_t dtype, size_t n, size_t rows, size_t cols)
 {
     const int bf16 = dtype == DBRX_BF16, quantised = dtype_block(dtype) > 1;
-    const struct gemm *fast = cols < c->fast_cols ? NULL : quantised && !c->fast ? c->int8 : c->fast;
-    const struct gemm *g = bf16 ? fast ? fast : c->exact : c->deterministic ? NULL : fast;
+    const struct gemm *fast = cols < c->fast_cols ? NULL : c->fast;
+    const struct gemm *g = bf16 ? fast ? fast : c->exact : c->deterministic ? NULL : quantised ? c->int16 : fast;
     if (g && (n > CPU_FEW || c->deterministic) && cols % 32 == 0 && rows % 16 == 0)
         return (struct cpu_way){ CPU_GEMM, g, g->tokens };
     if (quantised && cpu_by_token(c, n))

@@ -187,15 +187,16 @@ static const uint32_t all_types[] = {
 };
 enum { N_TYPES = sizeof all_types / sizeof *all_types };
 
-/* x[n] as int8 rounds it: 8 bits and a scale for each 32 */
-static void round_to_int8(float *x, size_t n)
+/* x[n] as int8 and int16 round it: 8 or 15 bits and a scale for each 32 */
+static void round_as(const struct gemm *g, float *x, size_t n)
 {
-    for (size_t i = 0; i < n; i += 32) {
+    const float full = g == &gemm_int8 ? 127 : 32512;
+    for (size_t i = 0; i < n && (g == &gemm_int8 || g == &gemm_int16); i += 32) {
         float top = 0;
         for (size_t j = i; j < i + 32; j++)
             top = fmaxf(top, fabsf(x[j]));
         for (size_t j = i; j < i + 32 && top > 0; j++)
-            x[j] = rintf(x[j] * (127 / top)) * (top / 127);
+            x[j] = rintf(x[j] * (full / top)) * (top / full);
     }
 }
 
@@ -215,7 +216,7 @@ static const struct gemm_rows *opened(const struct gemm *g, uint32_t dtype, void
 }
 
 /* A gemm against the plain kernels: one expert of a layer, and a linear map.  Activations that are
- * rounded to 8 bits are so here, too; where one of the expert's falls to the other side, `tol_expert`
+ * rounded to integers are so here, too; where one of the expert's falls to the other side, `tol_expert`
  * is for it. */
 static void test_gemm(const struct gemm *g, uint32_t dtype, double tol, double tol_expert,
                       const struct gemm_case *c)
@@ -256,8 +257,7 @@ static void test_gemm(const struct gemm *g, uint32_t dtype, double tol, double t
     if (!by_cols)
         g->linear(out, d, h, n, opened(g, dtype, panel[0], (char *)w2, d, ffn), d, ffn);
 
-    if (g == &gemm_int8)
-        round_to_int8(x, n * d);
+    round_as(g, x, n * d);
     dequant(wide, w, dtype, 0, rows * d);
     for (size_t t = 0; t < n; t++)
         kernels_plain.matvec[K_F32](want + t * rows, wide, rows, d, d, x + t * d);
@@ -268,8 +268,7 @@ static void test_gemm(const struct gemm *g, uint32_t dtype, double tol, double t
     for (size_t t = 0; t < n; t++)
         kernels_plain.matvec[K_F32](up + t * ffn, wide, ffn, d, d, x + t * d);
     kernels_plain.silu_mul(gate, up, n * ffn);
-    if (g == &gemm_int8)
-        round_to_int8(gate, n * ffn);
+    round_as(g, gate, n * ffn);
     dequant(wide, w2, dtype, 0, ffn * d);
     for (size_t t = 0; t < n; t++)
         if (by_cols)
@@ -312,27 +311,27 @@ static void test_gemms_of_types(const struct gemm *g, double tol, double tol_exp
 }
 
 /* a NaN and an infinity among the activations reach their token's results, and no other's */
-static void test_int8_nan(void)
+static void test_nan(const struct gemm *g)
 {
     enum { D = 64, ROWS = 16 };
     unsigned char w[ROWS * D / 32 * 34];
     float x[3 * D], y[3 * ROWS];
     const float *row[3] = { x, x + D, x + 2 * D };
-    char packed[16 * 40 * D / 32], panel[64 + 2 * ROWS * D];
+    char packed[16 * 80 * D / 32], panel[64 + 2 * ROWS * D];
     fill_blocks(w, DBRX_Q8_0, ROWS * D);
     fill(x, K_F32, 3 * D);
     memset(x + D, 0, sizeof *x * D);
     x[5] = NAN;
     x[2 * D + 40] = INFINITY;
-    gemm_int8.pack(packed, row, 3, D);
-    gemm_int8.open(DBRX_Q8_0, panel, w, ROWS, D);
-    gemm_int8.linear(y, ROWS, packed, 3, &(struct gemm_rows){ .at = panel }, ROWS, D);
+    g->pack(packed, row, 3, D);
+    g->open(DBRX_Q8_0, panel, w, ROWS, D);
+    g->linear(y, ROWS, packed, 3, &(struct gemm_rows){ .at = panel }, ROWS, D);
     int lost = 0, nothing = 1;
     for (int r = 0; r < ROWS; r++) {
         lost += isfinite(y[r]) || isfinite(y[2 * ROWS + r]);
         nothing &= y[ROWS + r] == 0;
     }
-    ok(!lost && nothing, "int8: no NaN and no infinity is lost, nothing stays nothing (%d lost)", lost);
+    ok(!lost && nothing, "%s: no NaN and no infinity is lost, nothing stays nothing (%d lost)", g->name, lost);
 }
 
 /* Against the plain dequantiser, at the very end of a page so that reading on would be seen */
@@ -574,7 +573,9 @@ int main(void)
     }
     if (isa_vnni()) {
         test_gemms_of_types(&gemm_int8, 1e-5, 4e-3);
-        test_int8_nan();
+        test_gemms_of_types(&gemm_int16, 1e-5, 1e-4);
+        test_nan(&gemm_int8);
+        test_nan(&gemm_int16);
         test_quants("vnni", &quant_vnni);
         c.quant = &quant_vnni;
         c.int8 = &gemm_int8;
