@@ -256,4 +256,4 @@ static void down(float *out, size_t ldo, const void *hidden, size_t n, size_t ff
     _tile_release();
 }
 
-const struct gemm gemm_amx = { "amx", TOKENS, 128, 48, pack, linear, up, down, NULL, NULL };
+const struct gemm gemm_amx = { "amx", TOKENS, 128, 48, 0, &gemm_amx, pack, linear, up, down, NULL, NULL };

@@ -26,7 +26,7 @@ struct cpu {
     struct blas  blas;
     const struct quant *quant;             /* quantised weights, few tokens, or NULL        */
     const struct gemm *fast;               /* activations rounded to BF16, or NULL          */
-    const struct gemm *int8;               /* of quantised experts instead: rounded to 8 bits, or NULL */
+    const struct gemm *int8;               /* of quantised experts, the way up, or NULL     */
     const struct gemm *exact;              /* BF16 weights at float32's accuracy, or NULL   */
     const struct gemm *int16;              /* quantised weights likewise, or NULL           */
     const struct gemm *tiles;              /* better than both where all weights are BF16 in

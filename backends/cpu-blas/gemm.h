@@ -5,8 +5,10 @@
  *   bf16    nearest BF16 number, as GPUs that serve this model do (vdpbf16ps)
  *   bf16x2  two BF16 numbers, hi + lo, exact to 16 bits of mantissa: half the speed
  *   amx     the same two, on Intel's tiles
- *   int8    8 bits and a scale for each 32 columns of a token; quantised weights exactly (vpdpbusd)
- *   int16   15 bits, the same way in two bytes: half the speed
+ *   int16   15 bits in two bytes and a scale for each 32 columns of a token; quantised weights exactly
+ *           (vpdpbusd)
+ *   int8    the same with 8 bits, for the way up alone, which then leaves its hidden values to bf16;
+ *   int8_16 or to int16
  * Sums are float32 in the order of the columns, whatever tokens are beside: a token's result
  * does not depend on its company.  Sizes: cols and ffn multiples of 32, rows of 16; any tokens.
  * All [any]. */
@@ -47,13 +49,15 @@ struct gemm {
     size_t bytes;                          /* of 32 packed activations of one token         */
     size_t open_rows;                      /* opened at a time for up, a multiple of which a part
                                               of an expert is: a panel that leaves L2 room  */
+    int integer;                           /* takes quantised weights only                  */
+    const struct gemm *hidden;             /* whose packed blocks up leaves, to go on with  */
     /* n <= tokens rows of cols floats (the rest is zero) to a block: gemm_block(g, cols) bytes. */
     void (*pack)(void *block, const float *const *row, size_t n, size_t cols);
-    /* y[n][rows] (stride ldy) = x[n][cols] w[rows][cols]^T; x: packed blocks. */
+    /* y[n][rows] (stride ldy) = x[n][cols] w[rows][cols]^T; x: packed blocks.  NULL: only up. */
     void (*linear)(float *y, size_t ldy, const void *x, size_t n, const struct gemm_rows *w,
                    size_t rows, size_t cols);
     /* Rows first .. first + rows of one expert, h = silu(w1 x) * (v1 x), into h's packed
-     * blocks of ffn columns; w1 and v1 begin at the expert's row `first`. */
+     * blocks of ffn columns, `hidden`'s; w1 and v1 begin at the expert's row `first`. */
     void (*up)(void *h, size_t ffn, size_t first, const void *x, size_t n,
                const struct gemm_rows *w1, const struct gemm_rows *v1, size_t rows, size_t cols);
     /* out[n][ldo] = h[n][ffn] w2 for `cols` columns (a multiple of 16, <= 256) of BF16 w2, whose
@@ -68,7 +72,7 @@ struct gemm {
     void (*attend)(const struct gemm_attend *, float *scratch);
 };
 
-extern const struct gemm gemm_bf16, gemm_bf16x2, gemm_amx, gemm_int8, gemm_int16;
+extern const struct gemm gemm_bf16, gemm_bf16x2, gemm_amx, gemm_int8, gemm_int8_16, gemm_int16;
 
 /* Of attend's scratch: packed queries, opened keys and values, the values' panel, scores, packed
  * probabilities, sums of a tile, what is mixed so far, its maximum and sum. */

@@ -79,6 +79,16 @@ INLINE void quantise(const int planes, char *block, const float *a, size_t lda)
         _mm512_storeu_si512(sum + 64 * h, _mm512_add_epi32(_mm512_slli_epi32(sums[h][0], 8), sums[h][1]));
 }
 
+/* a[32 columns][16 tokens], columns lda apart, as gemm_bf16.c packs them: pairs of columns */
+INLINE void put_bf16(char *to, const float *a, size_t lda)
+{
+    for (int k = 0; k < 32; k += 2) {
+        __m512i low = _mm512_cvtepu16_epi32(bf16_of(_mm512_loadu_ps(a + (size_t)k * lda)));
+        __m512i high = _mm512_cvtepu16_epi32(bf16_of(_mm512_loadu_ps(a + (size_t)(k + 1) * lda)));
+        _mm512_storeu_si512(to + 32 * k, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+    }
+}
+
 /* by times the sum of a half of a block's columns, or of all */
 INLINE __m512i sum_of(const int planes, const char *sum, const int halves, const int h, const int by)
 {
@@ -280,9 +290,11 @@ INLINE void sums_of(const int planes, float *sums, const struct panel *p, struct
 
 /* ---- products ----------------------------------------------------------------------------- */
 
-INLINE void linear(const int planes, float *y, size_t ldy, const void *x, size_t n, const struct gemm_rows *w,
-                   size_t rows, size_t cols)
+/* of two planes: where sums are what comes out, 8 bits are too few (product.c) */
+static void linear(float *y, size_t ldy, const void *x, size_t n, const struct gemm_rows *w, size_t rows,
+                   size_t cols)
 {
+    const int planes = 2;
     struct gemm_ahead ahead = gemm_ahead(w, kernels_for(rows, n), cols / 32);
     for (size_t r = 0; r < rows; r += ROWS)
         for (size_t t = 0; t < n; t += 2 * TOKENS) {
@@ -294,9 +306,12 @@ INLINE void linear(const int planes, float *y, size_t ldy, const void *x, size_t
         }
 }
 
-INLINE void up(const int planes, void *h, size_t ffn, size_t first, const void *x, size_t n,
+/* bf16: h is gemm_bf16's, else int16's.  Hidden values are products, and their peaks would leave the
+ * others few of 8 bits. */
+INLINE void up(const int planes, const int bf16, void *h, size_t ffn, size_t first, const void *x, size_t n,
                const struct gemm_rows *w1, const struct gemm_rows *v1, size_t rows, size_t cols)
 {
+    const size_t hidden = bf16 ? 2 * TOKENS * HIDDEN : block_of(2);
     struct gemm_ahead ahead1 = gemm_ahead(w1, kernels_for(rows, n), cols / 32);
     struct gemm_ahead ahead2 = gemm_ahead(v1, kernels_for(rows, n), cols / 32);
     for (size_t r = 0; r < rows; r += HIDDEN)
@@ -309,24 +324,26 @@ INLINE void up(const int planes, void *h, size_t ffn, size_t first, const void *
             for (size_t k = 0; k < HIDDEN * v * TOKENS; k += TOKENS)
                 _mm512_storeu_ps(gate + k, _mm512_mul_ps(v_silu(_mm512_loadu_ps(gate + k)),
                                                          _mm512_loadu_ps(sums + k)));
-            for (size_t i = 0; i < v; i++)
-                quantise(planes, (char *)h + ((t / TOKENS + i) * (ffn / 32) + (first + r) / 32) * block_of(planes),
-                         gate + i * TOKENS, v * TOKENS);
+            for (size_t i = 0; i < v; i++) {
+                char *to = (char *)h + ((t / TOKENS + i) * (ffn / 32) + (first + r) / 32) * hidden;
+                if (bf16)
+                    put_bf16(to, gate + i * TOKENS, v * TOKENS);
+                else
+                    quantise(2, to, gate + i * TOKENS, v * TOKENS);
+            }
         }
 }
 
-#define TABLE(planes, title) \
-static void pack_##planes(void *block, const float *const *row, size_t n, size_t cols) \
-{ pack(planes, block, row, n, cols); } \
-static void linear_##planes(float *y, size_t ldy, const void *x, size_t n, \
-                            const struct gemm_rows *w, size_t rows, size_t cols) \
-{ linear(planes, y, ldy, x, n, w, rows, cols); } \
-static void up_##planes(void *h, size_t ffn, size_t first, const void *x, size_t n, \
-                        const struct gemm_rows *w1, const struct gemm_rows *v1, size_t rows, \
-                        size_t cols) \
-{ up(planes, h, ffn, first, x, n, w1, v1, rows, cols); } \
+#define TABLE(title, shown, planes, bf16, linear, next) \
+static void up_##title(void *h, size_t ffn, size_t first, const void *x, size_t n, \
+                       const struct gemm_rows *w1, const struct gemm_rows *v1, size_t rows, size_t cols) \
+{ up(planes, bf16, h, ffn, first, x, n, w1, v1, rows, cols); } \
 const struct gemm title = { \
-    #title + 5, TOKENS, (planes * (PLANE + 64) + 64) / TOKENS, HIDDEN, pack_##planes, linear_##planes, \
-    up_##planes, NULL, open, NULL };
-TABLE(1, gemm_int8)
-TABLE(2, gemm_int16)
+    shown, TOKENS, (planes * (PLANE + 64) + 64) / TOKENS, HIDDEN, 1, &next, pack_##planes, linear, up_##title, \
+    NULL, open, NULL };
+
+static void pack_1(void *block, const float *const *row, size_t n, size_t cols) { pack(1, block, row, n, cols); }
+static void pack_2(void *block, const float *const *row, size_t n, size_t cols) { pack(2, block, row, n, cols); }
+TABLE(gemm_int8, "int8", 1, 1, NULL, gemm_bf16)
+TABLE(gemm_int8_16, "int8, int16", 1, 0, NULL, gemm_int16)
+TABLE(gemm_int16, "int16", 2, 0, linear, gemm_int16)
