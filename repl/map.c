@@ -290,8 +290,8 @@ void map_svg(FILE *f, const struct map *m)
         left = w > left ? w : left;
     }
     for (; sides < MAP_SIDES && m->side[sides].name; sides++)
-        if (!m->by_row && strlen(m->side[sides].name) > left)
-            left = (double)strlen(m->side[sides].name);
+        if (!m->by_row)
+            left = fmax(left, (double)strlen(m->side[sides].name));
     left = left * CHAR + 2 * PAD;
     double title = (double)text_columns(m->title, strlen(m->title)) * 8 + 2 * PAD;
     double right = left + m->cols * cell + (m->by_row ? sides * 60 : 0) + PAD;
