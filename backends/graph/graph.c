@@ -78,10 +78,7 @@ static dbrx_status moe_block(dbrx_session *s, const struct pass *p, uint32_t l, 
 /* Rows that are no numbers are found where they arise, before all that follows is none either */
 static dbrx_status check_rows(const float *x, size_t n, int64_t layer, struct dbrx_error *err)
 {
-    float zero = 0;                        /* NaN as soon as one is not finite */
-    for (size_t i = 0; i < n; i++)
-        zero += 0 * x[i];
-    return zero == 0 ? DBRX_OK
+    return all_finite(x, n) ? DBRX_OK
          : layer < 0 ? fail(err, DBRX_E_UNSUPPORTED, "the embedding holds values that are no numbers: the weights are damaged")
          : fail(err, DBRX_E_UNSUPPORTED, "layer %d gives values that are no numbers: its weights are damaged", (int)layer);
 }
