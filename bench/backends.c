@@ -18,7 +18,7 @@ enum { MAX_MODULES = 8 };
 
 static const struct dbrx_host host = QUIET_HOST(host_never);
 
-static void die(const char *what)
+static _Noreturn void die(const char *what)
 {
     fprintf(stderr, "bench/backends: %s\n", what);
     exit(1);

@@ -34,7 +34,7 @@ static double now(void)
 
 static const struct dbrx_host host = QUIET_HOST(host_never);
 
-static void die(const char *what)
+static _Noreturn void die(const char *what)
 {
     fprintf(stderr, "bench/cpu-speed: %s\n", what);
     exit(1);
@@ -51,7 +51,7 @@ static void *read_part(void *arg)
     struct part *a = arg;
     wide s[4] = { 0 };
     for (size_t i = 0; i + 4 <= a->n; i += 4)
-        for (int k = 0; k < 4; k++) {
+        for (size_t k = 0; k < 4; k++) {
             __builtin_prefetch(a->p + i + k + 48, 0, 0);
             s[k] += a->p[i + k];
         }

@@ -103,9 +103,9 @@ int main(void)
         for (int r = 0; r < REPS; r++) {
             double t0 = now();
             if (type >= 0)
-                k->matvec[type](y, w, ROWS, COLS, COLS, x);
+                k->matvec[type](y, w, ROWS, COLS, COLS, x, NULL);
             else
-                quant_vnni.matvec(types[i], y, w, ROWS, COLS, quant);
+                quant_vnni.matvec(types[i], y, w, ROWS, COLS, quant, NULL);
             mv = best(mv, now() - t0);
             t0 = now();
             if (isa_bf16())

@@ -32,7 +32,7 @@ static double now(void)
 
 static const struct dbrx_host host = QUIET_HOST(host_never);
 
-static void die(const char *what)
+static _Noreturn void die(const char *what)
 {
     fprintf(stderr, "bench/switch: %s\n", what);
     exit(1);

@@ -99,7 +99,9 @@ int ablate_begin(struct shell *sh, struct ablate *job)
 
 const char *ablate_texts(const struct ablate *job, char out[40])
 {
-    snprintf(out, 40, job->n_texts > 1 ? " (%u texts)" : "", job->n_texts);
+    *out = '\0';
+    if (job->n_texts > 1)
+        snprintf(out, 40, " (%u texts)", job->n_texts);
     return out;
 }
 

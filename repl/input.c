@@ -64,7 +64,7 @@ int input_line(struct input *in, const char *line, size_t len)
     if (first && begins_block(line, len)) {
         in->literal = 1;
         in->open = INPUT_BLOCK;
-        size_t skip = QUOTES + (len > QUOTES && line[QUOTES] == '\n');
+        size_t skip = len > QUOTES && line[QUOTES] == '\n' ? QUOTES + 1 : QUOTES;
         return len == skip ? add(in, "", 0) : add_to_block(in, line + skip, len - skip);
     }
     size_t slashes = 0;

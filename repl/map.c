@@ -1,6 +1,7 @@
 /* repl/map.c -- see map.h. */
 #include "repl/map.h"
 
+#include "repl/plain.h"
 #include "repl/render.h"
 
 #include <math.h>
@@ -217,13 +218,12 @@ void map_text(FILE *f, const struct map *m, enum heat_colours colours, unsigned 
 
 static void put_xml(FILE *f, const char *text)
 {
-    for (const char *p = text; *p; p++)
-        switch (*p) {
-        case '<': fputs("&lt;", f); break;
-        case '>': fputs("&gt;", f); break;
-        case '&': fputs("&amp;", f); break;
-        default: putc(*p, f);
-        }
+    int harmless;                          /* what is not is no XML, either */
+    for (size_t left = strlen(text), n; left; text += n, left -= n) {
+        n = plain_char(text, left, &harmless);
+        const char *as = !harmless ? "\xef\xbf\xbd" : *text == '<' ? "&lt;" : *text == '>' ? "&gt;" : *text == '&' ? "&amp;" : NULL;
+        fwrite(as ? as : text, 1, as ? strlen(as) : n, f);
+    }
 }
 
 static void svg_text(FILE *f, double x, double y, const char *attributes, const char *text)
@@ -290,8 +290,8 @@ void map_svg(FILE *f, const struct map *m)
         left = w > left ? w : left;
     }
     for (; sides < MAP_SIDES && m->side[sides].name; sides++)
-        if (!m->by_row && strlen(m->side[sides].name) > left)
-            left = (double)strlen(m->side[sides].name);
+        if (!m->by_row)
+            left = fmax(left, (double)strlen(m->side[sides].name));
     left = left * CHAR + 2 * PAD;
     double title = (double)text_columns(m->title, strlen(m->title)) * 8 + 2 * PAD;
     double right = left + m->cols * cell + (m->by_row ? sides * 60 : 0) + PAD;

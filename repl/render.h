@@ -53,7 +53,7 @@ struct rows {
     const char *type, *of;                 /* {"type":"rows","of":"settings",head...,"rows":[...]} */
     const char *key;                       /* name of the array                         */
     const struct column *col;              /* ends at title == NULL; the last one wraps */
-    int no_heading;
+    unsigned no_heading;
 };
 /* Takes head (may be NULL) and list, an array of objects.  title, if any, is the text
  * form's first line. */

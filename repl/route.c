@@ -129,8 +129,10 @@ static double mean_value(const struct view *v, uint32_t layer, uint32_t expert, 
     uint32_t n = 0;
     for (uint32_t i = t.first; i < t.end; i++) {
         double x = v->tok[i] ? value(v, layer, i, expert) : NAN;
-        sum += isnan(x) ? 0 : x;
-        n += !isnan(x);
+        if (!isnan(x)) {
+            sum += x;
+            n++;
+        }
     }
     return n ? sum / t.n : NAN;
 }

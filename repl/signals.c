@@ -53,9 +53,9 @@ void signals_terminal(const struct termios *found, const struct termios *now)
     }
 }
 
-static void catch_signal(int sig, int flags)
+static void catch_signal(int sig, unsigned flags)
 {
-    struct sigaction sa = { .sa_handler = on_signal, .sa_flags = flags };
+    struct sigaction sa = { .sa_handler = on_signal, .sa_flags = (int)flags };
     sigaction(sig, &sa, NULL);
 }
 
@@ -83,7 +83,7 @@ int signals_suspended(void)
 void signals_init(int interactive)
 {
     is_interactive = interactive;
-    int flags = interactive ? SA_RESTART : 0;
+    unsigned flags = interactive ? SA_RESTART : 0;
     catch_signal(SIGINT, flags);
     catch_signal(SIGTERM, flags | SA_RESETHAND);   /* a second one ends a backend that is deaf */
     signal(SIGPIPE, SIG_DFL);

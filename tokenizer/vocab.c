@@ -126,7 +126,7 @@ int vocab_add(struct vocab *v, int64_t id, const char *bytes, size_t len, int ki
         v->pool_cap = cap;
     }
     if ((size_t)id >= v->cap) {
-        size_t cap = (size_t)id + id / 2 + 1024;
+        size_t cap = (size_t)id / 2 * 3 + 1024;
         struct vocab_token *p = realloc(v->token, cap * sizeof *p);
         if (!p)
             return VOCAB_NO_MEMORY;
@@ -141,7 +141,7 @@ int vocab_add(struct vocab *v, int64_t id, const char *bytes, size_t len, int ki
         return VOCAB_NO_MEMORY;
     }
     memcpy(v->pool + v->pool_n, bytes, len);
-    v->token[id] = (struct vocab_token){ (uint32_t)v->pool_n, (uint32_t)len, kind == VOCAB_SPECIAL };
+    v->token[id] = (struct vocab_token){ (uint32_t)v->pool_n, (uint32_t)len & INT32_MAX, kind == VOCAB_SPECIAL };
     v->pool_n += len;
     if (id >= v->n)
         v->n = (int32_t)id + 1;

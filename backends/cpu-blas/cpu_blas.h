@@ -59,14 +59,15 @@ size_t cpu_packed(struct cpu_way, size_t cols);
 void cpu_pack(const struct cpu *, struct cpu_way, void *block, const float *const *row, size_t n,
               size_t cols);
 /* y[n][rows] (stride ldy) = x[n][cols] w^T for `rows` rows of w[][cols] from `first` on, at
- * most cpu_panel_rows(cols) of them.  x: packed tokens. */
+ * most cpu_panel_rows(cols) of them.  x: packed tokens.  next: what this thread reads after them, or
+ * NULL: what lies behind. */
 void cpu_product(const struct cpu *, unsigned worker, struct cpu_way, float *y, size_t ldy,
                  const void *x, size_t n, const struct dbrx_tensor *w, size_t first, size_t rows,
-                 size_t cols);
+                 size_t cols, const void *next);
 /* `rows` rows of w from `first` on as the gemm wants them: where they are, or made in `panel`; those
- * `ahead` rows on are next. */
+ * behind them are next. */
 const void *cpu_open(const struct gemm *, void *panel, const struct dbrx_tensor *w, size_t first,
-                     size_t rows, size_t cols, size_t ahead);
+                     size_t rows, size_t cols);
 void cpu_linear(struct work *, float *y, const float *x, const struct dbrx_tensor *w, uint32_t n,
                 uint32_t rows, uint32_t cols);
 

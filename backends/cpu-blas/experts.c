@@ -67,19 +67,20 @@ static void up_item(void *arg, unsigned worker, uint32_t item)
         size_t direct = l->w1.dtype == DBRX_BF16 && l->v1.dtype == DBRX_BF16;
         for (size_t i = 0, some; i < rows; i += some) {
             some = direct ? rows : min(j->up.g->open_rows, rows - i);
-            /* this item's next rows, or this thread's next item, if the threads take turns */
-            size_t ahead = i + some < rows ? some : j->step * pool_threads(j->c->pool) - i;
-            const void *w1 = cpu_open(j->up.g, panel, &l->w1, w + i, some, m->d_model, ahead);
+            const void *w1 = cpu_open(j->up.g, panel, &l->w1, w + i, some, m->d_model);
             const void *v1 = cpu_open(j->up.g, panel + some * m->d_model / 2 + 16, &l->v1, w + i,
-                                      some, m->d_model, ahead);
+                                      some, m->d_model);
             j->up.g->up(hidden, m->d_ffn, r + i, x, n, w1, v1, some, m->d_model);
         }
         return;
     }
     float *gate = (float *)hidden + r;
     float *up = cpu_scratch(j->c, worker + 1) - n * rows;
-    cpu_product(j->c, worker, j->up, gate, m->d_ffn, x, n, &l->w1, w, rows, m->d_model);
-    cpu_product(j->c, worker, j->up, up, rows, x, n, &l->v1, w, rows, m->d_model);
+    size_t next = r + rows < m->d_ffn ? w + rows : (size_t)j->expert[min(a + 1, j->n_active - 1)] * m->d_ffn;
+    cpu_product(j->c, worker, j->up, gate, m->d_ffn, x, n, &l->w1, w, rows, m->d_model,
+                tensor_at(&l->v1, w * m->d_model));
+    cpu_product(j->c, worker, j->up, up, rows, x, n, &l->v1, w, rows, m->d_model,
+                tensor_at(&l->w1, next * m->d_model));
     for (size_t t = 0; t < n; t++, gate += m->d_ffn, up += rows)
         if (m->act_fn == DBRX_SILU)
             j->c->k->silu_mul(gate, up, rows);
@@ -143,7 +144,9 @@ static void down_item(void *arg, unsigned worker, uint32_t item)
     float *out = j->out + j->first[a] * j->width + from;
 
     if (m->w2_layout == DBRX_W2_MODEL_ROWS) {
-        cpu_product(j->c, worker, j->down, out, j->width, h, n, w2, e * d + col, cols, ffn);
+        size_t next = (from + cols < j->width ? e : j->expert[min(a + 1, j->n_active - 1)]) * d + col + cols;
+        cpu_product(j->c, worker, j->down, out, j->width, h, n, w2, e * d + col, cols, ffn,
+                    tensor_at(w2, (from + cols < j->width ? next : next - j->width) * ffn));
     } else if (j->down.kind == CPU_FLOAT) {
         down_floats(j, worker, out, (const float *)(const void *)h, n, w, cols);
     } else {

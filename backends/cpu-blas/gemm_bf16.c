@@ -290,7 +290,7 @@ static void down_##planes(float *out, size_t ldo, const void *h, size_t n, size_
                           const void *w2, size_t ldw, size_t cols, float *panel) \
 { down(planes, out, ldo, h, n, ffn, w2, ldw, cols, panel); } \
 const struct gemm title = { \
-    #title + 5, TOKENS, 64 * planes, 48, pack_##planes, linear_##planes, up_##planes, \
+    &#title[5], TOKENS, 64 * planes, 48, pack_##planes, linear_##planes, up_##planes, \
     down_##planes, open, attend };
 TABLE(1, gemm_bf16, open, bf16_attend)
 TABLE(2, gemm_bf16x2, NULL, NULL)

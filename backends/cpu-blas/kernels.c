@@ -46,7 +46,8 @@ static void vecmat(float *y, const void *w, size_t rows, size_t stride, size_t c
 
 #define PLAIN(t, T) \
     static void matvec_##t(float *y, const void *w, size_t rows, size_t stride, size_t cols, \
-                           const float *x) { matvec(y, w, rows, stride, cols, x, T); } \
+                           const float *x, const void *next) \
+        { (void)next, matvec(y, w, rows, stride, cols, x, T); } \
     static void vecmat_##t(float *y, const void *w, size_t rows, size_t stride, size_t cols, \
                            const float *h) { vecmat(y, w, rows, stride, cols, h, T); } \
     static void widen_##t(float *dst, const void *src, size_t n) \

@@ -14,9 +14,10 @@ enum ktype { K_F32, K_F16, K_BF16, K_TYPES };
 
 struct kernels {
     const char *name;                      /* "plain", "avx2", "avx512" */
-    /* y[rows] = w x, row r of w at w + r*stride elements, x[cols] */
+    /* y[rows] = w x, row r of w at w + r*stride elements, x[cols].  next: what this thread reads
+     * after them, to be fetched in time; NULL: what lies behind them. */
     void (*matvec[K_TYPES])(float *y, const void *w, size_t rows, size_t stride, size_t cols,
-                            const float *x);
+                            const float *x, const void *next);
     /* y[cols] += h w: the sum over r of h[r] times row r */
     void (*vecmat[K_TYPES])(float *y, const void *w, size_t rows, size_t stride, size_t cols,
                             const float *h);

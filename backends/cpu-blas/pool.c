@@ -1,9 +1,10 @@
 /* backends/cpu-blas/pool.c -- see pool.h.
  *
- * A job is published by one 64-bit ticket: its number above, the items left below.
- * Taking items is one compare-and-swap on it, so a worker that wakes late can never take
- * an item of a job it has not seen.  The more are left the more are taken at once, for
- * neighbours read memory in its order.  Workers spin for a moment after a job (the
+ * Every worker has a range of a job's items, which it takes in their order, one at a time: what
+ * neighbours read lies together, and memory is quickest read by few who go straight on.  Who is
+ * done with its own takes what is left of others'.  A range is one 64-bit ticket, the job's number
+ * above, the items left below, and taking is one compare-and-swap on it: a worker that wakes late
+ * can never take an item of a job it has not seen.  Workers spin for a moment after a job (the
  * next op of a layer comes within microseconds), then sleep. */
 #define _GNU_SOURCE
 #include "backends/cpu-blas/pool.h"
@@ -13,6 +14,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { SPINS = 4000 };                     /* some tens of microseconds */
 
@@ -21,15 +23,20 @@ struct pool {
     pthread_mutex_t turn;                  /* one job at a time                            */
     pthread_mutex_t lock;                  /* with wake: for sleepers                      */
     pthread_cond_t  wake;
-    _Atomic uint64_t ticket;               /* job number << 32 | items left                */
+    _Atomic uint32_t job;                  /* its number, once its tickets are there       */
     _Atomic uint32_t finished;             /* items done of the current job                */
     _Atomic unsigned sleeping;
     _Atomic int quit;
     /* the job; stable while any of its items is unfinished */
     void (*fn)(void *, unsigned, uint32_t);
     void *arg;
-    uint32_t n;
-    struct worker { struct pool *pool; pthread_t thread; unsigned id; } worker[];
+    struct worker {
+        _Alignas(64) _Atomic uint64_t ticket;      /* job number << 32 | items left         */
+        uint32_t end;                      /* of its range                                 */
+        struct pool *pool;
+        pthread_t thread;
+        unsigned id;
+    } worker[];
 };
 
 static inline void pause_cpu(void)
@@ -41,15 +48,19 @@ static inline void pause_cpu(void)
 
 static void work(struct pool *p, unsigned id)
 {
-    uint64_t t = atomic_load(&p->ticket);
-    while ((uint32_t)t) {
-        const uint32_t left = (uint32_t)t, some = left / (4 * p->threads) + 1;
-        if (!atomic_compare_exchange_weak(&p->ticket, &t, t - some))
-            continue;
-        for (uint32_t i = 0; i < some; i++)
-            p->fn(p->arg, id, p->n - left + i);
-        atomic_fetch_add(&p->finished, some);
-        t = atomic_load(&p->ticket);
+    for (unsigned v = 0; v < p->threads; v++) {
+        struct worker *of = &p->worker[(id + v) % p->threads];
+        uint64_t t = atomic_load(&of->ticket);
+        uint32_t done = 0;
+        while ((uint32_t)t) {
+            if (!atomic_compare_exchange_weak(&of->ticket, &t, t - 1))
+                continue;
+            p->fn(p->arg, id, of->end - (uint32_t)t);
+            done++;
+            t = atomic_load(&of->ticket);
+        }
+        if (done)
+            atomic_fetch_add(&p->finished, done);
     }
 }
 
@@ -57,18 +68,20 @@ static void *worker_main(void *arg)
 {
     struct worker *w = arg;
     struct pool *p = w->pool;
+    uint32_t seen = 0;
     while (!atomic_load(&p->quit)) {
-        work(p, w->id);
-        for (int i = 0; i < SPINS && !(uint32_t)atomic_load(&p->ticket); i++)
+        for (int i = 0; i < SPINS && atomic_load(&p->job) == seen; i++)
             pause_cpu();
-        if ((uint32_t)atomic_load(&p->ticket))
-            continue;
-        pthread_mutex_lock(&p->lock);
-        atomic_fetch_add(&p->sleeping, 1);
-        while (!(uint32_t)atomic_load(&p->ticket) && !atomic_load(&p->quit))
-            pthread_cond_wait(&p->wake, &p->lock);
-        atomic_fetch_sub(&p->sleeping, 1);
-        pthread_mutex_unlock(&p->lock);
+        if (atomic_load(&p->job) == seen) {
+            pthread_mutex_lock(&p->lock);
+            atomic_fetch_add(&p->sleeping, 1);
+            while (atomic_load(&p->job) == seen && !atomic_load(&p->quit))
+                pthread_cond_wait(&p->wake, &p->lock);
+            atomic_fetch_sub(&p->sleeping, 1);
+            pthread_mutex_unlock(&p->lock);
+        }
+        seen = atomic_load(&p->job);
+        work(p, w->id);
     }
     return NULL;
 }
@@ -89,11 +102,15 @@ void pool_run(struct pool *p, uint32_t n, void (*fn)(void *, unsigned, uint32_t)
         for (uint32_t i = 0; i < n; i++)
             fn(arg, 0, i);
     } else if (n) {
+        uint32_t job = atomic_load(&p->job) + 1;
         p->fn = fn;
         p->arg = arg;
-        p->n = n;
         atomic_store(&p->finished, 0);
-        atomic_store(&p->ticket, ((atomic_load(&p->ticket) >> 32) + 1) << 32 | n);
+        for (uint32_t v = 0, from = 0; v < p->threads; v++, from = p->worker[v - 1].end) {
+            p->worker[v].end = (uint32_t)((uint64_t)n * (v + 1) / p->threads);
+            atomic_store(&p->worker[v].ticket, (uint64_t)job << 32 | (p->worker[v].end - from));
+        }
+        atomic_store(&p->job, job);
         wake_all(p);
         work(p, 0);
         for (int i = 0; atomic_load(&p->finished) != n; i++)
@@ -104,15 +121,18 @@ void pool_run(struct pool *p, uint32_t n, void (*fn)(void *, unsigned, uint32_t)
 
 struct pool *pool_open(unsigned threads)
 {
-    struct pool *p = calloc(1, sizeof *p + threads * sizeof p->worker[0]);
+    const size_t bytes = sizeof(struct pool) + threads * sizeof(struct worker);
+    struct pool *p = aligned_alloc(64, bytes);
     if (!p)
         return NULL;
+    memset(p, 0, bytes);
     pthread_mutex_init(&p->turn, NULL);
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->wake, NULL);
     for (p->threads = 1; p->threads < threads; p->threads++) {
         struct worker *w = &p->worker[p->threads];
-        *w = (struct worker){ .pool = p, .id = p->threads };
+        w->pool = p;
+        w->id = p->threads;
         if (pthread_create(&w->thread, NULL, worker_main, w)) {
             pool_close(p);
             return NULL;
@@ -148,17 +168,17 @@ unsigned pool_physical_cores(void)
     unsigned n = 0;
     if (sched_getaffinity(0, sizeof set, &set))
         return 1;
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+    for (unsigned cpu = 0; cpu < CPU_SETSIZE; cpu++) {
         if (!CPU_ISSET(cpu, &set))
             continue;
         /* counted unless the first of its siblings is ours, too, and counted already */
         char path[96];
-        int first = cpu;
+        unsigned first = cpu;
         snprintf(path, sizeof path,
-                 "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
+                 "/sys/devices/system/cpu/cpu%u/topology/thread_siblings_list", cpu);
         FILE *f = fopen(path, "re");
         if (f) {
-            if (fscanf(f, "%d", &first) != 1 || first < 0 || first >= CPU_SETSIZE)
+            if (fscanf(f, "%u", &first) != 1 || first >= CPU_SETSIZE)
                 first = cpu;
             fclose(f);
         }

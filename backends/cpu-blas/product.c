@@ -43,19 +43,19 @@ void cpu_pack(const struct cpu *c, struct cpu_way way, void *block, const float 
 }
 
 const void *cpu_open(const struct gemm *g, void *panel, const struct dbrx_tensor *w, size_t first,
-                     size_t rows, size_t cols, size_t ahead)
+                     size_t rows, size_t cols)
 {
     const void *at = tensor_at(w, first * cols);
     if (w->dtype == DBRX_BF16)
         return at;
-    g->open(w->dtype, panel, at, rows, cols, tensor_at(w, (first + ahead) * cols));
+    g->open(w->dtype, panel, at, rows, cols, tensor_at(w, (first + rows) * cols));
     return panel;
 }
 
 /* float32 weights by kernels or BLAS */
 static void float_product(const struct cpu *c, unsigned worker, float *y, size_t ldy,
                           const float *x, size_t n, const struct dbrx_tensor *w, size_t first,
-                          size_t rows, size_t cols)
+                          size_t rows, size_t cols, const void *next)
 {
     const void *at = tensor_at(w, first * cols);
     int type = kernels_type(w->dtype);
@@ -71,7 +71,8 @@ static void float_product(const struct cpu *c, unsigned worker, float *y, size_t
             some = cpu_few_rows(n, dtype, rows - r, cols);
             for (size_t t = 0; t < n; t++)
                 c->k->matvec[kernels_type(dtype)](y + t * ldy + r, from + dtype_bytes(dtype, r * cols),
-                                                  some, cols, cols, x + t * cols);
+                                                  some, cols, cols, x + t * cols,
+                                                  n == 1 && type >= 0 ? next : NULL);
         }
         return;
     }
@@ -83,23 +84,22 @@ static void float_product(const struct cpu *c, unsigned worker, float *y, size_t
 
 void cpu_product(const struct cpu *c, unsigned worker, struct cpu_way way, float *y, size_t ldy,
                  const void *x, size_t n, const struct dbrx_tensor *w, size_t first, size_t rows,
-                 size_t cols)
+                 size_t cols, const void *next)
 {
     if (way.kind == CPU_FLOAT) {
-        float_product(c, worker, y, ldy, x, n, w, first, rows, cols);
+        float_product(c, worker, y, ldy, x, n, w, first, rows, cols, next);
     } else if (way.kind == CPU_QUANT) {
         for (size_t r = 0, some; r < rows; r += some) {
             some = cpu_few_rows(n, w->dtype, rows - r, cols);
             for (size_t t = 0; t < n; t++)
                 c->quant->matvec(w->dtype, y + t * ldy + r, tensor_at(w, (first + r) * cols), some,
-                                 cols, (const char *)x + t * cpu_packed(way, cols));
+                                 cols, (const char *)x + t * cpu_packed(way, cols), n == 1 ? next : NULL);
         }
     } else {
         size_t step = w->dtype == DBRX_BF16 ? rows : BLOCK_ROWS;
         for (size_t r = 0, some; r < rows; r += some) {
             some = min(step, rows - r);
-            size_t ahead = r + some < rows ? some : rows * pool_threads(c->pool) - r;
-            const void *panel = cpu_open(way.g, cpu_scratch(c, worker), w, first + r, some, cols, ahead);
+            const void *panel = cpu_open(way.g, cpu_scratch(c, worker), w, first + r, some, cols);
             way.g->linear(y + r, ldy, x, n, panel, some, cols);
         }
     }
@@ -134,7 +134,7 @@ static void linear_item(void *arg, unsigned worker, uint32_t item)
     size_t r = item * j->step, rows = min(j->step, j->rows - r);
     cpu_product(j->c, worker, j->way, j->y + r, j->rows,
                 j->way.kind == CPU_FLOAT ? (const char *)j->x : j->packed, j->n, j->w, r, rows,
-                j->cols);
+                j->cols, NULL);
 }
 
 /* few rows, as the router's: shared out by tokens, and each for itself in float32 -- a tie
@@ -145,7 +145,7 @@ static void tokens_item(void *arg, unsigned worker, uint32_t item)
     size_t first = item * j->step, n = min(j->step, j->n - first);
     for (size_t t = first; t < first + n; t++)
         float_product(j->c, worker, j->y + t * j->rows, j->rows, j->x + t * j->cols, 1, j->w, 0,
-                      j->rows, j->cols);
+                      j->rows, j->cols, NULL);
 }
 
 void cpu_linear(struct work *wk, float *y, const float *x, const struct dbrx_tensor *w,

@@ -20,9 +20,10 @@
 struct quant {
     /* x[n] to quant_bytes(n) bytes at dst, 64-byte aligned; n a multiple of 32 */
     void (*pack)(void *dst, const float *x, size_t n);
-    /* y[rows] = w x, rows of w as the file has them; x: packed */
+    /* y[rows] = w x, rows of w as the file has them; x: packed.  next: what this thread reads
+     * after them, to be fetched in time; NULL: what lies behind them. */
     void (*matvec)(uint32_t dtype, float *y, const void *w, size_t rows, size_t cols,
-                   const void *x);
+                   const void *x, const void *next);
     /* dst[n] = n weights, whole blocks, for products of many tokens by BLAS.  NULL: none, tokens
      * go one by one. */
     void (*open)(uint32_t dtype, float *dst, const void *src, size_t n);

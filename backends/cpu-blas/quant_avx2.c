@@ -229,8 +229,10 @@ static const struct {
     EACH_QUANT(ENTRY)
 };
 
-static void matvec(uint32_t dtype, float *y, const void *w, size_t rows, size_t cols, const void *x)
+static void matvec(uint32_t dtype, float *y, const void *w, size_t rows, size_t cols, const void *x,
+                   const void *next)
 {
+    (void)next;
     types[dtype].matvec(y, w, dtype_block_bytes(dtype), rows, cols, x);
 }
 

@@ -171,13 +171,13 @@ INLINE void add_q2_k(__m512 *sum, const uint8_t *w, const char *x)
     __m512i hi = _mm512_setzero_si512(), lo = hi;
     UNROLL (int i = 0; i < 4; i++) {
         __m512i by = _mm512_permutexvar_epi16(_mm512_add_epi16(lane, _mm512_set1_epi16((short)(4 * i))), scale);
-        __m512i q = _mm512_mullo_epi16(open_q2_k(w, i, 0), by);
+        __m512i q = _mm512_mullo_epi16(open8_q2_k(w, i), by);
         hi = _mm512_dpbusd_epi32(hi, q, _mm512_load_si512(x + i * STEP));
         lo = _mm512_dpbusd_epi32(lo, q, _mm512_load_si512(x + i * STEP + LO));
     }
     __m512 dot = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(hi, 8), lo));
     sum[0] = _mm512_fmadd_ps(dot, _mm512_set1_ps(half_at(w + 80)), sum[0]);
-    sum[2] = _mm512_fmadd_ps(head_q2_k(w, 0).m, _mm512_load_ps(x + SIXTEENS), sum[2]);
+    sum[2] = _mm512_fmadd_ps(head8_q2_k(w).m, _mm512_load_ps(x + SIXTEENS), sum[2]);
 }
 
 /* the sums of four vectors */
@@ -190,12 +190,14 @@ INLINE __m128 sums_of(const __m512 *v)
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
-/* A row after the other, as they lie in memory, which is what it waits for.  What a row has beyond
- * its last 256 is multiplied with zeros behind it. */
+/* A row after the other, as they lie in memory, which is what it waits for; where they end, what
+ * is fetched ahead is at `next`.  What a row has beyond its last 256 is multiplied with zeros behind it. */
 #define TYPE(N, T) \
-static void matvec_##T(float *y, const uint8_t *w, size_t rows, size_t cols, const char *x) \
+static void matvec_##T(float *y, const uint8_t *w, size_t rows, size_t cols, const char *x, const void *next) \
 { \
     const size_t rest = cols % 256 / 32 * (BYTES_##T / 8); \
+    const uintptr_t end = (uintptr_t)w + rows * (cols / 256 * BYTES_##T + rest); \
+    const uintptr_t jump = next ? (uintptr_t)next - end : 0; \
     uint8_t last[BYTES_##T] = { 0 }; \
     float scale; \
     memcpy(&scale, x, 4); \
@@ -206,8 +208,10 @@ static void matvec_##T(float *y, const uint8_t *w, size_t rows, size_t cols, con
             const char *at = x + 64; \
             __m512 sum[3] = { _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps() }; \
             for (c = 0; c + 256 <= cols; c += 256, w += BYTES_##T, at += QUANT_GROUP) { \
+                uintptr_t ahead = (uintptr_t)w + AHEAD; \
+                ahead += ahead < end ? 0 : jump; \
                 for (int b = 0; b < BYTES_##T; b += 64) \
-                    __builtin_prefetch(w + AHEAD + b, 0, 0); \
+                    __builtin_prefetch((const char *)ahead + b, 0, 0); \
                 add_##T(sum, w, at); \
             } \
             if (rest) { \
@@ -224,14 +228,15 @@ static void matvec_##T(float *y, const uint8_t *w, size_t rows, size_t cols, con
 EACH_QUANT(TYPE)
 
 #define ENTRY(N, T) [DBRX_##N] = matvec_##T,
-static void (*const types[])(float *y, const uint8_t *w, size_t rows, size_t cols, const char *x) = {
+static void (*const types[])(float *y, const uint8_t *w, size_t rows, size_t cols, const char *x,
+                             const void *next) = {
     EACH_QUANT(ENTRY)
 };
 
 static void matvec(uint32_t dtype, float *y, const void *w, size_t rows, size_t cols,
-                   const void *x)
+                   const void *x, const void *next)
 {
-    types[dtype](y, w, rows, cols, x);
+    types[dtype](y, w, rows, cols, x, next);
 }
 
 const struct quant quant_vnni = { pack, matvec, NULL };

@@ -15,21 +15,26 @@
  * row, fetched this far ahead, past L2, for they are used once. */
 enum { AHEAD = 3072 };
 
-INLINE void fetch_ahead(const char *p, size_t bytes)
+/* what goes beyond `end` is `jump` away */
+INLINE void fetch_ahead(const char *p, size_t bytes, uintptr_t end, uintptr_t jump)
 {
+    uintptr_t ahead = (uintptr_t)p + AHEAD;
+    ahead += ahead < end ? 0 : jump;
     for (size_t i = 0; i < bytes; i += 64)
-        __builtin_prefetch(p + AHEAD + i, 0, 0);
+        __builtin_prefetch((const char *)ahead + i, 0, 0);
 }
 
 #define DEFINE(t, T, size) \
 static void matvec_##t(float *y, const void *w, size_t rows, size_t stride, size_t cols, \
-                       const float *x) \
+                       const float *x, const void *next) \
 { \
     const char *row = w; \
+    const uintptr_t end = (uintptr_t)w + rows * stride * size; \
+    const uintptr_t jump = next ? (uintptr_t)next - end : 0; \
     for (size_t r = 0, c; r < rows; r++, row += stride * size) { \
         VEC s[4] = { v_set(0), v_set(0), v_set(0), v_set(0) }; \
         for (c = 0; c + 4 * LANES <= cols; c += 4 * LANES) { \
-            fetch_ahead(row + c * size, 4 * LANES * size); \
+            fetch_ahead(row + c * size, 4 * LANES * size, end, jump); \
             UNROLL (size_t i = 0; i < 4; i++) \
                 s[i] = v_fma(v_load_##t(row + (c + i * LANES) * size), v_load_f32(x + c + i * LANES), \
                              s[i]); \
@@ -38,7 +43,7 @@ static void matvec_##t(float *y, const void *w, size_t rows, size_t stride, size
             s[0] = v_fma(v_load_##t(row + c * size), v_load_f32(x + c), s[0]); \
         float tail = 0; \
         if (c < cols) \
-            kernels_plain.matvec[T](&tail, row + c * size, 1, stride, cols - c, x + c); \
+            kernels_plain.matvec[T](&tail, row + c * size, 1, stride, cols - c, x + c, NULL); \
         y[r] = v_sum(v_add(v_add(s[0], s[1]), v_add(s[2], s[3]))) + tail; \
     } \
 } \
@@ -49,7 +54,7 @@ static void vecmat_##t(float *y, const void *w, size_t rows, size_t stride, size
     for (size_t r = 0, c; r < rows; r++, row += stride * size) { \
         const VEC f = v_set(h[r]); \
         for (c = 0; c + 2 * LANES <= cols; c += 2 * LANES) { \
-            fetch_ahead(row + c * size, 2 * LANES * size); \
+            fetch_ahead(row + c * size, 2 * LANES * size, 0, 0); \
             UNROLL (size_t i = 0; i < 2; i++) \
                 v_store(y + c + i * LANES, v_fma(v_load_##t(row + (c + i * LANES) * size), f, \
                                                  v_load_f32(y + c + i * LANES))); \
@@ -97,7 +102,7 @@ INLINE void scores_some_##t(const size_t group, float *s, size_t lds, const char
             float tail = 0; \
             if (full < hd) \
                 kernels_plain.matvec[T](&tail, k + full * size, 1, stride, hd - full, \
-                                        q + g * hd + full); \
+                                        q + g * hd + full, NULL); \
             s[g * lds + r] = v_sum(a[g]) + tail; \
         } \
     } \

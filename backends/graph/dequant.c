@@ -57,8 +57,8 @@ static void q4_0(float *y, const uint8_t *p)
 {
     float d = half_at(p);
     for (int i = 0; i < 16; i++) {
-        y[i] = d * ((p[2 + i] & 15) - 8);
-        y[i + 16] = d * ((p[2 + i] >> 4) - 8);
+        y[i] = d * (float)((p[2 + i] & 15) - 8);
+        y[i + 16] = d * (float)((p[2 + i] >> 4) - 8);
     }
 }
 
@@ -81,8 +81,8 @@ static void q5_0(float *y, const uint8_t *p)
 {
     float d = half_at(p);
     for (int i = 0; i < 16; i++) {
-        y[i] = d * (((p[6 + i] & 15) | bit_at(p + 2, i) << 4) - 16);
-        y[i + 16] = d * ((p[6 + i] >> 4 | bit_at(p + 2, i + 16) << 4) - 16);
+        y[i] = d * (float)(((p[6 + i] & 15) | bit_at(p + 2, i) << 4) - 16);
+        y[i + 16] = d * (float)((p[6 + i] >> 4 | bit_at(p + 2, i + 16) << 4) - 16);
     }
 }
 
@@ -90,8 +90,8 @@ static void q5_1(float *y, const uint8_t *p)
 {
     float d = half_at(p), m = half_at(p + 2);
     for (int i = 0; i < 16; i++) {
-        y[i] = d * ((p[8 + i] & 15) | bit_at(p + 4, i) << 4) + m;
-        y[i + 16] = d * (p[8 + i] >> 4 | bit_at(p + 4, i + 16) << 4) + m;
+        y[i] = d * (float)((p[8 + i] & 15) | bit_at(p + 4, i) << 4) + m;
+        y[i + 16] = d * (float)(p[8 + i] >> 4 | bit_at(p + 4, i + 16) << 4) + m;
     }
 }
 
@@ -121,7 +121,7 @@ static void iq4_xs(float *y, const uint8_t *p)
     int high = p[2] | p[3] << 8;
     for (int b = 0; b < 8; b++) {
         int scale = (p[4 + b / 2] >> b % 2 * 4 & 15) | (high >> 2 * b & 3) << 4;
-        iq4_levels(y + 32 * b, p + 8 + 16 * b, d * (scale - 32));
+        iq4_levels(y + 32 * b, p + 8 + 16 * b, d * (float)(scale - 32));
     }
 }
 
@@ -134,7 +134,7 @@ static void q2_k(float *y, const uint8_t *p)
         const uint8_t *q = p + 16 + b / 8 * 32 + b % 2 * 16;
         float scale = d * (p[b] & 15), min = m * (p[b] >> 4);
         for (int i = 0; i < 16; i++)
-            y[16 * b + i] = scale * (q[i] >> b % 8 / 2 * 2 & 3) - min;
+            y[16 * b + i] = scale * (float)(q[i] >> b % 8 / 2 * 2 & 3) - min;
     }
 }
 
@@ -146,9 +146,9 @@ static void q3_k(float *y, const uint8_t *p)
     for (int b = 0; b < 16; b++) {
         const uint8_t *q = p + 32 + b / 8 * 32 + b % 2 * 16, *high = p + b % 2 * 16;
         int scale = (s[b % 8] >> b / 8 * 4 & 15) | (s[8 + b % 4] >> b / 4 * 2 & 3) << 4;
-        float each = d * (scale - 32);
+        float each = d * (float)(scale - 32);
         for (int i = 0; i < 16; i++)
-            y[16 * b + i] = each * ((q[i] >> b % 8 / 2 * 2 & 3) - (high[i] >> b / 2 & 1 ? 0 : 4));
+            y[16 * b + i] = each * (float)((q[i] >> b % 8 / 2 * 2 & 3) - (high[i] >> b / 2 & 1 ? 0 : 4));
     }
 }
 
@@ -163,8 +163,8 @@ static void q45_k(float *y, const uint8_t *p, const uint8_t *high)
         dequant_k4_scale(p + 4, b, &s, &t);
         float scale = d * s, min = m * t;
         for (int i = 0; i < 32; i++)
-            y[32 * b + i] = scale * ((q[b / 2 * 32 + i] >> b % 2 * 4 & 15) |
-                                     (high ? (high[i] >> b & 1) << 4 : 0)) - min;
+            y[32 * b + i] = scale * (float)((q[b / 2 * 32 + i] >> b % 2 * 4 & 15) |
+                                            (high ? (high[i] >> b & 1) << 4 : 0)) - min;
     }
 }
 
@@ -186,7 +186,7 @@ static void q6_k(float *y, const uint8_t *p)
         int half = i / 128, run = i % 128 / 32, l = i % 32;
         int low = p[64 * half + run % 2 * 32 + l] >> run / 2 * 4 & 15;
         int high = p[128 + 32 * half + l] >> 2 * run & 3;
-        y[i] = d * (int8_t)p[192 + i / 16] * ((low | high << 4) - 32);
+        y[i] = d * (int8_t)p[192 + i / 16] * (float)((low | high << 4) - 32);
     }
 }
 

@@ -27,8 +27,8 @@ extern const int8_t dequant_iq4[16];
 /* The 6-bit scale and minimum of sub-block j < 8, as Q4_K and Q5_K pack them into 12 bytes. */
 static inline void dequant_k4_scale(const uint8_t s[12], int j, uint8_t *scale, uint8_t *min)
 {
-    *scale = j < 4 ? s[j] & 63 : (s[j + 4] & 15) | s[j - 4] >> 6 << 4;
-    *min = j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | s[j] >> 6 << 4;
+    *scale = (uint8_t)(j < 4 ? s[j] & 63 : (s[j + 4] & 15) | s[j - 4] >> 6 << 4);
+    *min = (uint8_t)(j < 4 ? s[j + 4] & 63 : s[j + 4] >> 4 | s[j] >> 6 << 4);
 }
 
 /* One element. */

@@ -111,7 +111,7 @@ static void on_tap(void *ctx, int kind, int32_t layer, uint32_t pos, uint32_t n,
         return;
     }
     size_t row = (size_t)(layer + 1) * r->room, rows = (size_t)(c->n_layers + 1) * r->room;
-    uint8_t *seen = r->tapped + kind * rows + row;
+    uint8_t *seen = r->tapped + (size_t)kind * rows + row;
     bool sure = layer >= 0 && r->taps[layer] & 1 << kind;      /* the layer below is asked for */
     if (!in_order(r, kind ? "the expert tap" : "the residual tap", layer, pos, n, seen,
                   sure ? seen - r->room : NULL))

@@ -150,7 +150,7 @@ static dbrx_status take(int device, void **out, size_t bytes, struct dbrx_error 
         if (device >= 0)
             used[device] += (long long)bytes;
         *out = (void *)at;
-        shut((char *)at + bytes, (char *)block + FRONT - (char *)at);
+        shut((char *)at + bytes, FRONT - (at - (uintptr_t)block));
     }
     pthread_mutex_unlock(&lock);
     return *out ? DBRX_OK : fail(err, DBRX_E_NOMEM, "no %.1f MB left on %s", (double)bytes / 1e6,
@@ -250,6 +250,8 @@ void gpu_launch(struct gpu_stream *s, enum gpu_kernel k, const uint32_t grid[3],
     memcpy(o.args, args, size);
     queue(s, &o);
 }
+
+uint32_t gpu_beside(struct gpu_stream *, enum gpu_kernel, uint32_t, size_t) { return 2; }
 
 void gpu_follow(struct gpu_stream *to, struct gpu_stream *from)
 {

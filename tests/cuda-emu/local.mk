@@ -6,7 +6,8 @@ check_LTLIBRARIES += %D%/libcudaemu.la %D%/cuda-emu.la
 %C%_cuda_emu_la_SOURCES  = %D%/module.c
 %C%_cuda_emu_la_LDFLAGS  = $(MODULE_FLAGS) -rpath /nowhere
 %C%_cuda_emu_la_LIBADD   = libcudahost.la %D%/libcudaemu.la -lstdc++ -lm
-EMU_CXXFLAGS = -std=c++17 -Wall -Wextra $(WARN_CXXFLAGS) -fvisibility=hidden -ftls-model=initial-exec
+# an int index into unsigned sizes is how kernels are written
+EMU_CXXFLAGS = -std=c++17 -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion $(WARN_CXXFLAGS) -fvisibility=hidden -ftls-model=initial-exec
 AM_TESTS_ENVIRONMENT += EMULATED='$(abs_top_builddir)/tests/cuda-emu/.libs'; export EMULATED;
 
 # every kernel once more, under the sanitizers

@@ -60,7 +60,7 @@ static void add(const char *fmt, ...)
 
 static const char *const texts[] = {
     "Once upon a time", "a", "x y  z ", "//x", "\"\"\"", "say \\", "\xe6\x97\xa5\xe6\x9c\xac\xe8\xaa\x9e \xf0\x9f\x99\x82",
-    "\xff\xfe\x80 bytes", "<|im_end|>", "<|im_start|>system", "\033[31mred\a", "\xc2\x9b" "31m", "\"open", "'a' \"b\"",
+    "\xff\xfe\x80 bytes", "<|im_end|>", "<|im_start|>system", "\033[31mred\a", ("\xc2\x9b" "31m"), "\"open", "'a' \"b\"",
     "default", "\"\"", "--", "--flag", "%s%n%x", "a\tb", "\r", "#", "=", "-s x=1",
 };
 static const char *const numbers[] = { "1", "1", "2", "2", "4", "0", "1", "2", "3", "5", "8", "17", "-1", "-2", "-7", "64", "4096" };

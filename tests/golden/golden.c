@@ -35,7 +35,7 @@ static const struct dbrx_host host = QUIET_HOST(host_never);
 /* The numbers below a JSON value, in order, whatever the nesting. */
 static size_t count(const cJSON *j)
 {
-    size_t n = cJSON_IsNumber(j);
+    size_t n = cJSON_IsNumber(j) ? 1 : 0;
     for (const cJSON *c = j ? j->child : NULL; c; c = c->next)
         n += count(c);
     return n;

@@ -81,7 +81,7 @@ static int mark(FILE *f)
 #define WRAP_STREAM(type, name, args, kind, f, failed, call) \
     type __real_##name args; \
     SEEN type __wrap_##name args; \
-    type __wrap_##name args { return fault_now(kind) ? (mark(f), failed) : __real_##name call; }
+    type __wrap_##name args { return fault_now(kind) ? (mark(f), (type)failed) : __real_##name call; }
 WRAP_STREAM(size_t, fwrite, (const void *p, size_t size, size_t n, FILE *f), WRITING, f, 0, (p, size, n, f))
 WRAP_STREAM(size_t, fread, (void *p, size_t size, size_t n, FILE *f), READING, f, 0, (p, size, n, f))
 WRAP_STREAM(int, fflush, (FILE *f), WRITING, f, EOF, (f))

@@ -184,8 +184,8 @@ static void test_backends(const struct ckpt *ck, const struct modules *mods)
     struct divergence *v;
     uint32_t L = cfg->n_layers;
     char opt[32];
-    for (int i = 0; i < N; i++)
-        text[i] = (int32_t)(i * 7919u % cfg->n_vocab);
+    for (uint32_t i = 0; i < N; i++)
+        text[i] = (int32_t)(i * 7919 % cfg->n_vocab);
     if (disp_use(d, "ref", NULL, 0, NULL, 0, &err) != DBRX_OK)
         bail("%s", err.text);
 

@@ -316,7 +316,7 @@ static void test_mutations(unsigned long n, uint64_t seed)
     for (unsigned long i = 0; i < n; i++) {
         struct dbrx_error err;
         memcpy(p, good, good_n);
-        for (unsigned k = 1 + next() % 3; k; k--) {
+        for (uint64_t k = 1 + next() % 3; k; k--) {
             size_t at = next() % head;
             if (next() % 2)
                 p[at] = (unsigned char)next();

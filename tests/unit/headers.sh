@@ -4,7 +4,7 @@
 n=0
 tmp=$(mktemp -d) || exit 99
 trap 'rm -rf "$tmp"' EXIT
-strict="-Wall -Wextra -Wshadow -Werror -pedantic -I$srcdir -fsyntax-only"
+strict="-Wall -Wextra -Wshadow -Wconversion -Wsign-conversion -Werror -pedantic -I$srcdir -fsyntax-only"
 
 # check LABEL COMMAND...
 check() {

@@ -82,8 +82,8 @@ static void test_table(const struct kernels *k)
                 fill(w, type, rows * stride);
                 fill(x, K_F32, MAX);
                 guard(a + rows);
-                k->matvec[type](a, w, rows, stride, cols, x);
-                kernels_plain.matvec[type](b, w, rows, stride, cols, x);
+                k->matvec[type](a, w, rows, stride, cols, x, NULL);
+                kernels_plain.matvec[type](b, w, rows, stride, cols, x, NULL);
                 mv = fmax(mv, apart(a, b, rows) / sqrt((double)cols));
                 intact &= guarded(a + rows);
                 fill(a, K_F32, cols);
@@ -257,13 +257,13 @@ static void test_gemm(const struct gemm *g, uint32_t dtype, double tol, double t
         round_to_int8(x, n * d);
     dequant(wide, w, dtype, 0, rows * d);
     for (size_t t = 0; t < n; t++)
-        kernels_plain.matvec[K_F32](want + t * rows, wide, rows, d, d, x + t * d);
+        kernels_plain.matvec[K_F32](want + t * rows, wide, rows, d, d, x + t * d, NULL);
     dequant(wide, w1, dtype, 0, ffn * d);
     for (size_t t = 0; t < n; t++)
-        kernels_plain.matvec[K_F32](gate + t * ffn, wide, ffn, d, d, x + t * d);
+        kernels_plain.matvec[K_F32](gate + t * ffn, wide, ffn, d, d, x + t * d, NULL);
     dequant(wide, v1, dtype, 0, ffn * d);
     for (size_t t = 0; t < n; t++)
-        kernels_plain.matvec[K_F32](up + t * ffn, wide, ffn, d, d, x + t * d);
+        kernels_plain.matvec[K_F32](up + t * ffn, wide, ffn, d, d, x + t * d, NULL);
     kernels_plain.silu_mul(gate, up, n * ffn);
     if (g == &gemm_int8)
         round_to_int8(gate, n * ffn);
@@ -272,7 +272,7 @@ static void test_gemm(const struct gemm *g, uint32_t dtype, double tol, double t
         if (by_cols)
             kernels_plain.vecmat[K_F32](out_want + t * d, wide, ffn, d, d, gate + t * ffn);
         else
-            kernels_plain.matvec[K_F32](out_want + t * d, wide, d, ffn, ffn, gate + t * ffn);
+            kernels_plain.matvec[K_F32](out_want + t * d, wide, d, ffn, ffn, gate + t * ffn, NULL);
     double a = apart(y, want, n * rows), b = apart(out, out_want, n * d);
     ok(a < tol, "%s %s %zu x %zu x %zu is plain's to rounding (%.1e)", g->name, dtype_name(dtype), n, rows,
        d, a);
@@ -361,8 +361,8 @@ static void test_quant(const char *title, const struct quant *k, uint32_t dtype)
             if (dtype_block(dtype) > 1) {
                 guard(got + rows);
                 k->pack(packed, x, cols);
-                k->matvec(dtype, got, w, rows, cols, packed);
-                kernels_plain.matvec[K_F32](want, wide, rows, cols, cols, x);
+                k->matvec(dtype, got, w, rows, cols, packed, NULL);
+                kernels_plain.matvec[K_F32](want, wide, rows, cols, cols, x, NULL);
                 for (size_t j = 0; j < n; j++)
                     top = fmax(top, fabs((double)wide[j] * x[j % cols]));
                 for (size_t r = 0; r < rows; r++)
@@ -407,11 +407,11 @@ static void test_quants(const char *title, const struct quant *k)
     fill_blocks(w, DBRX_Q8_0, 64);
     x[7] = NAN;
     k->pack(packed, x, 64);
-    k->matvec(DBRX_Q8_0, &y, w, 1, 64, packed);
+    k->matvec(DBRX_Q8_0, &y, w, 1, 64, packed, NULL);
     ok(isnan(y), "%s: a NaN is not lost", title);
     memset(x, 0, sizeof x);
     k->pack(packed, x, 64);
-    k->matvec(DBRX_Q8_0, &y, w, 1, 64, packed);
+    k->matvec(DBRX_Q8_0, &y, w, 1, 64, packed, NULL);
     ok(y == 0, "%s: nothing times something is nothing", title);
 }
 
@@ -529,7 +529,7 @@ static void test_pool(unsigned threads)
     for (uint32_t i = 0; i < 256; i++) {
         uint32_t want = 0;
         for (uint32_t j = 0; j < 3000; j++)
-            want += 2 * (j % 257 > i);
+            want += j % 257 > i ? 2 : 0;
         right &= s.count[i] == want;
     }
     ok(right, "%u threads, two callers: every item of every job ran exactly once", threads);

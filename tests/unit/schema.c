@@ -245,7 +245,7 @@ static cJSON *random_schema(int depth)
         if (rng(2))
             cJSON_AddNumberToObject(s, rng(2) ? "minimum" : "exclusiveMinimum", a);
         if (rng(2))
-            cJSON_AddNumberToObject(s, rng(2) ? "maximum" : "exclusiveMaximum", a + 2 + rng(2000));
+            cJSON_AddNumberToObject(s, rng(2) ? "maximum" : "exclusiveMaximum", a + 2 + (int)rng(2000));
         break;
     case 2:
         cJSON_AddStringToObject(s, "type", "string");
@@ -253,7 +253,7 @@ static cJSON *random_schema(int depth)
         if (rng(2))
             cJSON_AddNumberToObject(s, "minLength", n);
         if (rng(2))
-            cJSON_AddNumberToObject(s, "maxLength", n + rng(4));
+            cJSON_AddNumberToObject(s, "maxLength", n + (int)rng(4));
         break;
     case 3:
         cJSON_AddStringToObject(s, "type", "string");
@@ -300,7 +300,7 @@ static cJSON *random_schema(int depth)
         if (rng(2))
             cJSON_AddNumberToObject(s, "minItems", n);
         if (rng(2))
-            cJSON_AddNumberToObject(s, "maxItems", n + rng(3));
+            cJSON_AddNumberToObject(s, "maxItems", n + (int)rng(3));
         break;
     default:
         list = cJSON_AddArrayToObject(s, rng(2) ? "anyOf" : "oneOf");

@@ -112,8 +112,8 @@ static int valid(const cJSON *root, const cJSON *s, const cJSON *v)
                 i++;
             }
         } else if (cJSON_IsString(v)) {
-            fine = !strcmp(name, "minLength") ? characters(v->valuestring) >= num
-                 : !strcmp(name, "maxLength") ? characters(v->valuestring) <= num
+            fine = !strcmp(name, "minLength") ? (double)characters(v->valuestring) >= num
+                 : !strcmp(name, "maxLength") ? (double)characters(v->valuestring) <= num
                  : !strcmp(name, "pattern") ? matches(k->valuestring, v->valuestring)
                  : !strcmp(name, "format") ? good_format(k->valuestring, v->valuestring) : 1;
         } else if (cJSON_IsNumber(v)) {
