@@ -13,7 +13,8 @@ enum { GROUP = 32,                         /* elements that one thread decodes a
        KV_FP8 = 1000 };                    /* a KV cache's type beside DBRX_F32, F16, BF16: E4M3 */
 
 /* Shapes of blocks that the host has to know, too */
-#define ROWS     2u                        /* rows that a warp of a matvec takes at a time   */
+#define PAIR     2u                        /* rows that a warp of a matvec takes at a time   */
+#define HALF_SUM 16u                       /* elements that share a scale                    */
 #define PADDED   (GROUP + 4u)              /* floats of a group in a matvec's shared memory  */
 #define TILE     64u                       /* tokens and rows of a tile                      */
 #define EACH     4u                        /* ... and a thread's share of them               */
@@ -21,7 +22,7 @@ enum { GROUP = 32,                         /* elements that one thread decodes a
 #define TILE_SHARED  (3 * TILE * (GROUP + 1) * sizeof(float) + TILE * sizeof(void *))
 #define QUERIES  8u                        /* of a block of attention                        */
 #define KEYS     128u                      /* positions it looks at together: its threads    */
-#define ATTEND_SHARED(head) ((QUERIES * (KEYS + 3) + QUERIES * (size_t)(head)) * sizeof(float))
+#define ATTEND_SHARED(head) ((QUERIES * (KEYS + 3) + KEYS / 32 * QUERIES * KEYS + QUERIES * (size_t)(head)) * sizeof(float))
 
 /* A stored matrix: up to four planes, each one field of all its blocks (planes.h). */
 struct wt  { const unsigned char *p[4]; };
@@ -60,12 +61,8 @@ struct embed_args {                        /* x[n][w.cols]; the tap of what ente
     const uint8_t *want;
 };
 struct norm_args  { const float *x, *w; float *y; uint32_t d, ld; float eps; };
-struct linear_args {                       /* y[n][ldy] = or += x[n][cols] w^T                */
-    struct mat w;
-    const float *x;
-    float *y;
-    uint32_t n, ldy, add;
-};
+/* A row before it is multiplied; w NULL: as it is */
+struct norming    { const float *w; uint32_t d; float eps; };
 struct rope_args {                         /* clip, rotate, keys and values to the cache      */
     const struct step *step;
     float *qkv;                            /* [n][(heads + 2 kv_heads) * head]                */
@@ -73,6 +70,14 @@ struct rope_args {                         /* clip, rotate, keys and values to t
     const float *inv_freq;                 /* [head / 2]                                      */
     uint32_t heads, kv_heads, head, type;
     float clip;
+};
+struct linear_args {                       /* y[n][ldy] = or += x[n][cols] w^T                */
+    struct mat w;
+    const float *x;
+    float *y;
+    uint32_t n, ldy, add;
+    struct norming norm;                   /* of matvec                                       */
+    struct rope_args rope;                 /* of matvec; heads 0: none.  y is qkv             */
 };
 struct convert_args { const unsigned char *from; unsigned char *to; uint64_t n; uint32_t from_type, to_type; };
 struct attend_args {
@@ -82,12 +87,16 @@ struct attend_args {
     float *out;                            /* [n][ldo]: [heads][head]                         */
     float *part;                           /* [n * heads][splits][head + 2]: sum, maximum, then
                                               the unnormalised output; unused with one split  */
+    uint32_t *count;                       /* [n * heads]: 0                                  */
     uint32_t ldq, ldo, heads, kv_heads, head, n, splits, type;
 };
 struct route_args {
     const struct step *step;
     struct steering steer;                 /* this layer's rows                               */
-    const float *h, *router;               /* [n][ld], [n_experts][ld]                        */
+    const float *x, *router;               /* [n][ld], [n_experts][ld]                        */
+    struct norming norm;
+    float *h;                              /* [n][ld]: x after it                             */
+    uint32_t *count;                       /* [n]: 0                                          */
     uint16_t *expert;                      /* [n][slots]                                      */
     float *weight, *prob, *logit;          /* [n][slots], [n][n_experts] twice                */
     unsigned int *bad;                     /* &step->bad                                      */
@@ -100,6 +109,14 @@ struct group_args {                        /* slots of a chunk, by expert       
     uint32_t *order, *start;               /* [n * slots], [n_experts + 1]                    */
     uint32_t n_slots, n_experts;
 };
+struct combine_args {                      /* x += the experts' weighted sum; taps            */
+    const struct step *step;
+    float *x;                              /* [n][ld]                                         */
+    const float *y, *weight;
+    float *tap_x, *tap_part;               /* [n][ld], [n][slots][ld] of this layer           */
+    const uint8_t *want;                   /* this layer's DBRX_TAP_* bits                    */
+    uint32_t slots, d, ld;
+};
 struct expert_args {                       /* of all slots, or of the sorted ones             */
     const struct wt *w1, *v1, *w2;         /* [n_experts]                                     */
     const uint16_t *expert;                /* [n * slots]                                     */
@@ -109,14 +126,8 @@ struct expert_args {                       /* of all slots, or of the sorted one
     const uint32_t *order, *start;         /* struct group_args; for the tiled kernels        */
     uint32_t type1, type3, type2;          /* of w1, v1, w2                                   */
     uint32_t slots, d, ld, ffn, ffn_ld, act_fn;
-};
-struct combine_args {                      /* x += the experts' weighted sum; taps            */
-    const struct step *step;
-    float *x;                              /* [n][ld]                                         */
-    const float *y, *weight;
-    float *tap_x, *tap_part;               /* [n][ld], [n][slots][ld] of this layer           */
-    const uint8_t *want;                   /* this layer's DBRX_TAP_* bits                    */
-    uint32_t slots, d, ld;
+    struct combine_args combine;           /* what `down` ends with                           */
+    uint32_t *count;                       /* [n][blocks of a slot]: 0                        */
 };
 
 #endif

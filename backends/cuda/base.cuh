@@ -8,6 +8,7 @@
 
 #ifdef __CUDACC__
 #include <cuda_fp16.h>
+#define UNROLL _Pragma("unroll")
 #define SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 
 __device__ __forceinline__ float half_float(uint16_t h)
@@ -66,6 +67,15 @@ __device__ __forceinline__ four load16(const void *p)
     return { v.x, v.y, v.z, v.w };
 }
 
+struct two { uint32_t x, y; };
+
+/* p: aligned to 8 */
+__device__ __forceinline__ two load8(const void *p)
+{
+    uint2 v = *(const uint2 *)p;
+    return { v.x, v.y };
+}
+
 __device__ __forceinline__ uint32_t load2(const void *p)
 {
     return *(const uint16_t *)p;
@@ -77,6 +87,13 @@ __device__ __forceinline__ uint32_t load4(const void *p)
 }
 
 /* ---- a KV cache's elements ---- */
+
+/* a: four floats in 16 bytes */
+__device__ __forceinline__ void load_floats(const void *p, float *v)
+{
+    four a = load16(p);
+    v[0] = __uint_as_float(a.x), v[1] = __uint_as_float(a.y), v[2] = __uint_as_float(a.z), v[3] = __uint_as_float(a.w);
+}
 
 template <int TYPE> __device__ __forceinline__ float kv_get(const unsigned char *p, size_t i)
 {
@@ -106,6 +123,28 @@ template <int TYPE> __device__ __forceinline__ void kv_get8(const unsigned char 
         uint32_t u[4] = { a.x, a.y, a.z, a.w };
         for (int j = 0; j < 8; j++) {
             uint32_t h = u[j / 2] >> 16 * (j % 2) & 0xffff;
+            v[j] = TYPE == DBRX_F16 ? half_float((uint16_t)h) : bf16_float(h);
+        }
+    }
+}
+
+/* elements i .. i+4 of a row of `width`, zeros from the `left`-th on; i a multiple of 4 */
+template <int TYPE> __device__ __forceinline__
+void kv_get4(const unsigned char *p, size_t i, uint32_t left, uint32_t width, float *v)
+{
+    if (width % 4) {
+        for (uint32_t j = 0; j < 4; j++)
+            v[j] = j < left ? kv_get<TYPE>(p, i + j) : 0;
+    } else if (TYPE == DBRX_F32) {
+        load_floats(p + 4 * i, v);
+    } else if (TYPE == KV_FP8) {
+        uint32_t u = load4(p + i);
+        for (int j = 0; j < 4; j++)
+            v[j] = fp8_float(u >> 8 * j & 255);
+    } else {
+        two u = load8(p + 2 * i);
+        for (int j = 0; j < 4; j++) {
+            uint32_t h = (j < 2 ? u.x : u.y) >> 16 * (j % 2) & 0xffff;
             v[j] = TYPE == DBRX_F16 ? half_float((uint16_t)h) : bf16_float(h);
         }
     }
@@ -153,6 +192,24 @@ __device__ __forceinline__ float block_sum(float v, float *scratch)
     for (uint32_t i = 0; i < blockDim.x / WARP; i++)
         sum += scratch[i];
     return sum;
+}
+
+/* Blocks that share a piece of work each come here once, what they did being written; true, for all of
+ * its threads, in the one that comes last: it may read the others' with __ldcg.  *count is 0
+ * before and after. */
+__device__ __forceinline__ bool last_of(uint32_t *count, uint32_t n)
+{
+    int last = 0;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        last = atomicAdd(count, 1u) == n - 1;
+        if (last)
+            *count = 0;
+    }
+    last = __syncthreads_or(last);
+    __threadfence();
+    return last;
 }
 
 __device__ __forceinline__ float activate(uint32_t act_fn, float x)

@@ -17,7 +17,8 @@
     X(cuMemHostAlloc) X(cuMemFreeHost) X(cuMemsetD8) X(cuMemcpyAsync) X(cuModuleLoadData) \
     X(cuModuleUnload) X(cuModuleGetFunction) X(cuFuncSetAttribute) X(cuStreamCreate) X(cuStreamDestroy) \
     X(cuStreamSynchronize) X(cuStreamQuery) X(cuStreamWaitEvent) X(cuEventCreate) X(cuEventDestroy) X(cuEventRecord) \
-    X(cuEventSynchronize) X(cuLaunchKernel) X(cuStreamBeginCapture) X(cuStreamEndCapture) \
+    X(cuEventSynchronize) X(cuLaunchKernel) X(cuOccupancyMaxActiveBlocksPerMultiprocessor) \
+    X(cuStreamBeginCapture) X(cuStreamEndCapture) \
     X(cuGraphInstantiateWithFlags) X(cuGraphLaunch) X(cuGraphExecDestroy) X(cuGraphDestroy)
 
 struct driver {

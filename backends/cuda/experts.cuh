@@ -3,29 +3,21 @@
  * A *slot* is a token's j-th choice: slot t * slots + j.  For a few tokens every slot is a block
  * row of its own (up, down); for many, slots are sorted by expert first and each expert's go
  * through tiles together, however many they are (group, tiled_up, tiled_down).  Both leave
- * w2 (act(w1 h) * v1 h) of each slot in y, and combine adds them up in one order. */
+ * w2 (act(w1 h) * v1 h) of each slot in y, and combine adds them up in one order; for a few tokens
+ * down does that, too. */
 #ifndef DBRX_CUDA_EXPERTS_CUH
 #define DBRX_CUDA_EXPERTS_CUH
 
 #include "backends/cuda/dense.cuh"
 
-/* v1's row where it is stored in another type than w1 */
+/* One row where w1 and v1 are stored in different types */
 __device__ __forceinline__ float any_dot(const wt &w, uint32_t type, uint32_t row, uint32_t groups, const float *x)
 {
     float sum = 0, v[GROUP];
     for (uint32_t g = threadIdx.x % WARP; g < groups; g += WARP) {
         load_any(w, type, row, groups, g, v);
-        sum = group_dot(v, x + (size_t)g * PADDED, sum);
-    }
-    return warp_sum(sum);
-}
-
-template <int TYPE> __device__ __forceinline__ float row_dot(const wt &w, uint32_t row, uint32_t groups, const float *x)
-{
-    float sum = 0, v[GROUP];
-    for (uint32_t g = threadIdx.x % WARP; g < groups; g += WARP) {
-        Fmt<TYPE>::load(w, row, groups, g, v);
-        sum = group_dot(v, x + (size_t)g * PADDED, sum);
+        for (int i = 0; i < GROUP; i++)
+            sum += v[i] * x[(size_t)g * PADDED + i];
     }
     return warp_sum(sum);
 }
@@ -34,34 +26,69 @@ template <int TYPE> __device__ __forceinline__ float row_dot(const wt &w, uint32
 template <int TYPE> __device__ __forceinline__ void expert_up(const expert_args &a)
 {
     SHARED(shared);
-    float *x = (float *)shared;
-    const uint32_t warps = blockDim.x / WARP, slot = blockIdx.y, e = a.expert[slot], groups = a.ld / GROUP;
+    float *x = (float *)shared, *act = a.act + (size_t)blockIdx.y * a.ffn_ld;
+    const uint32_t slot = blockIdx.y, e = a.expert[slot], groups = a.ld / GROUP;
     if (a.weight[slot] == 0)               /* it does not run */
         return;
-    stage_row(x, a.h + (size_t)(slot / a.slots) * a.ld, a.ld);
-    for (uint32_t row = blockIdx.x * warps + threadIdx.x / WARP; row < a.ffn; row += gridDim.x * warps) {
-        float gate = row_dot<TYPE>(a.w1[e], row, groups, x);
-        float up = a.type3 == TYPE ? row_dot<TYPE>(a.v1[e], row, groups, x) : any_dot(a.v1[e], a.type3, row, groups, x);
+    const wt w1 = a.w1[e], v1 = a.v1[e];
+    auto stage = [&] { stage_row(x, a.h + (size_t)(slot / a.slots) * a.ld, a.ld, norming{ NULL, 0, 0 }, Fmt<TYPE>::SUMS); };
+    if (a.type3 == TYPE) {
+        pair_rows<TYPE>(a.ffn, groups, x, [&](uint32_t i) { return pair{ w1, v1, i, i }; }, stage,
+                        [&](uint32_t i, const float *sum) { act[i] = activate(a.act_fn, sum[0]) * sum[1]; });
+        return;
+    }
+    const span mine = block_span(a.ffn);
+    stage();
+    for (uint32_t i = mine.first + threadIdx.x / WARP; i < mine.end; i += blockDim.x / WARP) {
+        float gate = any_dot(w1, TYPE, i, groups, x), up = any_dot(v1, a.type3, i, groups, x);
         if (threadIdx.x % WARP == 0)
-            a.act[(size_t)slot * a.ffn_ld + row] = activate(a.act_fn, gate) * up;
+            act[i] = activate(a.act_fn, gate) * up;
     }
 }
 
+/* x += the weighted sum of a token's slots, for elements first .. end; taps */
+__device__ __forceinline__ void combine_span(const combine_args &a, uint32_t t, span s)
+{
+    const uint32_t want = a.step->taps ? *a.want : 0;
+    for (uint32_t i = s.first + threadIdx.x; i < s.end; i += blockDim.x) {
+        float sum = 0;
+        for (uint32_t j = 0; j < a.slots; j++) {
+            size_t slot = (size_t)t * a.slots + j;
+            float w = a.weight[slot], part = w == 0 ? 0 : w * __ldcg(&a.y[slot * a.ld + i]);
+            sum += part;
+            if (want & 1 << DBRX_TAP_EXPERT)
+                a.tap_part[slot * a.ld + i] = part;
+        }
+        float *x = a.x + (size_t)t * a.ld + i;
+        *x += sum;
+        if (want & 1 << DBRX_TAP_RESIDUAL)
+            a.tap_x[(size_t)t * a.ld + i] = *x;
+    }
+}
+
+/* Of the blocks that made the same elements of a token's slots the last one combines them.
+ * grid: (anything, n * slots) */
 template <int TYPE> __device__ __forceinline__ void expert_down(const expert_args &a)
 {
     SHARED(shared);
-    float *x = (float *)shared, sum[ROWS];
-    const uint32_t warps = blockDim.x / WARP, slot = blockIdx.y, e = a.expert[slot];
-    if (a.weight[slot] == 0)
-        return;
-    stage_row(x, a.act + (size_t)slot * a.ffn_ld, a.ffn_ld);
-    for (uint32_t row = (blockIdx.x * warps + threadIdx.x / WARP) * ROWS; row < a.d; row += gridDim.x * warps * ROWS) {
-        rows_dot<TYPE>(a.w2[e], row, a.d, a.ffn_ld / GROUP, x, sum);
-        if (threadIdx.x % WARP == 0)
-            for (uint32_t r = 0; r < ROWS; r++)
-                if (row + r < a.d)
-                    a.y[(size_t)slot * a.ld + row + r] = sum[r];
+    float *x = (float *)shared;
+    const uint32_t slot = blockIdx.y, t = slot / a.slots, all = (a.d + 1) / 2;
+    if (a.weight[slot] != 0) {
+        const wt w2 = a.w2[a.expert[slot]];
+        float *y = a.y + (size_t)slot * a.ld;
+        pair_rows<TYPE>(all, a.ffn_ld / GROUP, x,
+            [&](uint32_t i) { return pair{ w2, w2, i * PAIR, i * PAIR + 1 < a.d ? i * PAIR + 1 : a.d - 1 }; },
+            [&] { stage_row(x, a.act + (size_t)slot * a.ffn_ld, a.ffn_ld, norming{ NULL, 0, 0 }, Fmt<TYPE>::SUMS); },
+            [&](uint32_t i, const float *sum) {
+                y[i * PAIR] = sum[0];
+                if (i * PAIR + 1 < a.d)
+                    y[i * PAIR + 1] = sum[1];
+            });
     }
+    if (!last_of(a.count + t * gridDim.x + blockIdx.x, a.slots))
+        return;
+    const span s = block_span(all);
+    combine_span(a.combine, t, { s.first * PAIR, s.end * PAIR < a.d ? s.end * PAIR : a.d });
 }
 
 /* ---- many tokens ---- */
@@ -136,21 +163,7 @@ template <class T, bool UP> __device__ __forceinline__ void tiled_expert(const e
 /* grid: (anything, n) */
 __device__ __forceinline__ void combine(const combine_args &a)
 {
-    const uint32_t t = blockIdx.y, want = a.step->taps ? *a.want : 0;
-    for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < a.d; i += gridDim.x * blockDim.x) {
-        float sum = 0;
-        for (uint32_t j = 0; j < a.slots; j++) {
-            size_t slot = (size_t)t * a.slots + j;
-            float w = a.weight[slot], part = w == 0 ? 0 : w * a.y[slot * a.ld + i];
-            sum += part;
-            if (want & 1 << DBRX_TAP_EXPERT)
-                a.tap_part[slot * a.ld + i] = part;
-        }
-        float *x = a.x + (size_t)t * a.ld + i;
-        *x += sum;
-        if (want & 1 << DBRX_TAP_RESIDUAL)
-            a.tap_x[(size_t)t * a.ld + i] = *x;
-    }
+    combine_span(a, blockIdx.y, block_span(a.d));
 }
 
 #endif

@@ -291,6 +291,13 @@ void gpu_launch(struct gpu_stream *s, enum gpu_kernel k, const uint32_t grid[3],
          s->stream, param, NULL);
 }
 
+uint32_t gpu_beside(struct gpu_stream *s, enum gpu_kernel k, uint32_t threads, size_t shared)
+{
+    int n = 0;
+    CALL(s, names[k], cuOccupancyMaxActiveBlocksPerMultiprocessor, &n, s->gpu->kernel[k], (int)threads, shared);
+    return n > 0 ? (uint32_t)n : 1;
+}
+
 void gpu_follow(struct gpu_stream *to, struct gpu_stream *from)
 {
     if (from->err.code != DBRX_OK && to->err.code == DBRX_OK)

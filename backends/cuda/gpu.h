@@ -59,6 +59,8 @@ void        gpu_stream_close(struct gpu_stream *);             /* waits for what
 void gpu_copy(struct gpu_stream *, void *to, const void *from, size_t bytes);      /* any two places */
 void gpu_launch(struct gpu_stream *, enum gpu_kernel, const uint32_t grid[3], uint32_t threads,
                 size_t shared_bytes, const void *args, size_t args_size);
+/* Blocks of such a launch that one processor runs beside each other, one at least */
+uint32_t gpu_beside(struct gpu_stream *, enum gpu_kernel, uint32_t threads, size_t shared_bytes);
 /* `to` waits for what `from` has queued so far */
 void gpu_follow(struct gpu_stream *to, struct gpu_stream *from);
 /* A mark behind what is queued; wait: until an earlier mark (0..3) is reached. */

@@ -43,7 +43,7 @@ dbrx_status plan_make(const struct dbrx_model_desc *, const struct settings *, s
 void plan_free(struct plan *);
 /* Tokens of one pass at most, and bytes of a session beside its KV cache */
 uint32_t plan_chunk(const struct dbrx_config *, uint32_t max_pos);
-uint64_t plan_scratch(const struct dbrx_config *, uint32_t chunk, uint32_t layers);
+uint64_t plan_scratch(const struct dbrx_config *, uint32_t max_pos, uint32_t layers);
 uint64_t plan_kv(const struct dbrx_config *, uint32_t kv_type, uint32_t max_pos);      /* of one layer */
 size_t plan_piece(const struct dbrx_model_desc *, uint64_t *total);    /* bytes read at a time; of all weights */
 uint32_t plan_splits(uint32_t max_pos);    /* parts that a single token's attention is cut into */

@@ -4,8 +4,8 @@
 
 #include <string.h>
 
-enum { THREADS = 256, WARPS = THREADS / 32, WAVES = 4,         /* blocks of a matvec for each processor */
-       MOST_SHARED = 96 << 10 };
+enum { THREADS = 256, WARPS = THREADS / 32, MOST_SHARED = 96 << 10,
+       ROUTE_BLOCKS = 32 };                /* of a token's router at most                    */
 
 static uint32_t ceil_div(uint32_t a, uint32_t b)
 {
@@ -15,38 +15,50 @@ static uint32_t ceil_div(uint32_t a, uint32_t b)
 #define LAUNCH(p, kernel, x, y, z, threads, shared, args) \
     gpu_launch((p)->stream, kernel, (uint32_t[3]){ x, y, z }, threads, shared, &(args), sizeof (args))
 
-/* Blocks for `rows` rows, `each` of them at a time, when `beside` others of the kind run, too */
-static uint32_t blocks(const struct part *p, uint32_t rows, uint32_t each, uint32_t beside)
-{
-    uint32_t want = ceil_div(rows, each), most = (uint32_t)p->dev->info.processors * WAVES / beside;
-    most = most ? most : 1;
-    return want < most ? want : most;
-}
-
+/* a row as stage_row lays it down, and a sum of each warp */
 static size_t row_shared(uint32_t cols)
 {
-    return (size_t)(cols / GROUP) * PADDED * sizeof(float);
+    return ((size_t)(cols / GROUP) * PADDED + WARPS) * sizeof(float);
 }
 
-static int few(uint32_t n, uint32_t cols)
+/* Do so many tokens go one by one through kernels that keep a row in shared memory? */
+static int few(const dbrx_model *m, uint32_t n)
 {
-    return n <= FEW && row_shared(cols) <= MOST_SHARED;
-}
-
-static void linear(const dbrx_model *m, struct part *p, const struct mat *w, const float *x, float *y, uint32_t n, uint32_t ldy, int add)
-{
-    struct linear_args a = { .w = *w, .x = x, .y = y, .n = n, .ldy = ldy, .add = (uint32_t)add };
-    if (few(n, w->cols))
-        LAUNCH(p, gpu_typed(K_matvec_f32, w->type), blocks(p, w->rows, WARPS * ROWS, n), n, 1, THREADS,
-               row_shared(w->cols), a);
-    else
-        LAUNCH(p, m->set.fast ? K_tiled_fast : K_tiled, ceil_div(w->rows, TILE), ceil_div(n, TILE), 1, TILE_THREADS, TILE_SHARED, a);
+    return n <= FEW && row_shared(m->ld) <= MOST_SHARED && row_shared(m->ffn_ld) <= MOST_SHARED;
 }
 
 static void norm(const dbrx_model *m, struct part *p, const float *x, const float *w, uint32_t n)
 {
     struct norm_args a = { .x = x, .w = w, .y = p->h, .d = m->cfg.d_model, .ld = m->ld, .eps = m->cfg.ln_eps };
     LAUNCH(p, K_norm, n, 1, 1, THREADS, WARPS * sizeof(float), a);
+}
+
+static struct norming norming(const dbrx_model *m, const float *w)
+{
+    return (struct norming){ .w = w, .d = m->cfg.d_model, .eps = m->cfg.ln_eps };
+}
+
+/* A kernel over `pairs` pairs of rows in each of n places, on as many blocks as run at once: a row is
+ * staged once a block, and none comes late. */
+static void launch_rows(struct part *p, enum gpu_kernel k, uint32_t pairs, uint32_t n, size_t shared, const void *args,
+                        size_t size)
+{
+    const uint32_t beside = gpu_beside(p->stream, k, THREADS, shared), want = ceil_div(pairs, WARPS);
+    const uint32_t most = (uint32_t)p->dev->info.processors * (beside < BESIDE ? beside : BESIDE) / n;
+    gpu_launch(p->stream, k, (uint32_t[3]){ want < most ? want : most ? most : 1, n, 1 }, THREADS, shared, args, size);
+}
+
+/* A product of a few tokens, with what goes before it (norm) and after it (rope) when there are */
+static void matvec(struct part *p, const struct linear_args *a)
+{
+    launch_rows(p, gpu_typed(K_matvec_f32, a->w.type), ceil_div(a->w.rows, PAIR), a->n, row_shared(a->w.cols), a,
+                sizeof *a);
+}
+
+static void tiled(const dbrx_model *m, struct part *p, const struct linear_args *a)
+{
+    LAUNCH(p, m->set.fast ? K_tiled_fast : K_tiled, ceil_div(a->w.rows, TILE), ceil_div(a->n, TILE), 1, TILE_THREADS,
+           TILE_SHARED, *a);
 }
 
 void pass_begin(dbrx_session *s, struct part *p, const struct pass *q)
@@ -71,42 +83,76 @@ void pass_embed(dbrx_session *s, struct part *p, const struct pass *q)
     LAUNCH(p, K_embed, q->n, 1, 1, 64, 0, a);
 }
 
+/* x -> norm -> qkv, clipped and rotated; keys and values to the cache */
+static dbrx_status project(dbrx_session *s, struct part *p, const struct pass *q, uint32_t l, struct dbrx_error *err)
+{
+    const dbrx_model *m = s->m;
+    const struct dbrx_config *c = &m->cfg;
+    const struct block *b = &m->layer[l];
+    const size_t kv = (l - p->first) * p->kv_layer;
+    dbrx_status st = DBRX_OK;
+    struct linear_args a = {
+        .w = b->wqkv, .x = p->x, .y = p->qkv, .n = q->n, .ldy = m->qkv, .norm = norming(m, b->norm_1),
+        .rope = { .step = p->step, .qkv = p->qkv, .k = p->k + kv, .v = p->v + kv, .inv_freq = p->dev->inv_freq,
+                  .heads = c->n_heads, .kv_heads = c->n_kv_heads, .head = m->head, .type = m->set.kv_type,
+                  .clip = c->clip_qkv },
+    };
+    if (!few(m, q->n) || s->watch)
+        norm(m, p, p->x, b->norm_1, q->n);
+    if (s->watch)
+        st = watch_rows(s, p, DBRX_INPUT_QKV, l, p->h, m->ld, q->n, c->d_model, err);
+    if (few(m, q->n)) {
+        matvec(p, &a);
+        return st;
+    }
+    a.x = p->h;
+    tiled(m, p, &a);
+    LAUNCH(p, K_rope, q->n, 1, 1, THREADS, 0, a.rope);
+    return st;
+}
+
 static void attention(dbrx_session *s, struct part *p, const struct pass *q, uint32_t l)
 {
     const dbrx_model *m = s->m;
     const struct dbrx_config *c = &m->cfg;
     const size_t kv = (l - p->first) * p->kv_layer;
     const uint32_t type = m->set.kv_type;
-    struct rope_args r = { .step = p->step, .qkv = p->qkv, .k = p->k + kv, .v = p->v + kv,
-                           .inv_freq = p->dev->inv_freq, .heads = c->n_heads, .kv_heads = c->n_kv_heads,
-                           .head = m->head, .type = type, .clip = c->clip_qkv };
-    LAUNCH(p, K_rope, q->n, 1, 1, THREADS, 0, r);
     struct attend_args a = { .step = p->step, .q = p->qkv, .k = p->k + kv, .v = p->v + kv, .out = p->h,
-                             .part = p->split, .ldq = m->qkv, .ldo = m->ld, .heads = c->n_heads,
+                             .part = p->split, .count = p->count, .ldq = m->qkv, .ldo = m->ld, .heads = c->n_heads,
                              .kv_heads = c->n_kv_heads, .head = m->head, .n = q->n,
                              .splits = q->n <= FEW ? s->splits : 1, .type = type };
     const enum gpu_kernel k = type == DBRX_F32 ? K_attend_f32 : type == DBRX_F16 ? K_attend_f16
                             : type == DBRX_BF16 ? K_attend_bf16 : K_attend_fp8;
     LAUNCH(p, k, ceil_div(q->n * (c->n_heads / c->n_kv_heads), QUERIES), c->n_kv_heads, a.splits, KEYS,
            ATTEND_SHARED(m->head), a);
-    if (a.splits > 1)
-        LAUNCH(p, K_merge, c->n_heads, q->n, 1, 128, 0, a);
 }
 
+static void out_proj(dbrx_session *s, struct part *p, const struct pass *q, uint32_t l)
+{
+    const struct linear_args a = { .w = s->m->layer[l].wo, .x = p->h, .y = p->x, .n = q->n, .ldy = s->m->ld, .add = 1 };
+    if (few(s->m, q->n))
+        matvec(p, &a);
+    else
+        tiled(s->m, p, &a);
+}
+
+/* x -> norm -> h, and which experts see it */
 static void route(dbrx_session *s, struct part *p, const struct pass *q, uint32_t l, const struct trace *t)
 {
     const dbrx_model *m = s->m;
     const uint32_t E = m->cfg.n_experts, at = l - p->first;
     const size_t of = (size_t)l * E, row = (size_t)at * q->n;
     struct route_args a = {
-        .step = p->step, .h = p->h, .router = m->layer[l].router, .expert = t->expert + row * q->slots,
+        .step = p->step, .x = p->x, .router = m->layer[l].router, .norm = norming(m, m->layer[l].norm_2), .h = p->h,
+        .count = p->count, .expert = t->expert + row * q->slots,
         .steer = { p->steer.bias + of, p->steer.scale + of, p->steer.source + of, p->steer.top_k + l,
                    p->steer.mark + of },
         .weight = t->weight + row * q->slots, .prob = t->prob + row * E, .logit = t->logit + row * E,
         .bad = &p->step->bad, .ld = m->ld, .n_experts = E, .top_k = m->cfg.top_k, .layer = l,
         .norm_p = m->cfg.moe_norm_p,
     };
-    LAUNCH(p, K_router, q->n, 1, 1, 128, (3 * E + 2 * q->slots) * sizeof(float), a);
+    LAUNCH(p, K_router, q->n > FEW ? 1 : E < ROUTE_BLOCKS ? E : ROUTE_BLOCKS, q->n, 1, THREADS,
+           row_shared(m->ld) + (3 * E + 2 * q->slots) * sizeof(float), a);
 }
 
 static void experts(dbrx_session *s, struct part *p, const struct pass *q, uint32_t l, const struct trace *t)
@@ -114,19 +160,22 @@ static void experts(dbrx_session *s, struct part *p, const struct pass *q, uint3
     const dbrx_model *m = s->m;
     const struct dbrx_config *c = &m->cfg;
     const struct block *b = &m->layer[l];
-    const size_t row = (size_t)(l - p->first) * q->n * q->slots;
-    const uint32_t n_slots = q->n * q->slots;
+    const uint32_t at = l - p->first, n_slots = q->n * q->slots;
+    const size_t row = (size_t)at * n_slots;
     struct expert_args a = {
         .w1 = b->w1, .v1 = b->v1, .w2 = b->w2, .expert = t->expert + row, .weight = t->weight + row, .h = p->h,
         .act = p->act, .y = p->y, .order = p->order, .start = p->start, .type1 = b->type1, .type3 = b->type3,
         .type2 = b->type2, .slots = q->slots, .d = c->d_model, .ld = m->ld, .ffn = c->d_ffn, .ffn_ld = m->ffn_ld,
-        .act_fn = c->act_fn,
+        .act_fn = c->act_fn, .count = p->count,
+        .combine = { .step = p->step, .x = p->x, .y = p->y, .weight = t->weight + row, .want = p->want + l + 1,
+                     .tap_x = p->tap_x + (size_t)(at + 1) * s->tap_chunk * m->ld,
+                     .tap_part = p->tap_part + (size_t)at * s->tap_chunk * c->n_experts * m->ld, .slots = q->slots,
+                     .d = c->d_model, .ld = m->ld },
     };
-    if (few(q->n, m->ld) && few(q->n, m->ffn_ld)) {
-        LAUNCH(p, gpu_typed(K_up_f32, b->type1), blocks(p, c->d_ffn, WARPS, n_slots), n_slots, 1, THREADS,
-               row_shared(m->ld), a);
-        LAUNCH(p, gpu_typed(K_down_f32, b->type2), blocks(p, c->d_model, WARPS * ROWS, n_slots), n_slots, 1, THREADS,
-               row_shared(m->ffn_ld), a);
+    if (few(m, q->n)) {
+        launch_rows(p, gpu_typed(K_up_f32, b->type1), c->d_ffn, n_slots, row_shared(m->ld), &a, sizeof a);
+        launch_rows(p, gpu_typed(K_down_f32, b->type2), ceil_div(c->d_model, PAIR), n_slots, row_shared(m->ffn_ld), &a,
+                    sizeof a);
         return;
     }
     struct group_args g = { .expert = a.expert, .weight = a.weight, .order = p->order, .start = p->start,
@@ -135,36 +184,21 @@ static void experts(dbrx_session *s, struct part *p, const struct pass *q, uint3
     /* no expert has more than every token once */
     LAUNCH(p, m->set.fast ? K_up_fast : K_tiled_up, ceil_div(c->d_ffn, TILE), ceil_div(q->n, TILE), c->n_experts, TILE_THREADS, TILE_SHARED, a);
     LAUNCH(p, m->set.fast ? K_down_fast : K_tiled_down, ceil_div(c->d_model, TILE), ceil_div(q->n, TILE), c->n_experts, TILE_THREADS, TILE_SHARED, a);
+    LAUNCH(p, K_combine, ceil_div(c->d_model, THREADS), q->n, 1, THREADS, 0, a.combine);
 }
 
 dbrx_status pass_layer(dbrx_session *s, struct part *p, const struct pass *q, uint32_t l, struct dbrx_error *err)
 {
-    const dbrx_model *m = s->m;
-    const struct dbrx_config *c = &m->cfg;
-    const struct block *b = &m->layer[l];
-    const uint32_t n = q->n, at = l - p->first;
-    const struct trace t = trace_at(p->trace, p->end - p->first, n, q->slots, c->n_experts);
-    dbrx_status st = DBRX_OK;
-    norm(m, p, p->x, b->norm_1, n);
-    if (s->watch)
-        st = watch_rows(s, p, DBRX_INPUT_QKV, l, p->h, m->ld, n, c->d_model, err);
-    linear(m, p, &b->wqkv, p->h, p->qkv, n, m->qkv, 0);
+    const struct trace t = trace_at(p->trace, p->end - p->first, q->n, q->slots, s->m->cfg.n_experts);
+    dbrx_status st = project(s, p, q, l, err);
     attention(s, p, q, l);
     if (s->watch && st == DBRX_OK)
-        st = watch_rows(s, p, DBRX_INPUT_WO, l, p->h, m->ld, n, c->d_model, err);
-    linear(m, p, &b->wo, p->h, p->x, n, m->ld, 1);
-    norm(m, p, p->x, b->norm_2, n);
+        st = watch_rows(s, p, DBRX_INPUT_WO, l, p->h, s->m->ld, q->n, s->m->cfg.d_model, err);
+    out_proj(s, p, q, l);
     route(s, p, q, l, &t);
     experts(s, p, q, l, &t);
     if (s->watch && st == DBRX_OK)
         st = watch_experts(s, p, q, l, &t, err);
-    struct combine_args a = {
-        .step = p->step, .x = p->x, .y = p->y, .weight = t.weight + (size_t)at * n * q->slots, .want = p->want + l + 1,
-        .tap_x = p->tap_x + (size_t)(at + 1) * s->tap_chunk * m->ld,
-        .tap_part = p->tap_part + (size_t)at * s->tap_chunk * c->n_experts * m->ld, .slots = q->slots,
-        .d = c->d_model, .ld = m->ld,
-    };
-    LAUNCH(p, K_combine, ceil_div(c->d_model, THREADS), n, 1, THREADS, 0, a);
     return st;
 }
 
@@ -185,7 +219,15 @@ void pass_end(dbrx_session *s, struct part *p, const struct pass *q, int all)
 void pass_head(dbrx_session *s, struct part *p, const float *x, uint32_t n)
 {
     const dbrx_model *m = s->m;
-    norm(m, p, x, m->norm_f, n);
-    linear(m, p, &m->lm_head, p->h, s->logits, n, m->cfg.n_vocab, 0);
+    struct linear_args a = { .w = m->lm_head, .x = x, .y = s->logits, .n = n, .ldy = m->cfg.n_vocab,
+                             .norm = norming(m, m->norm_f) };
+    if (!few(m, n) || s->watch)            /* who watches reads h */
+        norm(m, p, x, m->norm_f, n);
+    if (few(m, n)) {
+        matvec(p, &a);
+    } else {
+        a.x = p->h;
+        tiled(m, p, &a);
+    }
     gpu_copy(p->stream, s->logits_host, s->logits, (size_t)n * m->cfg.n_vocab * sizeof(float));
 }

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK = 2048, ALIGN = 256, PIECE = 16 << 20 };
+enum { CHUNK = 2048, ALIGN = 256, PIECE = 16 << 20, MOST_SPLITS = 64 };
 
 /* bytes of a device that are nobody's: the driver's context, the library's, fragments */
 static uint64_t margin(const struct share *s)
@@ -55,16 +55,17 @@ uint32_t plan_chunk(const struct dbrx_config *c, uint32_t max_pos)
 
 uint32_t plan_splits(uint32_t max_pos)
 {
-    uint32_t n = max_pos / 512;
-    return n < 1 ? 1 : n > 32 ? 32 : n;
+    uint32_t n = max_pos / 128;            /* no fewer blocks than processors, from a few thousand on */
+    return n < 1 ? 1 : n > MOST_SPLITS ? MOST_SPLITS : n;
 }
 
-uint64_t plan_scratch(const struct dbrx_config *c, uint32_t n, uint32_t layers)
+uint64_t plan_scratch(const struct dbrx_config *c, uint32_t max_pos, uint32_t layers)
 {
+    const uint32_t n = plan_chunk(c, max_pos);
     uint64_t ld = padded(c->d_model), ffn = padded(c->d_ffn), hd = c->d_model / c->n_heads;
     uint64_t slots = (uint64_t)n * c->top_k < c->n_experts ? c->n_experts : (uint64_t)n * c->top_k;
     uint64_t floats = n * (2 * ld + c->d_model + 2 * hd * c->n_kv_heads) + slots * (ffn + ld + 2) +
-                      (uint64_t)(n < 64 ? n : 64) * c->n_vocab + 32 * c->n_heads * (hd + 2);
+                      (uint64_t)(n < 64 ? n : 64) * c->n_vocab + 4 * plan_splits(max_pos) * c->n_heads * (hd + 2);
     return 4 * floats + layers * (slots * 6 + (uint64_t)n * c->n_experts * 8 + c->n_experts * 11);
 }
 
@@ -125,7 +126,7 @@ static uint64_t fixed(const struct dbrx_model_desc *m, const struct plan *p, uin
 static int fill(const struct dbrx_model_desc *m, const struct settings *set, struct plan *p, uint32_t n)
 {
     const struct dbrx_config *c = &m->config;
-    uint32_t l = 0, chunk = plan_chunk(c, set->context);
+    uint32_t l = 0;
     p->n_shares = n;
     for (uint32_t i = 0; i < n; i++) {
         struct share *s = &p->share[i];
@@ -135,14 +136,14 @@ static int fill(const struct dbrx_model_desc *m, const struct settings *set, str
         while (l < c->n_layers) {
             struct sizes z = layer_sizes(m, l, set);
             uint64_t w = s->weights + z.attention + c->n_experts * z.expert, kv = s->kv + z.kv;
-            if (!fits(m, s, w, kv, plan_scratch(c, chunk, l + 1 - s->first)))
+            if (!fits(m, s, w, kv, plan_scratch(c, set->context, l + 1 - s->first)))
                 break;
             s->weights = w;
             s->kv = kv;
             p->resident[l++] = (uint16_t)c->n_experts;
         }
         s->end = l;
-        s->scratch = plan_scratch(c, chunk, l - s->first);
+        s->scratch = plan_scratch(c, set->context, l - s->first);
     }
     return l < c->n_layers;
 }
@@ -153,7 +154,7 @@ static int fill(const struct dbrx_model_desc *m, const struct settings *set, str
 static int spread(const struct dbrx_model_desc *m, const struct settings *set, struct plan *p, uint32_t n)
 {
     const struct dbrx_config *c = &m->config;
-    uint32_t l = 0, chunk = plan_chunk(c, set->context);
+    uint32_t l = 0;
     uint64_t all = 0, sum = 0;
     p->n_shares = n;
     p->host = 0;
@@ -166,7 +167,7 @@ static int spread(const struct dbrx_model_desc *m, const struct settings *set, s
         s->end = l = i + 1 == n ? c->n_layers : (uint32_t)(c->n_layers * sum / ((all >> 10) + 1));
         s->kv = 0;
         s->weights = fixed(m, p, i);
-        s->scratch = plan_scratch(c, chunk, s->end - s->first);
+        s->scratch = plan_scratch(c, set->context, s->end - s->first);
         for (uint32_t k = s->first; k < s->end; k++) {
             struct sizes z = layer_sizes(m, k, set);
             s->weights += z.attention;

@@ -3,7 +3,7 @@
 #ifndef DBRX_CUDA_ROUTE_CUH
 #define DBRX_CUDA_ROUTE_CUH
 
-#include "backends/cuda/base.cuh"
+#include "backends/cuda/dense.cuh"
 
 /* the better of two candidates: the larger p, ties to the lower id */
 __device__ __forceinline__ bool better(float p, uint32_t e, float than, uint32_t of)
@@ -95,32 +95,41 @@ void choose(const route_args &a, const float *logit, float *prob, float *key, fl
     __syncwarp();
 }
 
-/* grid: n tokens; shared: 3 n_experts floats, 2 slots words */
+/* grid: (blocks of a token, n): each block normalises the row and does every so-manieth expert's logit, a
+ * whole block an expert whatever the grid is, so that bits do not depend on it; the last to be done
+ * chooses.  shared: the row, as stage_row wants it, 3 n_experts floats, 2 slots words */
 __device__ __forceinline__ void route(const route_args &a)
 {
     SHARED(shared);
-    const uint32_t t = blockIdx.x, E = a.n_experts, lane = threadIdx.x % WARP, slots = a.step->slots;
+    const uint32_t t = blockIdx.y, E = a.n_experts, slots = a.step->slots, warps = blockDim.x / WARP;
     const uint32_t k = a.step->steered ? *a.steer.top_k : a.top_k;
-    float *logit = (float *)shared, *prob = logit + E, *key = prob + E, *weight = key + E;
+    float *x = (float *)shared, *scratch = x + a.ld / GROUP * PADDED;
+    float *logit = scratch + warps, *prob = logit + E, *key = prob + E, *weight = key + E;
     uint32_t *expert = (uint32_t *)(weight + slots);
-    const float *h = a.h + (size_t)t * a.ld;
-    for (uint32_t e = threadIdx.x / WARP; e < E; e += blockDim.x / WARP) {
-        const float *w = a.router + (size_t)e * a.ld;
-        float sum = 0;
-        for (uint32_t i = lane; i < a.ld; i += WARP)
-            sum += h[i] * w[i];
-        sum = warp_sum(sum);
-        if (lane == 0)
-            logit[e] = sum;
+    stage_row(x, a.x + (size_t)t * a.ld, a.ld, a.norm, false);
+    for (uint32_t i = threadIdx.x; blockIdx.x == 0 && i < a.ld; i += blockDim.x)
+        a.h[(size_t)t * a.ld + i] = x[i / GROUP * PADDED + i % GROUP];
+    for (uint32_t e = blockIdx.x; e < E; e += gridDim.x) {
+        float sum = 0, w[4];
+        for (uint32_t i = 4 * threadIdx.x; i < a.ld; i += 4 * blockDim.x) {
+            load_floats(a.router + (size_t)e * a.ld + i, w);
+            for (int j = 0; j < 4; j++)
+                sum += x[i / GROUP * PADDED + i % GROUP + j] * w[j];
+        }
+        sum = block_sum(sum, scratch);
+        if (threadIdx.x == 0)
+            a.logit[(size_t)t * E + e] = sum;
     }
+    if (!last_of(a.count + t, gridDim.x))
+        return;
+    for (uint32_t e = threadIdx.x; e < E; e += blockDim.x)
+        logit[e] = __ldcg(&a.logit[(size_t)t * E + e]);
     __syncthreads();
     if (threadIdx.x < WARP)
         choose(a, logit, prob, key, weight, expert, k, t);
     __syncthreads();
-    for (uint32_t e = threadIdx.x; e < E; e += blockDim.x) {
-        a.logit[(size_t)t * E + e] = logit[e];
+    for (uint32_t e = threadIdx.x; e < E; e += blockDim.x)
         a.prob[(size_t)t * E + e] = prob[e];
-    }
     for (uint32_t j = threadIdx.x; j < slots; j += blockDim.x) {
         a.expert[(size_t)t * slots + j] = (uint16_t)expert[j];
         a.weight[(size_t)t * slots + j] = weight[j];

@@ -40,6 +40,9 @@ static dbrx_status open_part(dbrx_session *s, struct part *p, uint32_t i, struct
     const size_t layers = p->end - p->first;
     p->kv_layer = (size_t)(plan_kv(c, m->set.kv_type, s->max_pos) / 2);
     /* rows of routes: [layers][n][slots], and [layers][n][n_experts] with n * slots bounded */
+    /* route: a token each; down and attend: blocks of a few tokens */
+    const size_t blocks = (size_t)FEW * BESIDE * (size_t)p->dev->info.processors, heads = (size_t)FEW * c->n_heads;
+    const size_t count = n + (blocks > heads ? blocks : heads);
     const size_t trace = layers * (slots * 6 + n * c->n_experts * 8);
     const struct { size_t bytes; void *out; int host; } want[] = {
         { sizeof *p->step, &p->step, 0 }, { n * sizeof *p->token, &p->token, 0 },
@@ -52,6 +55,7 @@ static dbrx_status open_part(dbrx_session *s, struct part *p, uint32_t i, struct
         { slots * m->ffn_ld * sizeof(float), &p->act, 0 }, { slots * ld * sizeof(float), &p->y, 0 },
         { (size_t)FEW * c->n_heads * s->splits * (m->head + 2) * sizeof(float), &p->split, 0 },
         { slots * sizeof *p->order, &p->order, 0 }, { (c->n_experts + 1) * sizeof *p->start, &p->start, 0 },
+        { count * sizeof *p->count, &p->count, 0 },
         { trace, &p->trace, 0 }, { trace, &p->trace_host, 1 }, { sizeof *p->bad, &p->bad, 1 },
     };
     dbrx_status st = gpu_stream_open(p->dev->gpu, &p->stream, err);

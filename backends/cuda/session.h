@@ -6,6 +6,7 @@
 #include "backends/cuda/model.h"
 
 enum { FEW = 4,                            /* up to so many tokens go one by one through matvec */
+       BESIDE = 8,                         /* blocks of a matvec on a processor, at most     */
        HEAD_ROWS = 64 };                   /* rows of logits computed together               */
 
 /* What routers decided in a pass, one allocation on the device and one pinned on the host:
@@ -31,6 +32,7 @@ struct part {
     float *act, *y;                        /* [chunk * slots][ffn_ld], [ld]                  */
     float *split;                          /* of attention, FEW tokens                       */
     uint32_t *order, *start;               /* slots by expert                                */
+    uint32_t *count;                       /* zeros: of blocks that wait for one another     */
     void *trace, *trace_host;
     uint32_t *bad;                         /* pinned: step->bad after a pass                 */
     float *tap_x, *tap_part;               /* [layers + 1][tap_chunk][ld], [layers][tap_chunk][n_experts][ld] */

@@ -25,6 +25,7 @@ extern "C" {
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 
+struct uint2 { unsigned int x, y; };
 struct uint4 { unsigned int x, y, z, w; };
 struct emu_dim { unsigned int x, y, z; };
 
@@ -43,6 +44,7 @@ struct block {
     unsigned thread;                       /* which fiber runs                               */
     unsigned arrived, generation, alive;
     unsigned char *shared;
+    int any[2];                            /* __syncthreads_or of this generation and the last */
     struct warp warp[MAX_THREADS / LANES];
 };
 extern __thread struct block *now;         /* not thread_local: no wrapper around every look at it */
@@ -94,9 +96,18 @@ struct emu_thread { unsigned x; };
 #define blockIdx  (emu::now->index)
 #define blockDim  (emu::now->dim)
 #define gridDim   (emu::now->grid)
+#define UNROLL
 #define SHARED(name) unsigned char *name = emu::now->shared
 
 inline void __syncthreads() { emu::block_barrier(); }
+inline int __syncthreads_or(int yes)
+{
+    int *any = &emu::now->any[emu::now->generation & 1];
+    *any |= yes != 0;
+    emu::block_barrier();
+    return *any;
+}
+inline void __threadfence() {}
 inline void __syncwarp(unsigned mask = 0xffffffffu) { emu::whole(mask); emu::warp_barrier(); }
 
 template <class T> inline T __shfl_xor_sync(unsigned mask, T v, int lanes)
@@ -122,11 +133,23 @@ inline unsigned __ballot_sync(unsigned mask, int yes)
     return bits;
 }
 
+template <class T> inline T __ldcg(const T *p) { return *p; }
+template <class T> inline T __ldcs(const T *p) { return *p; }
+/* bytes of b:a by the low three bits of s's nibbles; the fourth bit has another meaning there */
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned s)
+{
+    const uint64_t all = (uint64_t)b << 32 | a;
+    unsigned r = 0;
+    for (int i = 0; i < 4; i++)
+        r |= (unsigned)(all >> 8 * (s >> 4 * i & 7) & 255) << 8 * i;
+    return r;
+}
 inline int __popc(unsigned v) { return __builtin_popcount(v); }
 inline float __uint_as_float(unsigned u) { float f; memcpy(&f, &u, 4); return f; }
 inline unsigned __float_as_uint(float f) { unsigned u; memcpy(&u, &f, 4); return u; }
 inline float half_float(uint16_t h) { return f16_to_f32(h); }
 inline uint16_t float_half(float f) { uint16_t h; kv_store(&h, 1 /* F16 */, &f, 1); return h; }
+inline unsigned atomicAdd(unsigned *p, unsigned v) { unsigned old = *p; *p += v; return old; }
 inline unsigned atomicMin(unsigned *p, unsigned v) { unsigned old = *p; *p = v < old ? v : old; return old; }
 
 #endif

@@ -205,7 +205,7 @@ void block_barrier()
         die("__syncthreads after a thread of the block has ended");
     if (++b->arrived == b->alive) {
         b->arrived = 0;
-        b->generation++;
+        b->any[++b->generation & 1] = 0;
         m->idle = 0;
         return;
     }
@@ -234,6 +234,7 @@ static void run_block(unsigned threads, size_t shared_bytes)
     block *b = &m->block;
     memset(b->shared, 0xff, shared_bytes); /* NaN */
     b->arrived = b->generation = 0;
+    b->any[0] = b->any[1] = 0;
     b->alive = b->dim.x = threads;
     b->dim.y = b->dim.z = 1;
     b->thread = 0;
