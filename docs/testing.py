@@ -50,7 +50,7 @@ def faults(build):
 def hostile(build):
     yield "| from outside | checks | failed | |"
     yield "|---|---:|---:|---|"
-    for name in "abuse", "modules", "kill":
+    for name in "abuse", "modules", "kill", "terminal":
         log = read("%s/tests/hostile/%s.log" % (build, name))
         more = re.findall(r"^# ((?:hostile inputs tried|kills): \d+)", log, re.M)
         yield "| `tests/hostile/%s` | %d | %d | %s |" % (name, len(re.findall(r"^(?:not )?ok ", log, re.M)), len(re.findall(r"^not ok ", log, re.M)),

@@ -124,6 +124,8 @@ libshell_la_SOURCES = \
   %D%/lend.c \
   %D%/corpus.h \
   %D%/corpus.c \
+  %D%/plain.h \
+  %D%/plain.c \
   %D%/words.h \
   %D%/words.c \
   %D%/render.h \

@@ -1,6 +1,6 @@
 # Strangers' files, failing machines and modules from nowhere, from outside.
-TESTS += %D%/abuse.sh %D%/modules.sh %D%/kill.sh
-EXTRA_DIST += %D%/abuse.sh %D%/abuse.py %D%/modules.sh %D%/modules.py %D%/kill.sh %D%/kill.py
+TESTS += %D%/abuse.sh %D%/modules.sh %D%/kill.sh %D%/terminal.sh
+EXTRA_DIST += %D%/abuse.sh %D%/abuse.py %D%/modules.sh %D%/modules.py %D%/kill.sh %D%/kill.py %D%/terminal.sh %D%/terminal.py
 
 # What the machine refuses, at every place where it can; ref once more as a module that fails on request
 WRAPPED = malloc calloc realloc strdup strndup open_memstream vasprintf asprintf mmap fopen fdopen mkostemp opendir open openat \
