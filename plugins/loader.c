@@ -113,12 +113,24 @@ static int known(const struct modules *ms, const char *file)
     return 0;
 }
 
-/* What is wrong with who may write there, or NULL */
-static const char *open_to_all(const char *path, const char *dir)
+static int others_write(const char *path)
 {
     struct stat st;
-    return !stat(dir, &st) && st.st_mode & S_IWOTH ? "anybody can write to its folder"
-         : !stat(path, &st) && st.st_mode & S_IWOTH ? "anybody can write to it" : NULL;
+    return !stat(path, &st) && st.st_mode & S_IWOTH;
+}
+
+/* What is wrong with who may write there, or NULL: by the name it is looked for, and where a
+ * link leads */
+static const char *open_to_all(const char *path, const char *dir)
+{
+    char *real = realpath(path, NULL);     /* without one the loader says why */
+    const char *why = others_write(dir) ? "anybody can write to its folder" : others_write(path) ? "anybody can write to it" : NULL;
+    if (real && !why) {
+        *strrchr(real, '/') = '\0';
+        why = others_write(*real ? real : "/") ? "anybody can write to the folder that it is a link to" : NULL;
+    }
+    free(real);
+    return why;
 }
 
 /* A usable module, or why it is none */

@@ -213,7 +213,7 @@ int shell_open(struct shell *sh, const struct shell_options *o)
         return st != DBRX_OK ? EXIT_CHECKPOINT : EXIT_INTERNAL;
     }
     open_text(sh);
-    int code = mapped_watch(sh->ckpt) ? EXIT_INTERNAL : open_backend(sh, o);
+    int code = mapped_watch(sh->ckpt) ? render_error(&sh->out, "out of memory"), EXIT_INTERNAL : open_backend(sh, o);
     char why[512];
     if (!code && shell_constrain(sh, why, sizeof why)) {       /* -s grammar=FILE, lists */
         render_error(&sh->out, "%s", why);

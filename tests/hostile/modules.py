@@ -150,9 +150,25 @@ code, text = listed(d, "--allow-insecure-modules")
 ok(code == 0 and "only here to be looked at" in text, "... unless it is insisted", code, text)
 os.chmod(d, 0o1777)
 refused("... sticky or not", d, "anybody can write to its folder")
+linked = folder("linked")
+os.symlink(os.path.join(d, "good.so"), linked + "/good.so")
+refused("a link to where anybody can write", linked, "anybody can write to the folder that it is a link to")
 d = folder("shut")
 os.chmod(build(d, "good"), 0o666)
 refused("a file that anybody can write to", d, "anybody can write to it")
+
+# every program within the program
+prompts = os.path.join(T, "prompts")
+open(prompts, "w").write('{"tokens":[1,2]}\n')
+for tool in ["bench", "good", "--prompt", "2", "--gen", "1"], ["trace", "-b", "good", "--prompts", prompts, "--out", T + "/traced"], ["perplexity", "-b", "good", prompts], \
+        ["compare", "--prompts", prompts, "ref", "good"], ["inspect", "--plan", "good", checkpoint("tiny-bf16")]:
+    where = {**ENV, "DBRX_MODULE_PATH": T + "/open"}
+    model = ["-m", checkpoint("tiny-bf16")] if tool[0] != "inspect" else []
+    code, out, err = outcome(*tool, *model, env=where)
+    ok(code in (1, 2, 3, 5) and "only here to be looked at" not in out + err, "dbrx %s takes none either" % tool[0], code, out, err)
+    if model:
+        code, out, err = outcome(*tool, *model, "--allow-insecure-modules", env=where)
+        ok(code in (1, 3, 5) and "was not loaded" not in err, "... unless it is insisted", code, out, err)
 
 # never from where we are
 d = folder("here")
