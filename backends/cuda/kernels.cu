@@ -3,6 +3,7 @@
 #include "backends/cuda/attend.cuh"
 #include "backends/cuda/experts.cuh"
 #include "backends/cuda/route.cuh"
+#include "backends/cuda/tensor.cuh"
 
 /* grid: (anything, planes); float types are padded with zeros to `padded` columns */
 __device__ __forceinline__ void repack(const repack_args &a)
@@ -66,4 +67,6 @@ __device__ __forceinline__ void norm(const norm_args &a)
 
 #define KERNEL(name, type, body) \
     extern "C" __global__ void dbrx_##name(const type a) { body; }
+#define BOUND_KERNEL(name, type, threads, blocks, body) \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) dbrx_##name(const type a) { body; }
 #include "backends/cuda/kernel_list.h"
