@@ -26,6 +26,10 @@ enum { GROUP = 32,                         /* elements that one thread decodes a
 #define FAST_COLS 64u
 #define FAST_THREADS 256u
 #define FAST_SHARED (2 * 2 * FAST * FAST_COLS * 2 + FAST * sizeof(void *))
+#define FLASH    64u                       /* queries and positions of a block of flash      */
+#define FLASH_HEAD 128u                    /* numbers of a head that it can do               */
+#define FLASH_THREADS 128u
+#define FLASH_SHARED (2 * FLASH * FLASH_HEAD * 2)
 #define ATTEND_SHARED(head) ((QUERIES * (KEYS + 3) + KEYS / 32 * QUERIES * KEYS + QUERIES * (size_t)(head)) * sizeof(float))
 
 /* A stored matrix: up to four planes, each one field of all its blocks (planes.h). */

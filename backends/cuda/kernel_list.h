@@ -19,6 +19,10 @@ KERNEL(combine,      combine_args, combine(a))
 #ifndef BOUND_KERNEL                       /* of so many threads, so many blocks a processor */
 #define BOUND_KERNEL(name, type, threads, blocks, body) KERNEL(name, type, body)
 #endif
+BOUND_KERNEL(flash_f32,  attend_args, FLASH_THREADS, 2, flash<DBRX_F32>(a))
+BOUND_KERNEL(flash_f16,  attend_args, FLASH_THREADS, 2, flash<DBRX_F16>(a))
+BOUND_KERNEL(flash_bf16, attend_args, FLASH_THREADS, 2, flash<DBRX_BF16>(a))
+BOUND_KERNEL(flash_fp8,  attend_args, FLASH_THREADS, 2, flash<KV_FP8>(a))
 #define TYPED(NAME, name, ...) \
     KERNEL(matvec_##name, linear_args, matvec<DBRX_##NAME>(a)) \
     KERNEL(up_##name,     expert_args, expert_up<DBRX_##NAME>(a)) \

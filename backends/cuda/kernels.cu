@@ -2,8 +2,8 @@
  * the entry point of every kernel.  Compiled by nvcc, and by a C++ compiler for tests/cuda-emu. */
 #include "backends/cuda/attend.cuh"
 #include "backends/cuda/experts.cuh"
+#include "backends/cuda/flash.cuh"
 #include "backends/cuda/route.cuh"
-#include "backends/cuda/tensor.cuh"
 
 /* grid: (anything, planes); float types are padded with zeros to `padded` columns */
 __device__ __forceinline__ void repack(const repack_args &a)

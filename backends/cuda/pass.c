@@ -136,6 +136,12 @@ static void attention(dbrx_session *s, struct part *p, const struct pass *q, uin
                              .part = p->split, .count = p->count, .ldq = m->qkv, .ldo = m->ld, .heads = c->n_heads,
                              .kv_heads = c->n_kv_heads, .head = m->head, .n = q->n,
                              .splits = q->n <= FEW ? s->splits : 1, .type = type };
+    if (m->set.fast && q->n > FEW && m->head % 16 == 0 && m->head <= FLASH_HEAD) {
+        const enum gpu_kernel f = type == DBRX_F32 ? K_flash_f32 : type == DBRX_F16 ? K_flash_f16
+                                : type == DBRX_BF16 ? K_flash_bf16 : K_flash_fp8;
+        LAUNCH(p, f, ceil_div(q->n * (c->n_heads / c->n_kv_heads), FLASH), c->n_kv_heads, 1, FLASH_THREADS, FLASH_SHARED, a);
+        return;
+    }
     const enum gpu_kernel k = type == DBRX_F32 ? K_attend_f32 : type == DBRX_F16 ? K_attend_f16
                             : type == DBRX_BF16 ? K_attend_bf16 : K_attend_fp8;
     LAUNCH(p, k, ceil_div(q->n * (c->n_heads / c->n_kv_heads), QUERIES), c->n_kv_heads, a.splits, KEYS,
