@@ -6,6 +6,7 @@
 #include "repl/atomic.h"
 #include "repl/commands.h"
 #include "repl/labels.h"
+#include "repl/plain.h"
 #include "repl/routefile.h"
 #include "repl/shell.h"
 
@@ -37,8 +38,7 @@ static void put_text(FILE *f, const char *text)
 {
     cJSON *s = cJSON_CreateString(text);
     char *quoted = cJSON_PrintUnformatted(s);
-    for (const char *p = quoted ? quoted : "\"\""; *p; p++)
-        fputs(*p == '<' ? "\\u003c" : (char[]){ *p, '\0' }, f);        /* no </script> in the page */
+    plain_json(f, quoted ? quoted : "\"\"", '<');       /* no </script> in the page */
     cJSON_free(quoted);
     cJSON_Delete(s);
 }

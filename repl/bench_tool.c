@@ -3,6 +3,7 @@
 
 #include "repl/bench.h"
 #include "repl/measure.h"
+#include "repl/plain.h"
 
 #include <getopt.h>
 #include <stdio.h>
@@ -39,7 +40,7 @@ static int take(void *ctx, int letter, const char *arg)
 
 static int usage(const struct bench_tool *b, const char *what)
 {
-    fprintf(stderr, "dbrx: %s\nusage: dbrx bench %s\n", what, b->t.row->usage);
+    plain_error("%s\nusage: dbrx bench %s", what, b->t.row->usage);
     return EXIT_USAGE;
 }
 

@@ -2,6 +2,7 @@
  * that when the table is complete, because a heat map's scale is known only then. */
 #define _GNU_SOURCE
 #include "repl/cells.h"
+#include "repl/plain.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -363,7 +364,7 @@ char *cells_panel(struct cells *c, struct render *r, unsigned lines, unsigned wi
     char *heading = strip_heading(t, NAME, width);     /* before the cells are text */
     as_text(t, render_colours(r), width > NAME ? width - NAME : 0);
     if (t->title && n + (heading != NULL) < lines && ++at)
-        fprintf(f, "%.*s\n", (int)width, t->title);
+        plain_put(f, t->title, strnlen(t->title, width)), putc('\n', f);
     if (heading && n < lines && ++at)
         fprintf(f, "%s\n", heading);
     free(heading);

@@ -4,6 +4,7 @@
 #include "repl/tools.h"
 
 #include "repl/compare.h"
+#include "repl/plain.h"
 #include "repl/prompts.h"
 #include "repl/signals.h"
 #include "repl/words.h"
@@ -171,13 +172,13 @@ int tool_compare(int argc, char **argv)
     if (!code)
         code = options_parse(argv[0], compare_options, argc, argv, take, c);
     if (!code && (argc - optind != 2 || !c->prompts == !c->against)) {
-        fprintf(stderr, "dbrx: compare wants two backends, and --prompts FILE or --against FILE\n"
-                        "usage: dbrx compare %s\n", c->t.row->usage);
+        plain_error("compare wants two backends, and --prompts FILE or --against FILE\n"
+                        "usage: dbrx compare %s", c->t.row->usage);
         code = EXIT_USAGE;
     }
     for (int i = 0; !code && i < 2; i++)
         if (contender_parse(argv[optind + i], &who[i])) {
-            fprintf(stderr, "dbrx: a backend is written NAME or NAME:K=V,K=V\n");
+            plain_error("a backend is written NAME or NAME:K=V,K=V");
             code = EXIT_USAGE;
         }
     if (code)

@@ -8,6 +8,7 @@
 #include "repl/commands.h"
 #include "repl/handlers.h"
 #include "repl/help.h"
+#include "repl/plain.h"
 #include "repl/shell.h"
 
 #include <stdio.h>
@@ -274,6 +275,17 @@ static enum arg_type type_at(const struct command *c, int index)
     return type == ARG_VALUE || type == ARG_TEXT || type == ARG_EXPERTS ? type : ARG_END;
 }
 
+/* Readline prints names as they are */
+static char *file_name(const char *text, int state)
+{
+    char *name = rl_filename_completion_function(text, state);
+    while (name && !plain_is(name)) {
+        free(name);
+        name = rl_filename_completion_function(text, 1);
+    }
+    return name;
+}
+
 static char **complete(const char *text, int start, int end)
 {
     int index;
@@ -313,7 +325,7 @@ static char **complete(const char *text, int start, int end)
         candidate = member;
     }
     if (type == ARG_DIR || type == ARG_FILE || (type == ARG_FILE_WORDS && candidate != word))
-        return rl_completion_matches(text, rl_filename_completion_function);
+        return rl_completion_matches(text, file_name);
     if (candidate == option)
         rl_completion_append_character = '\0';         /* the value follows */
     return rl_completion_matches(text, generate);

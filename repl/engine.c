@@ -47,6 +47,8 @@ dbrx_status engine_open(struct engine *e, const struct module *m, const struct d
         st = e->vt->session_open(e->model, max_pos, &e->session, err);
     if (st == DBRX_OK)
         st = mapped_lost(err);             /* it may have packed zeros */
+    if (st == DBRX_STOPPED)
+        fail(err, st, "interrupted while %s was opened", m->info->name);
     if (st != DBRX_OK)
         engine_close(e);
     return st;

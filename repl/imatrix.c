@@ -4,6 +4,7 @@
 #include "backends/model/imatrix.h"
 
 #include "repl/atomic.h"
+#include "repl/plain.h"
 #include "repl/prompts.h"
 #include "repl/signals.h"
 #include "repl/tools.h"
@@ -281,12 +282,12 @@ int tool_imatrix(int argc, char **argv)
     if (!code)
         code = options_parse(argv[0], imatrix_options, argc, argv, take, c);
     if (!code && (argc != optind || !c->prompts == !c->text || !c->out)) {
-        fprintf(stderr, "dbrx: imatrix wants --prompts FILE or --text FILE, and --out FILE\nusage: dbrx imatrix %s\n",
+        plain_error("imatrix wants --prompts FILE or --text FILE, and --out FILE\nusage: dbrx imatrix %s",
                 c->t.row->usage);
         code = EXIT_USAGE;
     }
     if (!code && c->backend && contender_parse((char *)c->backend, &who)) {
-        fprintf(stderr, "dbrx: a backend is written NAME or NAME:K=V,K=V\n");
+        plain_error("a backend is written NAME or NAME:K=V,K=V");
         code = EXIT_USAGE;
     }
     if (code)

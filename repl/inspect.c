@@ -5,6 +5,7 @@
 
 #include "backends/model/checkpoint.h"
 #include "repl/paths.h"
+#include "repl/plain.h"
 #include "repl/plan.h"
 #include "repl/text.h"
 
@@ -167,7 +168,9 @@ static void print_wrapped(const char *text, size_t column, size_t indent)
         size_t word = strcspn(text, " ");
         if (column > indent && column + 1 + word > 78)
             column = (size_t)printf("\n%*s", (int)indent, "") - 1;
-        column += (size_t)printf("%s%.*s", column > indent ? " " : "", (int)word, text);
+        fputs(column > indent ? " " : "", stdout);
+        plain_put(stdout, text, word);
+        column += word + (column > indent);
         text += word + strspn(text + word, " ");
     }
     putchar('\n');
@@ -191,7 +194,8 @@ static void print_text(const struct facts *f)
     const struct ckpt *c = f->c;
     const struct dbrx_config *g = &c->desc.config;
 
-    printf("%s\n\n", c->dir);
+    plain_put(stdout, c->dir, strlen(c->dir));
+    printf("\n\n");
     printf("  parameters   %s; a token uses %s\n", in_words(f->total).s, in_words(f->active).s);
     printf("  layers       %u of width %u\n", g->n_layers, g->d_model);
     printf("  attention    %u heads of %u, %u KV head%s; RoPE base %g; ", g->n_heads,
@@ -327,7 +331,7 @@ static char *json_text(const struct facts *f)
 
 /* ---- the tool ----------------------------------------------------------- */
 
-static const char usage[] = "usage: dbrx inspect [--json] [--plan BACKEND[:K=V,...]] [DIR]\n";
+static const char usage[] = "usage: dbrx inspect [--json] [--plan BACKEND[:K=V,...]] [DIR]";
 
 int tool_inspect(int argc, char **argv)
 {
@@ -342,10 +346,10 @@ int tool_inspect(int argc, char **argv)
         } else if (options && !strcmp(argv[i], "--plan") && i + 1 < argc) {
             plan = argv[++i];
         } else if (options && (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))) {
-            fputs(usage, stdout);
+            puts(usage);
             return OK;
         } else if ((options && argv[i][0] == '-') || dir) {
-            fprintf(stderr, "dbrx: inspect: unexpected \"%s\"\n%s", argv[i], usage);
+            plain_error("inspect: unexpected \"%s\"\n%s", argv[i], usage);
             return USAGE;
         } else {
             dir = argv[i];
@@ -354,14 +358,14 @@ int tool_inspect(int argc, char **argv)
     if (!dir)
         dir = bundled = path_default_model();
     if (!dir) {
-        fputs("dbrx: the bundled model was not found; name a checkpoint directory\n", stderr);
+        plain_error("the bundled model was not found; name a checkpoint directory");
         return CHECKPOINT;
     }
 
     struct ckpt *c;
     struct dbrx_error err;
     if (ckpt_open(dir, &c, &err) != DBRX_OK) {
-        fprintf(stderr, "dbrx: %s\n", err.text);
+        plain_error("%s", err.text);
         free(bundled);
         return CHECKPOINT;
     }
@@ -372,10 +376,11 @@ int tool_inspect(int argc, char **argv)
     if (plan) {
         rc = plan_print(c, plan, json);
     } else if (json && !text) {
-        fputs("dbrx: out of memory\n", stderr);
+        plain_error("out of memory");
         rc = FAILED;
     } else if (json) {
-        puts(text);
+        plain_json(stdout, text, 0);
+        putchar('\n');
     } else {
         print_text(&f);
     }

@@ -124,6 +124,8 @@ libshell_la_SOURCES = \
   %D%/lend.c \
   %D%/corpus.h \
   %D%/corpus.c \
+  %D%/plain.h \
+  %D%/plain.c \
   %D%/words.h \
   %D%/words.c \
   %D%/render.h \
@@ -162,8 +164,8 @@ CLEANFILES += %D%/atlas_page.h
 	$(AM_V_GEN)sed 's/[\\"]/\\&/g; s/^/"/; s/$$/\\n"/' $(srcdir)/%D%/atlas.html > $@.tmp && mv -f $@.tmp $@
 
 bin_PROGRAMS += dbrx
-dbrx_SOURCES = \
-  %D%/main.c \
+dbrx_SOURCES = %D%/main.c $(dbrx_tools)
+dbrx_tools = \
   %D%/options.h \
   %D%/options.c \
   %D%/manual.c \

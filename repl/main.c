@@ -5,6 +5,7 @@
 #include "repl/batch.h"
 #include "repl/help.h"
 #include "repl/instruments.h"
+#include "repl/plain.h"
 #include "repl/shell.h"
 #include "repl/signals.h"
 #include "repl/line.h"
@@ -24,9 +25,9 @@ struct job { int letter; const char *arg; };
 
 static int usage(const char *fmt, const char *what)
 {
-    fprintf(stderr, "dbrx: ");
-    fprintf(stderr, fmt, what);
-    fprintf(stderr, "\ndbrx --help lists the options\n");
+    char text[400];
+    snprintf(text, sizeof text, fmt, what);
+    plain_error("%s\ndbrx --help lists the options", text);
     return EXIT_USAGE;
 }
 
@@ -97,6 +98,7 @@ static int take_option(void *ctx, int letter, const char *arg)
     case OPT_CTX: return option_count("ctx", arg, 1, UINT32_MAX, &p->o->ctx);
     case OPT_MODULE_PATH: p->o->module_path = arg; return 0;
     case OPT_INSECURE: p->o->insecure = 1; return 0;
+    case OPT_RAW: plain_raw(); return 0;
     case OPT_HELP: print_help(); return -1;
     case OPT_HELP_COMMANDS: with_modules(p->o); help_markdown(); return -1;
     case OPT_HELP_MAN: with_modules(p->o); print_man(); return -1;
@@ -208,7 +210,7 @@ int main(int argc, char **argv)
     struct job *jobs = calloc((size_t)argc + 1, sizeof *jobs);
     int n_jobs = 0, json = 0, rc = 1, any = 0;
     if (!jobs || vars_init(&sh.vars)) {
-        fprintf(stderr, "dbrx: out of memory\n");
+        plain_error("out of memory");
         return EXIT_INTERNAL;
     }
     int code = parse(argc, argv, &sh, &o, &json, &rc, jobs, &n_jobs);
@@ -244,7 +246,7 @@ int main(int argc, char **argv)
     shell_close(&sh);
     int lost = render_failed(&sh.out);
     if (lost && !sig) {
-        fprintf(stderr, "dbrx: stdout cannot be written: %s\n", strerror(lost));
+        plain_error("stdout cannot be written: %s", strerror(lost));
         return EXIT_INTERNAL;
     }
     if (sig)

@@ -1,6 +1,7 @@
 /* repl/map.c -- see map.h. */
 #include "repl/map.h"
 
+#include "repl/plain.h"
 #include "repl/render.h"
 
 #include <math.h>
@@ -217,13 +218,12 @@ void map_text(FILE *f, const struct map *m, enum heat_colours colours, unsigned 
 
 static void put_xml(FILE *f, const char *text)
 {
-    for (const char *p = text; *p; p++)
-        switch (*p) {
-        case '<': fputs("&lt;", f); break;
-        case '>': fputs("&gt;", f); break;
-        case '&': fputs("&amp;", f); break;
-        default: putc(*p, f);
-        }
+    int harmless;                          /* what is not is no XML, either */
+    for (size_t left = strlen(text), n; left; text += n, left -= n) {
+        n = plain_char(text, left, &harmless);
+        const char *as = !harmless ? "\xef\xbf\xbd" : *text == '<' ? "&lt;" : *text == '>' ? "&gt;" : *text == '&' ? "&amp;" : NULL;
+        fwrite(as ? as : text, 1, as ? strlen(as) : n, f);
+    }
 }
 
 static void svg_text(FILE *f, double x, double y, const char *attributes, const char *text)

@@ -2,6 +2,7 @@
 #include "repl/options.h"
 
 #include "repl/inspect.h"
+#include "repl/plain.h"
 #include "repl/shell.h"
 #include "repl/tokenize.h"
 #include "repl/tools.h"
@@ -29,6 +30,7 @@ const struct option_row option_rows[] = {
     { "seed", OPT_SEED, "N", "seed of the random numbers, to repeat a run" },
     { "module-path", OPT_MODULE_PATH, "DIRS", "look for backends here first (colon-separated)" },
     { "allow-insecure-modules", OPT_INSECURE, NULL, "load what anybody can write to" },
+    { "raw", OPT_RAW, NULL, "let what a model or file says control the terminal" },
     { "no-rc", OPT_NO_RC, NULL, "do not read the rc file (interactive sessions do)" },
     { "help", OPT_HELP, NULL, "show this" },
     { "version", OPT_VERSION, NULL, "show the version" },
@@ -61,9 +63,9 @@ const struct tool_row tool_rows[] = {
 
 static int usage(const char *tool, const char *fmt, const char *what)
 {
-    fprintf(stderr, "dbrx: ");
-    fprintf(stderr, fmt, what);
-    fprintf(stderr, "\ndbrx %s%s--help lists the options\n", tool ? tool : "", tool ? " " : "");
+    char text[400];
+    snprintf(text, sizeof text, fmt, what);
+    plain_error("%s\ndbrx %s%s--help lists the options", text, tool ? tool : "", tool ? " " : "");
     return EXIT_USAGE;
 }
 
@@ -127,10 +129,10 @@ int option_count(const char *name, const char *arg, uint32_t min, uint32_t max, 
         *out = (uint32_t)n;
         return 0;
     }
-    fprintf(stderr, "dbrx: --%s wants a whole number from %u", name, min);
+    char to[24] = "";
     if (max < UINT32_MAX)
-        fprintf(stderr, " to %u", max);
-    fprintf(stderr, ", not \"%.80s\"\n", arg);
+        snprintf(to, sizeof to, " to %u", max);
+    plain_error("--%s wants a whole number from %u%s, not \"%.80s\"", name, min, to, arg);
     return EXIT_USAGE;
 }
 
@@ -142,10 +144,10 @@ int option_real(const char *name, const char *arg, double min, double max, doubl
         *out = x;
         return 0;
     }
-    fprintf(stderr, "dbrx: --%s wants a number of %g or more", name, min);
+    char most[40] = "";
     if (max < 1e300)
-        fprintf(stderr, ", at most %g", max);
-    fprintf(stderr, ", not \"%.80s\"\n", arg);
+        snprintf(most, sizeof most, ", at most %g", max);
+    plain_error("--%s wants a number of %g or more%s, not \"%.80s\"", name, min, most, arg);
     return EXIT_USAGE;
 }
 
@@ -184,7 +186,7 @@ void print_help(void)
     }
     printf(" ...\n");
     print_options(option_rows);
-    printf("\nWithout -c, -f, -p and --prompts lines come from the terminal or stdin; those\n"
+    printf("Without -c, -f, -p and --prompts lines come from the terminal or stdin; those\n"
            "that begin with / are commands.  dbrx -c /help lists them, man dbrx explains.\n"
            "Exit codes: 0 ok, 1 internal, 2 usage, 3 command, 4 checkpoint, 5 no backend\n");
 }

@@ -10,6 +10,7 @@
 #include "plugins/fail.h"
 #include "repl/divergence.h"
 #include "repl/mapped.h"
+#include "repl/plain.h"
 #include "repl/signals.h"
 
 #include <errno.h>
@@ -282,11 +283,11 @@ int tool_perplexity(int argc, char **argv)
     if (!code)
         code = options_parse(argv[0], perplexity_options, argc, argv, take, p);
     if (!code && argc - optind != 1) {
-        fprintf(stderr, "dbrx: perplexity wants a text\nusage: dbrx perplexity %s\n", p->t.row->usage);
+        plain_error("perplexity wants a text\nusage: dbrx perplexity %s", p->t.row->usage);
         code = EXIT_USAGE;
     }
     if (!code && p->backend && contender_parse((char *)p->backend, &who)) {
-        fprintf(stderr, "dbrx: a backend is written NAME or NAME:K=V,K=V\n");
+        plain_error("a backend is written NAME or NAME:K=V,K=V");
         code = EXIT_USAGE;
     }
     if (code)

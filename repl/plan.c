@@ -3,6 +3,7 @@
 
 #include "plugins/loader.h"
 #include "repl/paths.h"
+#include "repl/plain.h"
 #include "repl/trial.h"
 
 #include <cjson/cJSON.h>
@@ -60,7 +61,7 @@ static void print_place(void *ctx, const struct dbrx_place *p)
             cJSON_AddNullToObject(j, "free");
         char *text = cJSON_PrintUnformatted(j);
         if (text)
-            puts(text);
+            plain_json(stdout, text, 0), putchar('\n');
         cJSON_free(text);
         cJSON_Delete(j);
         return;
@@ -89,7 +90,7 @@ int plan_print(const struct ckpt *c, const char *spec, int json)
     const struct dbrx_plan *plan = NULL;
     int rc = 1, n = 0;
     if (!text || !path || modules_scan(&modules, path, &err) != DBRX_OK) {
-        fputs("dbrx: out of memory\n", stderr);
+        plain_error("out of memory");
         goto out;
     }
     char *colon = strchr(text, ':');
@@ -106,13 +107,13 @@ int plan_print(const struct ckpt *c, const char *spec, int json)
     if (m)
         plan = m->info->get(DBRX_PLAN);
     if (!plan) {
-        fprintf(stderr, m ? "dbrx: %.60s has no plan to show: it takes the checkpoint where it is\n"
-                          : "dbrx: there is no backend \"%.60s\"; /backend lists those found\n", text);
+        plain_error(m ? "%.60s has no plan to show: it takes the checkpoint where it is"
+                      : "there is no backend \"%.60s\"; /backend lists those found", text);
         goto out;
     }
     struct out o = { .json = json, .backend = text };
     if (plan->plan(&host, &c->desc, opt, print_place, &o, &err) != DBRX_OK) {
-        fprintf(stderr, "dbrx: %s: %s\n", text, err.text);
+        plain_error("%s: %s", text, err.text);
         goto out;
     }
     rc = 0;

@@ -4,6 +4,7 @@
 #include "backends/model/imatrix.h"
 #include "backends/model/quant.h"
 #include "repl/shell.h"
+#include "repl/plain.h"
 #include "repl/tools.h"
 #include "repl/weights.h"
 
@@ -58,7 +59,7 @@ static uint32_t file_type(uint32_t type)
 
 static int bad_type(const char *what, const char *arg)
 {
-    fprintf(stderr, "dbrx: %s: there is no type \"%.40s\" to write\n", what, arg);
+    plain_error("%s: there is no type \"%.40s\" to write", what, arg);
     return EXIT_USAGE;
 }
 
@@ -77,7 +78,7 @@ static int take(void *ctx, int letter, const char *arg)
     case OPT_KEEP: {
         char *equals = strrchr(arg, '=');
         if (!equals || equals == arg || a->n_keep == MAX_KEEP) {
-            fprintf(stderr, "dbrx: --keep wants PATTERN=TYPE, as output.weight=q8_0; %d at most\n", MAX_KEEP);
+            plain_error("--keep wants PATTERN=TYPE, as output.weight=q8_0; %d at most", MAX_KEEP);
             return EXIT_USAGE;
         }
         *equals = '\0';
@@ -100,7 +101,7 @@ static int parse(struct ask *a, const struct option_row *options, int argc, char
         return code;
     int needs_type = !strcmp(argv[0], "quantize") && a->type == UINT32_MAX;
     if (argc - optind != 2 || needs_type) {
-        fprintf(stderr, "dbrx: %s wants %s\nusage: dbrx %s %s\n", argv[0],
+        plain_error("%s wants %s\nusage: dbrx %s %s", argv[0],
                 needs_type ? "--type" : "a checkpoint to read and a name to write", argv[0], a->row->usage);
         return EXIT_USAGE;
     }

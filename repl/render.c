@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "repl/render.h"
 
+#include "repl/plain.h"
 #include "repl/words.h"
 
 #include <errno.h>
@@ -94,27 +95,11 @@ unsigned text_columns(const char *text, size_t len)
     return n;
 }
 
-/* Controls a terminal would obey, as ^[ and U+FFFD; newline and tab pass */
-static void put(FILE *f, const char *text, size_t len)
-{
-    for (size_t i = 0; i < len; i++) {
-        unsigned char c = (unsigned char)text[i];
-        if ((c < 0x20 && c != '\n' && c != '\t') || c == 0x7f) {
-            fprintf(f, "^%c", c ^ 0x40);
-        } else if (c == 0xc2 && i + 1 < len && (unsigned char)text[i + 1] < 0xa0) {
-            fputs("\xef\xbf\xbd", f);      /* C1: an 8-bit ESC [ to some terminals */
-            i++;
-        } else {
-            putc(c, f);
-        }
-    }
-}
-
 static void put_string(FILE *f, const char *text)
 {
     char *clean = text_clean(text, strlen(text));
     if (clean)
-        put(f, clean, strlen(clean));
+        plain_put(f, clean, strlen(clean));
     free(clean);
 }
 
@@ -133,7 +118,7 @@ static void wrap(FILE *f, const char *text, unsigned at, unsigned indent, unsign
             fprintf(f, "%*s", (int)gap, "");
             col += (unsigned)gap;
         }
-        put(f, text + gap, n);
+        plain_put(f, text + gap, n);
         col += w;
         text += gap + n;
         if (*text == '\n' && *++text) {
@@ -191,10 +176,8 @@ static void emit(struct render *r, const char *type, const char *of, const char 
     }
     cJSON_Delete(fields);
     char *line = cJSON_PrintUnformatted(obj);
-    if (line)
-        puts(line);
-    else
-        puts("{\"type\":\"error\",\"text\":\"out of memory\"}");
+    plain_json(stdout, line ? line : "{\"type\":\"error\",\"text\":\"out of memory\"}", 0);
+    putchar('\n');
     flush_out(r);
     cJSON_free(line);
     cJSON_Delete(obj);
@@ -217,7 +200,9 @@ static void draw_progress(struct render *r)
     char line[79];
     int n = r->total ? snprintf(line, sizeof line, "%s: %3.0f%%", r->what, 100 * (double)r->done / (double)r->total)
                      : snprintf(line, sizeof line, "%s ...", r->what);
-    fprintf(stderr, "\r%s%*s", line, r->shown > n ? r->shown - n : 0, "");
+    putc('\r', stderr);
+    plain_put(stderr, line, strlen(line));
+    fprintf(stderr, "%*s", r->shown > n ? r->shown - n : 0, "");
     r->shown = r->shown > n ? r->shown : n;
     r->last = now();
     fflush(stderr);
@@ -359,7 +344,7 @@ static void say(struct render *r, const char *text, const char *colour, size_t n
         fprintf(stderr, "\033[%sm", colour);
     unsigned at = (unsigned)n;
     if (n) {
-        put(stderr, clean, n);
+        plain_put(stderr, clean, n);
         if (colour)
             fputs("\033[0m", stderr);
     }
@@ -367,7 +352,7 @@ static void say(struct render *r, const char *text, const char *colour, size_t n
     if (isatty(STDERR_FILENO))
         wrap(stderr, clean + n, at, 0, width_of(STDERR_FILENO));
     else
-        put(stderr, clean + n, strlen(clean + n));
+        plain_put(stderr, clean + n, strlen(clean + n));
     if (colour && !n)
         fputs("\033[0m", stderr);
     putc('\n', stderr);
@@ -451,7 +436,7 @@ void render_line(struct render *r, const char *text)
     char *clean = r->out_tty ? text_clean(text, strlen(text)) : NULL;
     clear_line(r);
     if (clean)
-        put(stdout, clean, strlen(clean));
+        plain_put(stdout, clean, strlen(clean));
     else
         fputs(text, stdout);
     putchar('\n');
@@ -495,7 +480,7 @@ void render_reply(struct render *r, const char *text, size_t len)
     if (r->shade)
         printf("\033[38;5;%dm", r->shade);
     if (r->out_tty)
-        put(stdout, text, len);
+        plain_put(stdout, text, len);
     else
         fwrite(text, 1, len, stdout);
     if (r->shade)
@@ -582,7 +567,7 @@ void render_columns(struct render *r, size_t n, const char (*title)[64], const c
         for (size_t i = 0; i < n; i++) {
             const char *from = line < 0 ? title[i] : clean[i] + at[i];
             size_t next, len = fitting(from, width, &next);
-            put(stdout, from, len);
+            plain_put(stdout, from, len);
             at[i] += line < 0 ? 0 : next;
             left |= clean[i][at[i]] != '\0';
             if (i + 1 < n)
@@ -672,7 +657,7 @@ static void print_rows(struct render *r, const struct rows *t, const cJSON *list
             if (picture)
                 fputs(s, stdout);
             else
-                put(stdout, s, strlen(s));
+                plain_put(stdout, s, strlen(s));
             printf("%*s", (right ? 0 : pad) + 2, "");
             at += width[c] + 2;
         }

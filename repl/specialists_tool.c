@@ -6,6 +6,7 @@
 #include "repl/atomic.h"
 #include "repl/contender.h"
 #include "repl/corpus.h"
+#include "repl/plain.h"
 #include "repl/signals.h"
 #include "repl/specialists.h"
 #include "repl/words.h"
@@ -55,7 +56,7 @@ static int take(void *ctx, int letter, const char *arg)
     case 'b':
         if (s->n_who == MAX_CONTENDERS || !(s->named[s->n_who] = strdup(arg)) ||
             contender_parse(s->named[s->n_who], &s->who[s->n_who])) {
-            fprintf(stderr, "dbrx: a backend is written NAME or NAME:K=V,K=V, at most %d of them\n", MAX_CONTENDERS);
+            plain_error("a backend is written NAME or NAME:K=V,K=V, at most %d of them", MAX_CONTENDERS);
             return EXIT_USAGE;
         }
         s->n_who++;
@@ -289,7 +290,8 @@ static int write_result(struct spec_tool *s, const cJSON *o)
     struct atomic a;
     int why = !text ? ENOMEM : 0;
     if (text && !s->out) {
-        puts(text);
+        plain_json(stdout, text, 0);
+        putchar('\n');
     } else if (text && !(why = atomic_open(&a, s->out))) {
         atomic_write(&a, text, strlen(text));
         atomic_write(&a, "\n", 1);
@@ -341,7 +343,7 @@ int tool_specialists(int argc, char **argv)
     if (!code)
         code = options_parse(argv[0], specialists_options, argc, argv, take, s);
     if (!code && (argc != optind || !s->prompts)) {
-        fprintf(stderr, "dbrx: specialists wants --prompts FILE and no other words\nusage: dbrx specialists %s\n",
+        plain_error("specialists wants --prompts FILE and no other words\nusage: dbrx specialists %s",
                 s->t.row->usage);
         code = EXIT_USAGE;
     }

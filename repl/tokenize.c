@@ -4,6 +4,7 @@
 #include "repl/tokenize.h"
 
 #include "repl/paths.h"
+#include "repl/plain.h"
 #include "repl/text.h"
 #include "repl/words.h"
 
@@ -61,17 +62,17 @@ static int parse(int argc, char **argv, const char *tool, struct options *o)
         case 's': o->special = 1; break;
         case 'h': return usage(stdout, tool);
         default:
-            fprintf(stderr, "dbrx: %s: %s %s\n", tool, c == ':' ? "no value for option" : "unknown option",
+            plain_error("%s: %s %s", tool, c == ':' ? "no value for option" : "unknown option",
                     argv[optind - 1]);
             return usage(stderr, tool);
         }
     }
     if (n_vocab > 1) {
-        fprintf(stderr, "dbrx: %s: give one of -m and --vocab, once\n", tool);
+        plain_error("%s: give one of -m and --vocab, once", tool);
         return usage(stderr, tool);
     }
     if (argc - optind != 1) {
-        fprintf(stderr, "dbrx: %s: %s\n", tool, argc == optind ? "no input: give a file, or - for stdin"
+        plain_error("%s: %s", tool, argc == optind ? "no input: give a file, or - for stdin"
                                                                : "more than one input");
         return usage(stderr, tool);
     }
@@ -84,12 +85,12 @@ static struct tok *open_tokenizer(const struct options *o)
     char err[512], *bundled = NULL;
     const char *path = o->vocab ? o->vocab : (bundled = path_default_model());
     if (!path) {
-        fputs("dbrx: no bundled model found: give -m DIR or --vocab FILE\n", stderr);
+        plain_error("no bundled model found: give -m DIR or --vocab FILE");
         return NULL;
     }
     struct tok *t = text_open_path(path, err, sizeof err);
     if (!t)
-        fprintf(stderr, "dbrx: %s\n", err);
+        plain_error("%s", err);
     free(bundled);
     return t;
 }
@@ -111,7 +112,7 @@ static char *read_all(const char *path, size_t *len)
         n += got = fread(data + n, 1, cap - n, f);
     }
     if (!f || got || ferror(f)) {
-        fprintf(stderr, "dbrx: %s: %s\n", f == stdin ? "standard input" : path,
+        plain_error("%s: %s", f == stdin ? "standard input" : path,
                 f && got ? n < TEXT_MOST ? "out of memory" : "it is longer than 1 GiB" : strerror(errno));
         free(data);
         data = NULL;
@@ -126,7 +127,7 @@ static int finish_output(void)
 {
     if (fflush(stdout) == 0 && !ferror(stdout))
         return EXIT_OK;
-    fprintf(stderr, "dbrx: the output could not be written: %s\n", strerror(errno));
+    plain_error("the output could not be written: %s", strerror(errno));
     return EXIT_INTERNAL;
 }
 
@@ -218,14 +219,14 @@ int tool_tokenize(int argc, char **argv)
     if (!text) {
         rc = EXIT_INPUT;
     } else if (encode(t, text, len, o.special ? TOK_SPECIAL : TOK_PLAIN, &ids)) {
-        fputs("dbrx: tokenize: out of memory\n", stderr);
+        plain_error("tokenize: out of memory");
         rc = EXIT_INTERNAL;
     } else {
         print_ids(&ids);
         rc = finish_output();
         if (!is_utf8(text, len))
-            fprintf(stderr, "dbrx: %s: not all of it is UTF-8; what is not became U+FFFD and will not "
-                    "come back\n", strcmp(o.input, "-") ? o.input : "standard input");
+            plain_error("%s: not all of it is UTF-8; what is not became U+FFFD and will not "
+                    "come back", strcmp(o.input, "-") ? o.input : "standard input");
     }
     free(text);
     free(ids.id);
@@ -242,8 +243,19 @@ static int32_t id_limit(const struct tok *t)
     return (tok_n_vocab(t) + 511) / 512 * 512;
 }
 
-/* Prints the bytes of the ids in s[len]; 0, or the line with a bad one. */
-static size_t print_text(const struct tok *t, const char *s, size_t len, const char **bad, size_t *bad_len)
+/* For a terminal: whole characters, and none that it obeys */
+static void show_bytes(struct tok_stream *s, const char *bytes, size_t n)
+{
+    char out[3 * 64 + 12];
+    for (size_t part; n; bytes += part, n -= part) {
+        part = n < 64 ? n : 64;
+        plain_put(stdout, out, tok_stream_push(s, bytes, part, out));
+    }
+}
+
+/* Prints the bytes of the ids in s[len], through `show` if there is one; 0, or the line with a bad one. */
+static size_t print_text(const struct tok *t, const char *s, size_t len, struct tok_stream *show,
+                         const char **bad, size_t *bad_len)
 {
     const char *end = s + len;
     int32_t limit = id_limit(t);
@@ -266,8 +278,10 @@ static size_t print_text(const struct tok *t, const char *s, size_t len, const c
             return line;
         }
         const char *bytes = tok_bytes(t, id, &n);
-        if (n)
+        if (n && !show)
             fwrite(bytes, 1, n, stdout);
+        else if (n)
+            show_bytes(show, bytes, n);
     }
 }
 
@@ -286,10 +300,13 @@ int tool_detokenize(int argc, char **argv)
     if (!text) {
         rc = EXIT_INPUT;
     } else {
-        size_t line = print_text(t, text, len, &bad, &bad_len);
+        struct tok_stream show = { 0 };
+        char rest[16];
+        size_t line = print_text(t, text, len, isatty(STDOUT_FILENO) ? &show : NULL, &bad, &bad_len);
+        plain_put(stdout, rest, tok_stream_end(&show, rest));
         rc = finish_output();
         if (line) {
-            fprintf(stderr, "dbrx: %s: line %zu: \"%.*s\" is not a token id from 0 to %d\n",
+            plain_error("%s: line %zu: \"%.*s\" is not a token id from 0 to %d",
                     strcmp(o.input, "-") ? o.input : "standard input", line,
                     bad_len > 40 ? 40 : (int)bad_len, bad, (int)id_limit(t) - 1);
             rc = EXIT_INPUT;

@@ -1,6 +1,7 @@
 /* repl/tools.c -- what "dbrx compare" and "dbrx bench" have in common.  See tools.h. */
 #include "repl/tools.h"
 
+#include "repl/plain.h"
 #include "repl/signals.h"
 
 #include <stdio.h>
@@ -12,7 +13,7 @@ int tool_begin(struct tool *t, const char *name)
     while (strcmp(t->row->name, name))
         t->row++;
     if (vars_init(&t->sh.vars)) {
-        fprintf(stderr, "dbrx: out of memory\n");
+        plain_error("out of memory");
         return EXIT_INTERNAL;
     }
     return 0;
@@ -25,12 +26,14 @@ int tool_option(struct tool *t, int letter, const char *arg)
     case 'm': t->o.model = arg; return 0;
     case OPT_CTX: return option_count("ctx", arg, 1, UINT32_MAX, &t->o.ctx);
     case OPT_MODULE_PATH: t->o.module_path = arg; return 0;
+    case OPT_INSECURE: t->o.insecure = 1; return 0;
+    case OPT_RAW: plain_raw(); return 0;
     case OPT_JSON: t->json = 1; return 0;
     case OPT_HELP: tool_help(t->row); return -1;
     case OPT_THREADS:
         if (!vars_set(&t->sh.vars, VAR_THREADS, arg, FROM_COMMAND_LINE, err, sizeof err))
             return 0;
-        fprintf(stderr, "dbrx: %s\n", err);
+        plain_error("%s", err);
         return EXIT_USAGE;
     default: return 1;
     }
@@ -51,7 +54,7 @@ int tool_end(struct tool *t, int code)
     shell_close(&t->sh);
     int lost = render_failed(&t->sh.out);
     if (lost && !sig) {
-        fprintf(stderr, "dbrx: stdout cannot be written: %s\n", strerror(lost));
+        plain_error("stdout cannot be written: %s", strerror(lost));
         return EXIT_INTERNAL;
     }
     if (sig)

@@ -24,6 +24,8 @@ int  tool_option(struct tool *, int letter, const char *arg);
     { "ctx", OPT_CTX, "N", "tokens of context (default: the model's, up to 4096)" }, \
     { "threads", OPT_THREADS, "N", "CPU threads (default: the backend's choice)" }, \
     { "module-path", OPT_MODULE_PATH, "DIRS", "look for backends here first (colon-separated)" }, \
+    { "allow-insecure-modules", OPT_INSECURE, NULL, "load what anybody can write to" }, \
+    { "raw", OPT_RAW, NULL, "let what a model or file says control the terminal" }, \
     { "json", OPT_JSON, NULL, "results as JSON Lines, one object per event" }, \
     { "help", OPT_HELP, NULL, "show this" }
 /* Checkpoint, tokenizer and backend; NULL: the best one here. */

@@ -10,6 +10,7 @@
 #include "repl/atomic.h"
 #include "repl/batch.h"
 #include "repl/idset.h"
+#include "repl/plain.h"
 #include "repl/prompts.h"
 #include "repl/routefile.h"
 #include "repl/signals.h"
@@ -61,7 +62,7 @@ static int take(void *ctx, int letter, const char *arg)
     case FORMAT: c->format = arg; return 0;
     case 'b':
         if (contender_parse((char *)arg, &c->backend))
-            return fprintf(stderr, "dbrx: a backend is written NAME or NAME:K=V,K=V\n"), EXIT_USAGE;
+            return plain_error("a backend is written NAME or NAME:K=V,K=V"), EXIT_USAGE;
         return 0;
     default: return tool_option(&c->t, letter, arg);
     }
@@ -310,16 +311,16 @@ static int trace(struct trace_tool *c)
 int tool_trace(int argc, char **argv)
 {
     struct trace_tool *c = &tool;
+    *c = (struct trace_tool){ .format = "npz" };
     int code = tool_begin(&c->t, argv[0]);
-    c->format = "npz";
     if (!code)
         code = options_parse(argv[0], trace_options, argc, argv, take, c);
     if (!code && (argc != optind || !c->prompts || !c->dir)) {
-        fprintf(stderr, "dbrx: trace wants --prompts FILE and --out DIR\nusage: dbrx trace %s\n", c->t.row->usage);
+        plain_error("trace wants --prompts FILE and --out DIR\nusage: dbrx trace %s", c->t.row->usage);
         code = EXIT_USAGE;
     }
     if (!code && strcmp(c->format, "npz") && strcmp(c->format, "jsonl") && strcmp(c->format, "csv")) {
-        fprintf(stderr, "dbrx: --format takes npz, jsonl or csv, not \"%.40s\"\n", c->format);
+        plain_error("--format takes npz, jsonl or csv, not \"%.40s\"", c->format);
         code = EXIT_USAGE;
     }
     if (code)

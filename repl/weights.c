@@ -4,6 +4,7 @@
 
 #include "repl/atomic.h"
 #include "repl/mapped.h"
+#include "repl/plain.h"
 #include "repl/shell.h"
 #include "repl/signals.h"
 #include "repl/text.h"
@@ -47,7 +48,7 @@ int weights_close(struct weights *w, int code)
     ckpt_close(w->in);
     int lost = render_failed(&w->out);
     if (lost && !sig) {
-        fprintf(stderr, "dbrx: stdout cannot be written: %s\n", strerror(lost));
+        plain_error("stdout cannot be written: %s", strerror(lost));
         return EXIT_INTERNAL;
     }
     if (sig)

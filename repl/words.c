@@ -1,7 +1,9 @@
 /* repl/words.c -- see words.h. */
 #include "repl/words.h"
 
+#include "repl/plain.h"
 #include "tokenizer/tokenizer.h"
+#include "tokenizer/utf8.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -152,8 +154,11 @@ char *text_quoted(const char *text, size_t len)
             to += sprintf(to, "\\x%02x", c);
         else if (c == 0xc2 && (unsigned char)p[1] < 0xa0)
             to += sprintf(to, "\\x%02x", (unsigned char)*++p);
-        else
-            *to++ = *p;
+        else {
+            int harmless, n = (int)plain_char(p, strlen(p) < 4 ? strlen(p) : 4, &harmless);
+            to += harmless ? sprintf(to, "%.*s", n, p) : sprintf(to, "\\u%04x", (unsigned)utf8_char((const unsigned char *)p, &n));
+            p += n - 1;
+        }
     }
     if (out)
         *to = '\0';

@@ -2,7 +2,8 @@
 # each.sh SCRIPT.py [MODULE]: a test of the shell in Python, once on every backend of $ON, in one
 # TAP stream.  The script takes its backend from $BACKEND.  "shim" is cpu-blas, and every other
 # backend too, under a shim that stands for it and watches how the shell treats it: no rule of
-# the contract may be broken.  MODULE: what Python must have.
+# the contract may be broken; "cuda-emu" is the cuda backend on an emulated device, which takes its
+# time: scripts ask for it that take theirs into account.  MODULE: what Python must have.
 python=${PYTHON:-python3}
 if ! "$python" -c "import ${2:-sys}" 2> /dev/null; then
     echo "1..0 # SKIP no Python 3${2:+ with $2}"
@@ -17,6 +18,7 @@ for on in ${ON:-ref cpu-blas shim}; do
     else
         export BACKEND="$on"
         unset DBRX_MODULE_PATH SHIM_LOG
+        test "$on" != cuda-emu || export DBRX_MODULE_PATH="$EMULATED"
     fi
     "$python" "$srcdir/$1" > "$T/out" 2> "$T/err"
     status=$?

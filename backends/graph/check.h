@@ -17,6 +17,8 @@ dbrx_status check_tokens(const struct dbrx_config *, const struct dbrx_batch *, 
 dbrx_status check_resume(const struct dbrx_config *, const struct dbrx_batch *, uint32_t layer,
                          uint32_t pos, const float *x, uint32_t have, struct dbrx_error *);
 dbrx_status check_head(const float *x, uint32_t n, const float *logits, struct dbrx_error *);
+/* No infinity, no NaN among them? */
+int all_finite(const float *x, size_t n);
 /* logits[n][n_vocab], computed: DBRX_E_UNSUPPORTED when one is no number */
 dbrx_status check_logits(const struct dbrx_config *, const float *logits, size_t n, struct dbrx_error *);
 /* ... and when the router of a layer gave one */

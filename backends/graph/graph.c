@@ -78,10 +78,7 @@ static dbrx_status moe_block(dbrx_session *s, const struct pass *p, uint32_t l, 
 /* Rows that are no numbers are found where they arise, before all that follows is none either */
 static dbrx_status check_rows(const float *x, size_t n, int64_t layer, struct dbrx_error *err)
 {
-    float zero = 0;                        /* NaN as soon as one is not finite */
-    for (size_t i = 0; i < n; i++)
-        zero += 0 * x[i];
-    return zero == 0 ? DBRX_OK
+    return all_finite(x, n) ? DBRX_OK
          : layer < 0 ? fail(err, DBRX_E_UNSUPPORTED, "the embedding holds values that are no numbers: the weights are damaged")
          : fail(err, DBRX_E_UNSUPPORTED, "layer %d gives values that are no numbers: its weights are damaged", (int)layer);
 }
@@ -95,11 +92,11 @@ static dbrx_status run_blocks(dbrx_session *s, const struct pass *p, uint32_t fi
     const struct ops *op = &m->ops;
     const struct dbrx_batch *b = p->b;
     const uint32_t d = c->d_model, hd = d / c->n_heads, kvd = c->n_kv_heads * hd, qkvd = d + 2 * kvd, n = p->n;
-    const size_t kv_row = (size_t)dtype_bytes(m->kv_dtype, kvd);
+    const size_t kv_row = s->kv_row;
 
     rope_angles(c, p->pos, n, s->cs);
     for (uint32_t l = p->layer; l < c->n_layers; l++) {
-        char *k = s->k + l * s->max_pos * kv_row, *v = s->v + l * s->max_pos * kv_row;
+        char *k = s->k + l * s->kv_slice, *v = s->v + l * s->kv_slice;
         if (m->host->should_stop(m->host))
             return DBRX_STOPPED;
         if (b->n_tokens > 1)
@@ -180,6 +177,8 @@ dbrx_status graph_eval(dbrx_session *s, const struct dbrx_batch *b, struct dbrx_
     dbrx_status st = prepare(s, b, err);
     if (st == DBRX_OK)
         st = check_tokens(&m->cfg, b, s->pos, s->max_pos, err);
+    for (uint32_t l = 0; st == DBRX_OK && l < m->cfg.n_layers; l++)
+        graph_kv_grow(s, l, start, start + b->n_tokens);
     for (uint32_t first = 0, n; st == DBRX_OK && first < b->n_tokens; first += n) {
         n = b->n_tokens - first < GRAPH_CHUNK ? b->n_tokens - first : GRAPH_CHUNK;
         struct pass p = { b, 0, s->pos, n };

@@ -27,8 +27,10 @@ struct dbrx_model {
 struct dbrx_session {
     dbrx_model *model;
     uint32_t pos, max_pos;
-    char *k, *v;                           /* [n_layers][max_pos][n_kv_heads][head_dim] of
+    char *k, *v;                           /* [n_layers] slices of [max_pos][n_kv_heads][head_dim] of
                                               model->kv_dtype; k after RoPE */
+    size_t kv_row, kv_slice;               /* bytes of a position, of a slice              */
+    uint32_t coming;                       /* positions that an import is seen to bring    */
 
     /* one chunk of up to GRAPH_CHUNK tokens, [chunk] at a time */
     float *x;                              /* [chunk][d_model] the residual stream         */
@@ -48,6 +50,9 @@ struct dbrx_session {
 dbrx_status graph_model_open(const struct dbrx_host *, const struct dbrx_model_desc *,
                              const struct ops *, void *ctx, void (*ctx_close)(void *),
                              dbrx_model **, struct dbrx_error *);
+
+/* A layer's slices are going to hold positions pos .. end: large pages where these will fill them. */
+void graph_kv_grow(dbrx_session *, uint32_t layer, uint32_t pos, uint32_t end);
 
 /* Entries for the vtable; contracts in backend.h. */
 void        graph_model_close(dbrx_model *);

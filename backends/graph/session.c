@@ -63,23 +63,56 @@ void graph_model_close(dbrx_model *m)
 }
 
 enum { HUGE_PAGE = 2 << 20 };
+#ifndef MADV_HUGEPAGE
+enum { MADV_HUGEPAGE = -1, MADV_NOHUGEPAGE = -1 };         /* no advice at all              */
+#endif
+#ifndef MADV_COLLAPSE
+enum { MADV_COLLAPSE = 25 };               /* Linux 6.1; before, it is refused              */
+#endif
 
-/* n floats, 64-byte aligned; NULL also when the size overflows */
-static void *alloc(size_t n, size_t size)
+/* n elements, 64-byte aligned, those of many in large pages or in small ones; NULL also when
+ * the size overflows */
+static void *alloc_pages(size_t n, size_t size, int advice)
 {
     size_t bytes;
-    if (__builtin_mul_overflow(n, size, &bytes) || bytes > SIZE_MAX - 64)
+    if (__builtin_mul_overflow(n, size, &bytes) || bytes > SIZE_MAX - HUGE_PAGE)
         return NULL;
     if (bytes < 2 * HUGE_PAGE)
         return aligned_alloc(64, (bytes + 64) / 64 * 64);
-    /* a KV cache that is filled at once, by a switch, mostly waits for its pages: fewer of them */
-    void *p = bytes > SIZE_MAX - HUGE_PAGE ? NULL
-            : aligned_alloc(HUGE_PAGE, (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
-#ifdef MADV_HUGEPAGE
+    void *p = aligned_alloc(HUGE_PAGE, (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
     if (p)
-        (void)madvise(p, bytes, MADV_HUGEPAGE);
-#endif
+        (void)madvise(p, bytes, advice);
     return p;
+}
+
+static void *alloc(size_t n, size_t size)
+{
+    return alloc_pages(n, size, MADV_HUGEPAGE);
+}
+
+/* A KV cache that is filled at once, by a switch, mostly waits for its pages, so that these should be
+ * large; but a large one for each slice is more than all that a short conversation has in them.  So
+ * they are small, but for those that will be seven eighths full. */
+static void slice_grow(char *slice, size_t bytes, size_t from, size_t end)
+{
+    const size_t most = HUGE_PAGE - HUGE_PAGE / 8, skip = -(uintptr_t)slice % HUGE_PAGE;
+    size_t p = skip, n = 0;
+    if (from >= skip + most)               /* the first that was not full enough before */
+        p += (from - skip - most) / HUGE_PAGE * HUGE_PAGE + HUGE_PAGE;
+    while (p + (n + 1) * HUGE_PAGE <= bytes && p + n * HUGE_PAGE + most <= end)
+        n++;
+    if (!n)
+        return;
+    (void)madvise(slice + p, n * HUGE_PAGE, MADV_HUGEPAGE);
+    if (p < from)                          /* what is there in small pages moves */
+        (void)madvise(slice + p, HUGE_PAGE, MADV_COLLAPSE);
+}
+
+void graph_kv_grow(dbrx_session *s, uint32_t layer, uint32_t pos, uint32_t end)
+{
+    char *const cache[] = { s->k, s->v };
+    for (int i = 0; i < 2; i++)
+        slice_grow(cache[i] + layer * s->kv_slice, s->kv_slice, pos * s->kv_row, end * s->kv_row);
 }
 
 dbrx_status graph_session_open(dbrx_model *m, uint32_t max_pos, dbrx_session **out,
@@ -87,24 +120,27 @@ dbrx_status graph_session_open(dbrx_model *m, uint32_t max_pos, dbrx_session **o
 {
     const struct dbrx_config *c = &m->cfg;
     size_t d = c->d_model, hd = d / c->n_heads, kvd = c->n_kv_heads * hd, n = GRAPH_CHUNK;
-    size_t row = d > c->d_ffn ? d : c->d_ffn, kv = (size_t)c->n_layers;
+    size_t row = d > c->d_ffn ? d : c->d_ffn, kv_row = (size_t)dtype_bytes(m->kv_dtype, kvd), slice;
     *out = NULL;
     row = row > max_pos + hd ? row : max_pos + hd;
-    kv *= (size_t)dtype_bytes(m->kv_dtype, kvd);
     if (hd % dtype_block(m->kv_dtype))
         return fail(err, DBRX_E_UNSUPPORTED, "a head of %zu numbers is no whole number of %s "
                     "blocks: choose another type for the KV cache", hd, dtype_name(m->kv_dtype));
     if (!max_pos)
         return fail(err, DBRX_E_INVALID, "a session needs room for at least one position");
-    if (kv > SIZE_MAX / max_pos)
+    if (__builtin_mul_overflow(kv_row, max_pos, &slice) || slice > SIZE_MAX / 2 / c->n_layers)
         return fail(err, DBRX_E_NOMEM, "a KV cache of %u positions cannot be addressed", max_pos);
+    if (slice >= HUGE_PAGE)                /* its pages are its own */
+        slice = (slice + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
     dbrx_session *s = calloc(1, sizeof *s);
     if (!s)
         return fail(err, DBRX_E_NOMEM, "out of memory");
     s->model = m;
     s->max_pos = max_pos;
-    s->k = alloc(kv, max_pos);
-    s->v = alloc(kv, max_pos);
+    s->kv_row = kv_row;
+    s->kv_slice = slice;
+    s->k = alloc_pages(c->n_layers, slice, MADV_NOHUGEPAGE);
+    s->v = alloc_pages(c->n_layers, slice, MADV_NOHUGEPAGE);
     s->x = alloc(n * d, sizeof *s->x);
     s->h = alloc(n * d, sizeof *s->h);
     s->qkv = alloc(n * (d + 2 * kvd), sizeof *s->qkv);
@@ -120,7 +156,7 @@ dbrx_status graph_session_open(dbrx_model *m, uint32_t max_pos, dbrx_session **o
         !s->weight || !s->expert || !s->work.row || !s->work.scratch) {
         graph_session_close(s);
         return fail(err, DBRX_E_NOMEM, "out of memory for a session of %u positions "
-                    "(its KV cache takes %zu MB)", max_pos, (size_t)((double)kv * max_pos * 2e-6));
+                    "(its KV cache takes %zu MB)", max_pos, (size_t)((double)slice * c->n_layers * 2e-6));
     }
     *out = s;
     return DBRX_OK;
@@ -166,7 +202,7 @@ static dbrx_status export_from(dbrx_session *s, uint32_t from, uint32_t max_n,
     for (uint32_t l = 0; l < c->n_layers; l++)
         for (uint32_t pos = from; pos < s->pos; pos += max_n) {
             uint32_t n = s->pos - pos < max_n ? s->pos - pos : max_n;
-            size_t at = (size_t)dtype_bytes(own, ((uint64_t)l * s->max_pos + pos) * w);
+            size_t at = l * s->kv_slice + pos * s->kv_row;
             if (open) {
                 dequant(s->x, s->k + at, own, 0, n * w);
                 dequant(s->h, s->v + at, own, 0, n * w);
@@ -212,8 +248,11 @@ static dbrx_status import_kv(dbrx_session *s, const struct dbrx_kv_block *b,
     dbrx_status st = check_import(c, b, s->pos, s->max_pos, err);
     if (st != DBRX_OK)
         return st;
-    size_t at = (size_t)dtype_bytes(s->model->kv_dtype,
-                                    ((uint64_t)b->layer * s->max_pos + b->pos) * w);
+    size_t at = b->layer * s->kv_slice + b->pos * s->kv_row;
+    if (s->coming < b->pos + b->n)         /* the first layer's pieces show how far the others' go */
+        s->coming = b->pos + b->n;
+    if (b->pos <= s->pos)
+        graph_kv_grow(s, b->layer, b->pos, s->coming);
     import_rows(s, s->k + at, b->k, b->dtype, b->n, w);
     import_rows(s, s->v + at, b->v, b->dtype, b->n, w);
     return DBRX_OK;
@@ -223,6 +262,7 @@ static dbrx_status extend(dbrx_session *s, uint32_t n_pos, struct dbrx_error *er
 {
     dbrx_status st = check_extend(n_pos, s->pos, s->max_pos, err);
     s->pos = st == DBRX_OK ? n_pos : s->pos;
+    s->coming = 0;
     return st;
 }
 
@@ -230,6 +270,7 @@ static dbrx_status commit(dbrx_session *s, uint32_t n_pos, struct dbrx_error *er
 {
     dbrx_status st = check_commit(n_pos, s->pos, s->max_pos, err);
     s->pos = st == DBRX_OK ? n_pos : s->pos;
+    s->coming = 0;
     return st;
 }
 

@@ -1,7 +1,8 @@
 /* tests/shim/switch.c -- switching backends while everything goes wrong: shim.so fails at the
  * first, second, third ... call of a switch, whatever that is, and each time the old backend,
  * the conversation and what it says next must be what they were.  The shim's log must hold no
- * violation in the end. */
+ * violation in the end.  All of it between ref and cpu-blas, and once more between ref and the cuda backend
+ * on an emulated device. */
 #include "backends/model/checkpoint.h"
 #include "repl/machine.h"
 #include "repl/session.h"
@@ -26,6 +27,8 @@ enum { N_PROMPT = sizeof prompt / sizeof *prompt, N = 12, MAX_POS = 48 };
 static struct ckpt *ck;
 static struct modules mods;
 static int32_t straight[N_PROMPT + N];     /* what a greedy reply is without any switch */
+static const char *other, *other_file;     /* the backend that is not ref: its name, and for the shim */
+static int step = 1;                       /* of long rounds every step-th: an emulated device takes its time */
 
 struct world { struct disp *d; struct sess *s; };
 
@@ -75,7 +78,7 @@ static void faults_in_the_new(const char *fault, int how, dbrx_status want, cons
 {
     int same = 1, said = 1, at = want == DBRX_E_LOST ? 3 : 1;  /* a session first, to be lost */
     for (; at < 300; at++) {
-        char inject[40], which[40];
+        char inject[40], which[4200];
         struct dbrx_error err = { 0 };
         const char *const opt[] = { inject, which, NULL };
         snprintf(inject, sizeof inject, "inject=%s@%d", fault, at);
@@ -138,7 +141,7 @@ static void both_lost(void)
 static void interrupted(int how)
 {
     int fine = 1, at = 1;
-    for (; at < 300; at++) {
+    for (; at < 300; at += step) {
         struct dbrx_error err = { 0 };
         struct world w = begin("ref", NULL, 6);
         stop_in = at;
@@ -151,7 +154,7 @@ static void interrupted(int how)
         fine &= st == DBRX_STOPPED && strstr(err.text, "interrupted") && goes_on(w, "ref", 6);
         end(w);
     }
-    ok(fine && at > 2 && at < 300, "interrupted at any of %d places while it %s: the old one goes on", at - 1,
+    ok(fine && at > 2 && at < 300, "interrupted at any of %d places while it %s: the old one goes on", (at - 1) / step,
        how & DISP_REPLAY ? "recomputes" : "copies");
 }
 
@@ -176,14 +179,14 @@ static void lost_in_a_reply(void)
         fine &= st == DBRX_E_LOST && why == SESS_FAILED && !disp_name(w.d) &&
                 !memcmp(w.s->token, straight, w.s->n * sizeof *straight);
         uint32_t n = w.s->n - N_PROMPT;
-        fine &= sess_use(w.s, "cpu-blas", NULL, 0, &err) == DBRX_OK && disp_position(w.d) == 0 &&
-                !strcmp(disp_kv_origin(w.d), "computed") && goes_on(w, "cpu-blas", n);
+        fine &= sess_use(w.s, other, NULL, 0, &err) == DBRX_OK && disp_position(w.d) == 0 &&
+                !strcmp(disp_kv_origin(w.d), "computed") && goes_on(w, other, n);
         end(w);
     }
     ok(fine && at > 10 && at < 300, "lost at any of %d calls of a reply: what was said stays, another goes on", at - 3);
 }
 
-/* cpu-blas handed over to itself after every number of tokens: the logits have the same bits */
+/* a backend handed over to itself after every number of tokens: the logits have the same bits */
 static void same_bits(const char *backend, const char *const *opt, int how)
 {
     struct dbrx_error err = { 0 };
@@ -198,7 +201,7 @@ static void same_bits(const char *backend, const char *const *opt, int how)
         memcpy((char *)want + (size_t)i * v, w.s->logits, v);
     }
     end(w);
-    for (uint32_t at = 1; at < N; at++) {
+    for (uint32_t at = 1; at < N; at += (uint32_t)step) {
         w = begin(backend, opt, at);
         fine &= sess_use(w.s, backend, opt, how, &err) == DBRX_OK && !strcmp(disp_name(w.d), backend) &&
                 disp_moved(w.d) == N_PROMPT + at;
@@ -219,7 +222,7 @@ static void own_word(void)
     struct dbrx_error err = { 0 };
     size_t v = ck->desc.config.n_vocab * sizeof(float);
     float *old = malloc(v);
-    struct world w = begin("ref", NULL, 6), to = begin("cpu-blas", NULL, 6);
+    struct world w = begin("ref", NULL, 6), to = begin(other, NULL, 6);
     memcpy(old, to.s->logits, v);
     int fine = sess_use(to.s, "ref", NULL, DISP_REPLAY, &err) == DBRX_OK && !to.s->has_logits &&
                sess_sync(to.s, &err) == DBRX_OK && memcmp(old, to.s->logits, v);
@@ -278,16 +281,16 @@ static void kept_after_loss(int steered)
     int fine = sess_use(w.s, "shim", opt, DISP_KEEP, &err) == DBRX_OK;
     while (fine && disp_name(w.d) && w.s->n < MAX_POS)
         fine = draw(w, 1, &why, &err) == DBRX_OK || err.code == DBRX_E_LOST;
-    int32_t other[N_PROMPT];
-    memcpy(other, prompt, sizeof other);
-    other[2] += !steered;
+    int32_t words[N_PROMPT];
+    memcpy(words, prompt, sizeof words);
+    words[2] += !steered;
     if (steered) {                         /* the same words, but nothing of it is of use */
         sess_steer(w.s, &steer, 1);
         sess_steer(fresh.s, &steer, 1);
     }
-    fine = fine && !disp_name(w.d) && sess_replace(w.s, other, N_PROMPT, &err) == DBRX_OK &&
+    fine = fine && !disp_name(w.d) && sess_replace(w.s, words, N_PROMPT, &err) == DBRX_OK &&
            sess_use(w.s, "ref", NULL, 0, &err) == DBRX_OK && disp_position(w.d) == (steered ? 0 : 2) && sess_sync(w.s, &err) == DBRX_OK;
-    fine = fine && sess_replace(fresh.s, other, N_PROMPT, &err) == DBRX_OK && sess_sync(fresh.s, &err) == DBRX_OK;
+    fine = fine && sess_replace(fresh.s, words, N_PROMPT, &err) == DBRX_OK && sess_sync(fresh.s, &err) == DBRX_OK;
     ok(fine && !memcmp(w.s->logits, fresh.s->logits, w.s->n_vocab * sizeof *w.s->logits),
        "after a loss a kept one goes on from the words that are still the same%s", steered ? ", if they are steered the same" : "");
     end(fresh);
@@ -299,7 +302,7 @@ static void kept_after_loss(int steered)
 static void kept_fails(const char *fault, dbrx_status want)
 {
     int fine = 1, reached = 0;
-    for (int at = 1; at < 40; at++) {
+    for (int at = 1; at < 40 / step; at++) {
         char inject[40];
         struct dbrx_error err = { 0 };
         enum sess_finish why;
@@ -388,14 +391,15 @@ static unsigned entries(const char *dir)
 /* kept and not, copied and recomputed, some that fail: nothing is left behind */
 static void thousand(void)
 {
-    static const char *const to[] = { "ref", "cpu-blas", "cpu-blas", "shim", "nosuch", "cpu-blas" };
+    const char *const to[] = { "ref", other, other, "shim", "nosuch", other };
     static const char *const opt[][2] = { { 0 }, { 0 }, { "kv=f16" }, { "inject=nomem@3" }, { 0 }, { "kv=none" } };
     static const int how[] = { 0, DISP_KEEP, 0, 0, DISP_REPLAY, 0, DISP_KEEP };
     struct dbrx_error err = { 0 };
     struct world w = begin("ref", NULL, 6);
     unsigned fds = 0, threads = 0, moved = 0;
     double memory = 0;
-    for (int i = 0; i < 1100; i++) {
+    const int rounds = 100 + 1000 / step / step;
+    for (int i = 0; i < rounds; i++) {
         if (i == 100)                      /* by now everything was open once */
             fds = entries("/proc/self/fd"), threads = entries("/proc/self/task"), memory = machine_own_memory();
         moved += sess_use(w.s, to[i % 6], opt[i % 6], how[i % 7], &err) == DBRX_OK;
@@ -405,8 +409,8 @@ static void thousand(void)
     int same = sess_use(w.s, "ref", NULL, 0, &err) == DBRX_OK && goes_on(w, "ref", 6);
     disp_drop(w.d, NULL);
     double more = machine_own_memory() - memory;
-    ok(same && moved > 500 && entries("/proc/self/fd") <= fds && entries("/proc/self/task") <= threads && more < 4e6,
-       "a thousand switches (%u done, the others refused) leave no descriptor, no thread, no memory", moved);
+    ok(same && moved > (unsigned)rounds / 3 && entries("/proc/self/fd") <= fds && entries("/proc/self/task") <= threads && more < 4e6,
+       "%d switches (%u done, the others refused) leave no descriptor, no thread, no memory", rounds, moved);
     diag("%u descriptors, %u threads, %+.0f KB", entries("/proc/self/fd"), entries("/proc/self/task"), more / 1e3);
     end(w);
 }
@@ -451,15 +455,45 @@ static int violations(const char *log)
     return calls ? n : -1;
 }
 
+/* what is done between ref and each other backend */
+static void suite(void)
+{
+    diag("ref and %s", other);
+    for (int how = 0; how <= DISP_REPLAY; how++) {
+        faults_in_the_new("lost", how, DBRX_E_LOST, how ? "ref" : other_file);
+        faults_in_the_new("nomem", how, DBRX_E_NOMEM, how ? other_file : "ref");
+        interrupted(how);
+    }
+    faults_in_the_new("stop", DISP_REPLAY, DBRX_STOPPED, "ref");
+    faults_in_the_old(0);
+    faults_in_the_old(DISP_KEEP);
+    both_lost();
+    lost_in_a_reply();
+    same_bits(other, NULL, 0);
+    same_bits(other, NULL, DISP_KEEP);
+    same_bits(other, (const char *const[]){ "kv=bf16", NULL }, 0);
+    same_bits(other, (const char *const[]){ "deterministic=1", NULL }, DISP_REPLAY);
+    own_word();
+    kept("");
+    kept_after_loss(0);
+    kept_after_loss(1);
+    kept_fails("lost", DBRX_E_LOST);
+    kept_fails("nomem", DBRX_E_NOMEM);
+    kept_interrupted(0);
+    kept_interrupted(DISP_REPLAY);
+    thousand();
+}
+
 int main(void)
 {
     struct dbrx_error err = { 0 };
     enum sess_finish why;
-    char dir[4096], path[8192], log[] = "/tmp/dbrx-shim.XXXXXX";
+    char dir[4096], path[12400], emulated[4200], log[] = "/tmp/dbrx-shim.XXXXXX";
     int fd = mkstemp(log);
     setenv("SHIM_LOG", log, 1);
     snprintf(dir, sizeof dir, "%s/tests/data/tiny-bf16", getenv("srcdir"));
-    snprintf(path, sizeof path, "%s:%s", getenv("SHIMS"), getenv("MODULES"));
+    snprintf(path, sizeof path, "%s:%s:%s", getenv("SHIMS"), getenv("MODULES"), getenv("EMULATED"));
+    snprintf(emulated, sizeof emulated, "%s/cuda-emu.so", getenv("EMULATED"));
     if (fd < 0 || ckpt_open(dir, &ck, &err) != DBRX_OK || modules_scan(&mods, path, &err) != DBRX_OK)
         bail("%s", err.text);
     struct world w = begin("ref", NULL, 0);
@@ -469,34 +503,20 @@ int main(void)
     end(w);
 
     spans();
-    for (int how = 0; how <= DISP_REPLAY; how++) {
-        faults_in_the_new("lost", how, DBRX_E_LOST, how ? "ref" : "cpu-blas");
-        faults_in_the_new("nomem", how, DBRX_E_NOMEM, how ? "cpu-blas" : "ref");
-        interrupted(how);
-    }
-    faults_in_the_new("stop", DISP_REPLAY, DBRX_STOPPED, "ref");
-    faults_in_the_old(0);
-    faults_in_the_old(DISP_KEEP);
-    both_lost();
-    lost_in_a_reply();
-    same_bits("cpu-blas", NULL, 0);
-    same_bits("cpu-blas", NULL, DISP_KEEP);
-    same_bits("cpu-blas", (const char *const[]){ "kv=bf16", NULL }, 0);
-    same_bits("cpu-blas", (const char *const[]){ "deterministic=1", NULL }, DISP_REPLAY);
+    other = other_file = "cpu-blas";
+    suite();
     same_bits("ref", NULL, 0);
     same_bits("ref", NULL, DISP_REPLAY);
-    own_word();
-    kept("");
     kept("dbrx.kv/1");
     kept("extend");
-    kept_after_loss(0);
-    kept_after_loss(1);
-    kept_fails("lost", DBRX_E_LOST);
-    kept_fails("nomem", DBRX_E_NOMEM);
-    kept_interrupted(0);
-    kept_interrupted(DISP_REPLAY);
     too_many();
-    thousand();
+
+    other = "cuda-emu";
+    other_file = emulated;
+    setenv("SHIM_OF", emulated, 1);
+    step = 4;
+    suite();
+    unsetenv("SHIM_OF");
 
     int bad = violations(log);
     ok(bad == 0, "the host kept the contract in all of it (%d violations)", bad);

@@ -197,8 +197,8 @@ int main(void)
     struct ablation *none = NULL;
     ok(ablation_open(d, &ck->desc.config, tok, whole, 1, "", &none, &err) == DBRX_E_INVALID && !none, "without a backend: %s",
        err.text);
-    for (int cpu = 0; cpu < 2; cpu++) {
-        if (disp_use(d, cpu ? "cpu-blas" : "ref", NULL, 0, NULL, 0, &err) != DBRX_OK)
+    for (int i = 0; i < TINY_BACKENDS; i++) {
+        if (disp_use(d, tiny_backends[i], NULL, 0, NULL, 0, &err) != DBRX_OK)
             bail("%s", err.text);
         test_on(d, &ck->desc, "");
         test_on(d, &ck->desc, "skip 3@0");

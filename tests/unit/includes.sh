@@ -26,7 +26,7 @@ allow() {
 }
 
 graph='backends/graph/[a-z_0-9]+\.h'
-doors='plugins/(abi|fail|loader|observer|proportion)\.h|backends/backend\.h|backends/model/(checkpoint|gguf_write|imatrix|quant)\.h|backends/graph/(dtype|dequant)\.h|tokenizer/(tokenizer|chat)\.h'
+doors='plugins/(abi|fail|loader|observer|proportion)\.h|backends/backend\.h|backends/model/(checkpoint|gguf_write|imatrix|quant)\.h|backends/graph/(dtype|dequant)\.h|tokenizer/(tokenizer|chat|utf8)\.h'
 core='repl/engine.[ch] repl/divergence.[ch] repl/comparison.[ch] repl/machine.[ch] repl/measure.[ch]
       repl/dispatch.[ch] repl/session.[ch] repl/sampler.[ch] repl/processors.[ch] repl/filters.[ch]
       repl/beam.[ch] repl/trace.[ch] repl/spans.[ch] repl/timeline.[ch] repl/stops.[ch]

@@ -98,8 +98,8 @@ int main(void)
     ok(lens_open(s, &ck->desc.config, 0, 0, NULL, &none, &err) == DBRX_E_INVALID && !none, "without a backend: %s", err.text);
     uint16_t k[3] = { 1, 1, 1 };
     const struct dbrx_steer one = { .struct_size = sizeof one, .top_k = k };
-    for (int cpu = 0; cpu < 2; cpu++) {
-        if (sess_use(s, cpu ? "cpu-blas" : "ref", NULL, 0, &err) != DBRX_OK)
+    for (int i = 0; i < TINY_BACKENDS; i++) {
+        if (sess_use(s, tiny_backends[i], NULL, 0, &err) != DBRX_OK)
             bail("%s", err.text);
         test_on(s, &ck->desc, T - 1, NULL);
         test_on(s, &ck->desc, 3, NULL);

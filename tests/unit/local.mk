@@ -40,7 +40,7 @@ tests_unit_tok_files_LDADD    = $(TOK_TEST_LIBS)
 tests_unit_tok_chat_SOURCES   = %D%/tok_chat.c
 tests_unit_tok_chat_CFLAGS    = $(TOK_TEST_CFLAGS)
 tests_unit_tok_chat_LDADD     = $(TOK_TEST_LIBS)
-tests_unit_tokenize_tool_SOURCES = %D%/tokenize-tool.c repl/tokenize.c repl/tokenize.h repl/text.h repl/text.c
+tests_unit_tokenize_tool_SOURCES = %D%/tokenize-tool.c repl/tokenize.c repl/tokenize.h repl/plain.c repl/plain.h repl/text.h repl/text.c
 tests_unit_tokenize_tool_LDADD   = libmodel.la libtokenizer.la
 
 # --- branches and saved sessions

@@ -300,7 +300,7 @@ static void test_meanings(struct sess *s, const struct dbrx_model_desc *m)
 }
 
 /* The context follows the steering, and only when it has to */
-static void test_session(struct sess *s, const struct dbrx_config *c)
+static void test_session(struct disp *d, struct sess *s, const struct dbrx_config *c)
 {
     struct steer *st = steer_new(c);
     struct dbrx_error err = { 0 };
@@ -318,14 +318,14 @@ static void test_session(struct sess *s, const struct dbrx_config *c)
     sess_steer(s, steer_block(st), steer_id(st));
     ok(sess_generate(s, &g, &why, &err) == DBRX_OK && s->n == T + 6 && sess_in_step(s) == s->n, "a steered reply");
     memcpy(steered, s->token, sizeof steered);
-    for (int replay = 0; replay < 2; replay++) {
+    for (int i = 0; i < 2 * TINY_BACKENDS; i++) {
         struct sess_gen half = g;
         half.max_tokens = 3;
         sess_truncate(s, T);
         ok(sess_generate(s, &half, &why, &err) == DBRX_OK &&
-           sess_use(s, replay ? "ref" : "cpu-blas", NULL, replay, &err) == DBRX_OK && sess_in_step(s) == s->n &&
+           sess_use(s, tiny_backends[i / 2], NULL, i % 2, &err) == DBRX_OK && sess_in_step(s) == s->n &&
            sess_generate(s, &half, &why, &err) == DBRX_OK && !memcmp(s->token, steered, sizeof steered),
-           "switched in mid-reply with the KV %s it goes on steered", disp_kv_origin(s->disp));
+           "switched in mid-reply to %s with the KV %s it goes on steered", disp_name(d), disp_kv_origin(d));
     }
     sess_truncate(s, T);
     sess_steer(s, NULL, 0);
@@ -342,13 +342,13 @@ int main(void)
     struct ckpt *ck = tiny_open(&mods);
     struct disp *d = disp_new(&ck->desc, &mods, &host, 40);
     struct sess *s = sess_new(d, &ck->desc.config, NULL);
-    for (int cpu = 0; cpu < 2; cpu++) {
-        if (sess_use(s, cpu ? "cpu-blas" : "ref", NULL, 0, &err) != DBRX_OK ||
-            (!cpu && sess_append(s, tok, T, &err) != DBRX_OK))
+    for (int i = 0; i < TINY_BACKENDS; i++) {
+        if (sess_use(s, tiny_backends[i], NULL, 0, &err) != DBRX_OK ||
+            (!i && sess_append(s, tok, T, &err) != DBRX_OK))
             bail("%s", err.text);
         diag("on %s", disp_name(d));
         test_meanings(s, &ck->desc);
-        test_session(s, &ck->desc.config);
+        test_session(d, s, &ck->desc.config);
     }
     sess_free(s);
     disp_free(d);
