@@ -17,6 +17,7 @@ include tests/golden/local.mk
 include tests/conformance/local.mk
 include tests/shim/local.mk
 include tests/cuda-emu/local.mk
+include tests/fake-cuda/local.mk
 include tests/cli/local.mk
 include tests/sampling/local.mk
 include tests/route/local.mk
