@@ -4,8 +4,8 @@
  *   make bench/kernels && bench/kernels
  *
  * Best of many short runs, so that a busy machine does not blur it.  Products of 128 tokens
- * (what an expert gets of 512) are given as a share of the peak of vdpbf16ps, probed in turn with
- * them; products of one token in GB of weights a second, to be held against the memory's. */
+ * (what an expert gets of 512) are given as a share of the peak of vdpbf16ps or vpdpbusd (int8: the way
+ * up with SiLU), probed in turn with them; products of one token in GB of weights a second, to be held against the memory's. */
 #include "backends/backend.h"
 #include "backends/cpu-blas/cpu_blas.h"
 #include "backends/cpu-blas/isa.h"
@@ -72,8 +72,9 @@ int main(void)
     float *x = calloc(TOKENS * COLS, sizeof *x), *y = calloc(TOKENS * ROWS, sizeof *y);
     char *w = aligned_alloc(64, 4 * ROWS * COLS);
     uint16_t *opened = aligned_alloc(64, 64 + 2 * ROWS * COLS), *packed = aligned_alloc(64, 8 * TOKENS * COLS);
+    uint16_t *hidden = aligned_alloc(64, 2 * TOKENS * ROWS);
     void *quant = aligned_alloc(64, quant_bytes(COLS));
-    if (!x || !y || !w || !opened || !packed || !quant || !isa_vnni()) {
+    if (!x || !y || !w || !opened || !packed || !hidden || !quant || !isa_vnni()) {
         fprintf(stderr, "bench/kernels: this CPU has no AVX512-VNNI\n");
         return 1;
     }
@@ -87,7 +88,7 @@ int main(void)
             for (int r = 0; r < REPS / 4; r++) {
                 top = best(top, peak());
                 double t0 = now();
-                g[i]->linear(y, ROWS, packed, TOKENS, w, ROWS, COLS);
+                g[i]->linear(y, ROWS, packed, TOKENS, &(struct gemm_rows){ .at = w }, ROWS, COLS);
                 own = best(own, now() - t0);
             }
             double flops = 2. * TOKENS * ROWS * COLS / own, all = 20000. * 24 * 64 / top;
@@ -95,10 +96,10 @@ int main(void)
                    TOKENS, ROWS, COLS, flops * 1e-9, 100 * flops * (i + 1) / all, all * 1e-9);
         }
     }
-    printf("%-8s %16s %18s %18s %22s\n", "type", "one token GB/s", "to BF16 Gweights/s", "to bytes Gweights/s",
-           "128 tokens GOP/s");
+    printf("%-8s %16s %18s %18s %22s %16s\n", "type", "one token GB/s", "to BF16 Gweights/s", "to bytes Gweights/s",
+           "128 tokens, int8 GOP/s", "int16 GOP/s");
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
-        double mv = 1, open = 1, bytes = 1, gemm = 1, top = 1;
+        double mv = 1, open = 1, bytes = 1, gemm = 1, gemm16 = 1, top = 1;
         int type = kernels_type(types[i]);
         for (int r = 0; r < REPS; r++) {
             double t0 = now();
@@ -109,29 +110,34 @@ int main(void)
             mv = best(mv, now() - t0);
             t0 = now();
             if (isa_bf16())
-                gemm_bf16.open(types[i], opened, w, ROWS, COLS, w);
+                gemm_bf16.open(types[i], opened, w, ROWS, COLS);
             open = best(open, now() - t0);
             if (dtype_block(types[i]) == 1)
                 continue;
             t0 = now();
-            gemm_int8.open(types[i], opened, w, ROWS, COLS, w);
+            gemm_int8.open(types[i], opened, w, ROWS, COLS);
             bytes = best(bytes, now() - t0);
             if (r >= REPS / 10)
                 continue;
             top = best(top, peak_int8());
             t0 = now();
-            gemm_int8.linear(y, ROWS, packed, TOKENS, opened, ROWS, COLS);
+            gemm_int16.linear(y, ROWS, packed, TOKENS, &(struct gemm_rows){ .at = opened }, ROWS, COLS);
+            gemm16 = best(gemm16, now() - t0);
+            const struct gemm_rows half = { .at = opened };
+            gemm_int8.open(types[i], opened, w, ROWS / 2, COLS);
+            t0 = now();
+            gemm_int8.up(hidden, ROWS, 0, packed, TOKENS, &half, &half, ROWS / 2, COLS);
             gemm = best(gemm, now() - t0);
         }
+        const double ops = 2. * TOKENS * ROWS * COLS, peak_ops = 20000. * 24 * 128 / top;
         printf("%-8s %16.1f %18.1f", dtype_name(types[i]),
                (double)dtype_bytes(types[i], ROWS * COLS) / mv * 1e-9, ROWS * COLS / open * 1e-9);
         if (dtype_block(types[i]) > 1)
-            printf(" %18.1f %8.0f, %.0f%% of %.0f", ROWS * COLS / bytes * 1e-9,
-                   2e-9 * TOKENS * ROWS * COLS / gemm, 100 * 2. * TOKENS * ROWS * COLS / gemm / (20000. * 24 * 128 / top),
-                   20000. * 24 * 128e-9 / top);
+            printf(" %18.1f %8.0f, %.0f%% of %.0f %12.0f, %.0f%%", ROWS * COLS / bytes * 1e-9, ops / gemm * 1e-9,
+                   100 * ops / gemm / peak_ops, peak_ops * 1e-9, ops / gemm16 * 1e-9, 200 * ops / gemm16 / peak_ops);
         printf("\n");
     }
-    void *const all[] = { x, y, w, opened, packed, quant };
+    void *const all[] = { x, y, w, opened, packed, hidden, quant };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
     return 0;

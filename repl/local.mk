@@ -164,8 +164,8 @@ CLEANFILES += %D%/atlas_page.h
 	$(AM_V_GEN)sed 's/[\\"]/\\&/g; s/^/"/; s/$$/\\n"/' $(srcdir)/%D%/atlas.html > $@.tmp && mv -f $@.tmp $@
 
 bin_PROGRAMS += dbrx
-dbrx_SOURCES = \
-  %D%/main.c \
+dbrx_SOURCES = %D%/main.c $(dbrx_tools)
+dbrx_tools = \
   %D%/options.h \
   %D%/options.c \
   %D%/manual.c \

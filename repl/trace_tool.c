@@ -311,8 +311,8 @@ static int trace(struct trace_tool *c)
 int tool_trace(int argc, char **argv)
 {
     struct trace_tool *c = &tool;
+    *c = (struct trace_tool){ .format = "npz" };
     int code = tool_begin(&c->t, argv[0]);
-    c->format = "npz";
     if (!code)
         code = options_parse(argv[0], trace_options, argc, argv, take, c);
     if (!code && (argc != optind || !c->prompts || !c->dir)) {

@@ -235,8 +235,10 @@ int vars_init(struct vars *vars)
     char err[256];
     *vars = (struct vars){ 0 };
     for (int i = 0; i < N_VARS; i++)
-        if (vars_set(vars, i, "default", FROM_DEFAULT, err, sizeof err))
+        if (vars_set(vars, i, "default", FROM_DEFAULT, err, sizeof err)) {
+            vars_free(vars);
             return -1;
+        }
     return 0;
 }
 

@@ -17,6 +17,7 @@ include tests/golden/local.mk
 include tests/conformance/local.mk
 include tests/shim/local.mk
 include tests/cuda-emu/local.mk
+include tests/fake-cuda/local.mk
 include tests/cli/local.mk
 include tests/sampling/local.mk
 include tests/route/local.mk
@@ -24,3 +25,16 @@ include tests/steer/local.mk
 include tests/instruments/local.mk
 include tests/fuzz/local.mk
 include tests/hostile/local.mk
+
+# make check-coverage [COVERAGE_TESTS='tests/unit/grammar ...']: which lines they run, in a build of its own
+# in coverage/; docs/testing.py reads what is there.  Without the sanitizers: they are another suite.
+COVERAGE_TESTS = $(TESTS)
+check-coverage:
+	$(MKDIR_P) coverage
+	cd coverage && { test -f config.status || ac_cv_sanitize=no $(abs_top_srcdir)/configure \
+	  CC='$(CC)' CFLAGS='-g -O0 --coverage -fprofile-update=atomic'; }
+	$(MAKE) -C coverage
+	find coverage -name '*.gcda' -exec rm -f {} +
+	-$(MAKE) -C coverage -k check TESTS='$(COVERAGE_TESTS)'
+	$(abs_top_srcdir)/docs/testing.py . --coverage
+.PHONY: check-coverage

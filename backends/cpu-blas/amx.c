@@ -126,15 +126,15 @@ static inline void by_token(__m512i out[16], const float tile[256])
     transpose(out);
 }
 
-static void linear(float *y, size_t ldy, const void *packed, size_t n, const void *w, size_t rows,
-                   size_t cols)
+static void linear(float *y, size_t ldy, const void *packed, size_t n, const struct gemm_rows *w,
+                   size_t rows, size_t cols)
 {
     const uint16_t *x = packed;
     float c[4][256];
     tiles_on();
     for (size_t t0 = 0; t0 < n; t0 += TOKENS, x += block_of(cols))
         for (size_t r = 0; r < rows; r += 32) {
-            const char *a = (const char *)w + 2 * r * cols;
+            const char *a = (const char *)w->at + 2 * r * cols;
             int two = r + 16 < rows;
             rows_times_block(c, a, two ? a + 32 * cols : a, x, cols);
             for (int i = 0; i < (two ? 4 : 2); i++) {
@@ -171,7 +171,7 @@ static void finish_up(uint16_t *h, float c[4][256])
 }
 
 static void up(void *hidden, size_t ffn, size_t first, const void *packed, size_t n,
-               const void *w1, const void *v1, size_t rows, size_t cols)
+               const struct gemm_rows *w1, const struct gemm_rows *v1, size_t rows, size_t cols)
 {
     const uint16_t *x = packed;
     uint16_t *h = hidden;
@@ -179,8 +179,8 @@ static void up(void *hidden, size_t ffn, size_t first, const void *packed, size_
     tiles_on();
     for (size_t t0 = 0; t0 < n; t0 += TOKENS, x += block_of(cols), h += block_of(ffn))
         for (size_t r = 0; r < rows; r += 16) {
-            rows_times_block(c, (const char *)w1 + 2 * r * cols, (const char *)v1 + 2 * r * cols, x,
-                             cols);
+            rows_times_block(c, (const char *)w1->at + 2 * r * cols, (const char *)v1->at + 2 * r * cols,
+                             x, cols);
             finish_up(h + (first + r) / 32 * 2048 + (first + r) % 32, c);
         }
     _tile_release();
@@ -256,4 +256,4 @@ static void down(float *out, size_t ldo, const void *hidden, size_t n, size_t ff
     _tile_release();
 }
 
-const struct gemm gemm_amx = { "amx", TOKENS, 128, 48, pack, linear, up, down, NULL, NULL };
+const struct gemm gemm_amx = { "amx", TOKENS, 128, 48, 0, &gemm_amx, pack, linear, up, down, NULL, NULL };

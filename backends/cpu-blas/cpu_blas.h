@@ -26,8 +26,9 @@ struct cpu {
     struct blas  blas;
     const struct quant *quant;             /* quantised weights, few tokens, or NULL        */
     const struct gemm *fast;               /* activations rounded to BF16, or NULL          */
-    const struct gemm *int8;               /* of quantised experts instead: rounded to 8 bits, or NULL */
+    const struct gemm *int8;               /* of quantised experts, the way up, or NULL     */
     const struct gemm *exact;              /* BF16 weights at float32's accuracy, or NULL   */
+    const struct gemm *int16;              /* quantised weights likewise, or NULL           */
     const struct gemm *tiles;              /* better than both where all weights are BF16 in
                                               Hugging Face's order, or NULL                 */
     size_t fast_cols;                      /* both are for products of so many columns on   */
@@ -65,9 +66,9 @@ void cpu_product(const struct cpu *, unsigned worker, struct cpu_way, float *y, 
                  const void *x, size_t n, const struct dbrx_tensor *w, size_t first, size_t rows,
                  size_t cols, const void *next);
 /* `rows` rows of w from `first` on as the gemm wants them: where they are, or made in `panel`; those
- * behind them are next. */
-const void *cpu_open(const struct gemm *, void *panel, const struct dbrx_tensor *w, size_t first,
-                     size_t rows, size_t cols);
+ * `ahead` rows on are next. */
+struct gemm_rows cpu_open(const struct gemm *, void *panel, const struct dbrx_tensor *w, size_t first,
+                          size_t rows, size_t cols, size_t ahead);
 void cpu_linear(struct work *, float *y, const float *x, const struct dbrx_tensor *w, uint32_t n,
                 uint32_t rows, uint32_t cols);
 

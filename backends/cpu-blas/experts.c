@@ -10,7 +10,7 @@
 
 #include <string.h>
 
-enum { NONE = UINT32_MAX, TOKENS_ITEM = 16, UP_ROWS = 96, DOWN_COLS = 32, PASS = 1024 };
+enum { NONE = UINT32_MAX, TOKENS_ITEM = 16, UP_ROWS = 96, DOWN_COLS = 32, PASS = 1024, DIRECT_AHEAD = 12 };
 
 struct job {
     const struct cpu *c;
@@ -67,10 +67,12 @@ static void up_item(void *arg, unsigned worker, uint32_t item)
         size_t direct = l->w1.dtype == DBRX_BF16 && l->v1.dtype == DBRX_BF16;
         for (size_t i = 0, some; i < rows; i += some) {
             some = direct ? rows : min(j->up.g->open_rows, rows - i);
-            const void *w1 = cpu_open(j->up.g, panel, &l->w1, w + i, some, m->d_model);
-            const void *v1 = cpu_open(j->up.g, panel + some * m->d_model / 2 + 16, &l->v1, w + i,
-                                      some, m->d_model);
-            j->up.g->up(hidden, m->d_ffn, r + i, x, n, w1, v1, some, m->d_model);
+            /* a thread takes neighbours */
+            size_t ahead = direct ? DIRECT_AHEAD : some;
+            struct gemm_rows w1 = cpu_open(j->up.g, panel, &l->w1, w + i, some, m->d_model, ahead);
+            struct gemm_rows v1 = cpu_open(j->up.g, panel + some * m->d_model / 2 + 16, &l->v1, w + i,
+                                           some, m->d_model, ahead);
+            j->up.g->up(hidden, m->d_ffn, r + i, x, n, &w1, &v1, some, m->d_model);
         }
         return;
     }
@@ -156,8 +158,7 @@ static void down_item(void *arg, unsigned worker, uint32_t item)
         for (size_t c = 0, some; c < cols; c += some) {
             some = min(step, cols - c);
             for (size_t r = 0; r < ffn && w2->dtype != DBRX_BF16; r++)
-                j->down.g->open(w2->dtype, bf16 + r * some, tensor_at(w2, w + r * d + c), 1, some,
-                                NULL);
+                j->down.g->open(w2->dtype, bf16 + r * some, tensor_at(w2, w + r * d + c), 1, some);
             int open = w2->dtype != DBRX_BF16;
             j->down.g->down(out + c, j->width, h, n, ffn, open ? bf16 : tensor_at(w2, w + c),
                             open ? some : d, some, panel);
@@ -183,30 +184,38 @@ static void add_item(void *arg, unsigned worker, uint32_t item)
     }
 }
 
+static int takes(const struct gemm *g, uint32_t dtype)
+{
+    return dtype == DBRX_BF16 ? !g->integer : g->open && (!g->integer || dtype_block(dtype) > 1);
+}
+
+/* Both halves of the layer's experts by this gemm? */
+static int fits(const struct job *j, const struct gemm *g)
+{
+    const struct dbrx_layer *l = j->m->layer;
+    const int by_ffn = j->m->w2_layout != DBRX_W2_MODEL_ROWS;
+    return g && takes(g, l->w1.dtype) && takes(g, l->v1.dtype) && takes(g->hidden, l->w2.dtype) &&
+           !(by_ffn && (!g->hidden->down || dtype_block(l->w2.dtype) > 1));
+}
+
 /* how the layer's products go */
 static void choose(struct job *j)
 {
     const struct cpu *c = j->c;
     const struct moe *m = j->m;
     const struct dbrx_layer *l = m->layer;
-    const int by_ffn = m->w2_layout != DBRX_W2_MODEL_ROWS;
-    const size_t d = m->d_model, ffn = m->d_ffn;
-    struct cpu_way v1 = cpu_way(c, l->v1.dtype, m->n, ffn, d);
-    j->up = cpu_way(c, l->w1.dtype, m->n, ffn, d);
-    j->down = cpu_way(c, l->w2.dtype, m->n, d, max(d, ffn));
-    int gemm = j->up.kind == CPU_GEMM && v1.kind == CPU_GEMM && j->down.kind == CPU_GEMM;
-    if (gemm && c->int8 && dtype_block(l->w1.dtype) > 1 && dtype_block(l->v1.dtype) > 1 &&
-        dtype_block(l->w2.dtype) > 1)
-        j->up.g = v1.g = j->down.g = c->int8;
-    gemm = gemm && j->up.g == v1.g && j->up.g == j->down.g && m->act_fn == DBRX_SILU &&
-           ffn % 32 == 0 && !(by_ffn && dtype_block(l->w2.dtype) > 1);
+    const int by_ffn = m->w2_layout != DBRX_W2_MODEL_ROWS, large = m->d_model >= c->fast_cols;
     int bf16 = l->w1.dtype == DBRX_BF16 && l->v1.dtype == DBRX_BF16 && l->w2.dtype == DBRX_BF16;
-    if (gemm && c->tiles && by_ffn && bf16) {
-        j->up.g = j->down.g = c->tiles;
-        j->up.tokens = j->down.tokens = c->tiles->tokens;
-    }
-    if (gemm)
-        return;
+    const struct gemm *const best[] = { by_ffn && bf16 ? c->tiles : NULL, large ? c->int8 : NULL, c->int16,
+                                        large ? c->fast : NULL, c->exact };
+    int gemm = (m->n > CPU_FEW || c->deterministic) && m->act_fn == DBRX_SILU && m->d_model % 32 == 0 &&
+               m->d_ffn % 32 == 0 && (bf16 || !c->deterministic);
+    for (size_t i = 0; gemm && i < sizeof best / sizeof *best; i++)
+        if (fits(j, best[i])) {
+            j->up = (struct cpu_way){ CPU_GEMM, best[i], best[i]->tokens };
+            j->down = (struct cpu_way){ CPU_GEMM, best[i]->hidden, best[i]->tokens };
+            return;
+        }
     const struct cpu_way floats = { CPU_FLOAT, NULL, 1 }, quant = { CPU_QUANT, NULL, 1 };
     int by_token = cpu_by_token(c, (size_t)m->n * m->k / m->n_experts);
     int up = by_token && dtype_block(l->w1.dtype) > 1 && dtype_block(l->v1.dtype) > 1;
@@ -222,12 +231,15 @@ static size_t slot_bytes(const struct job *j)
            (j->down.kind == CPU_QUANT ? packed_bytes(j) : 0);
 }
 
-/* Enough for a chunk by the fast gemm; other ways take fewer tokens at once. */
+/* Enough for a chunk by what quantised experts go, and by the fast gemm; other ways take fewer tokens at
+ * once. */
 size_t cpu_experts_bytes(const struct cpu *c, const struct dbrx_config *cfg)
 {
     size_t block = c->tiles ? c->tiles->tokens : c->fast ? c->fast->tokens : GEMM_TOKENS;
     size_t d = cfg->d_model, slots = GRAPH_CHUNK * (size_t)cfg->top_k + block * cfg->n_experts;
-    return slots * (8 + max(2 * d, 4 * min(PASS, d)) + 2 * (size_t)cfg->d_ffn) +
+    const struct gemm *g = c->int8 && d >= c->fast_cols ? c->int8 : c->int16;
+    size_t each = g ? max(64, g->hidden->bytes) : 64;      /* of 32 columns */
+    return slots * (8 + max(each * d / 32, 4 * min(PASS, d)) + each * cfg->d_ffn / 32) +
            3 * sizeof(uint32_t) * cfg->n_experts + 64 * 8;
 }
 

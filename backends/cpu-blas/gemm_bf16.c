@@ -15,8 +15,8 @@
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16") for
 
-enum { TOKENS = 16, ROWS = 96, AHEAD = 16, PACE = 16 };  /* lanes; rows of sums kept before they turn; rows
-                                               of w2 asked for in advance */
+enum { TOKENS = 16, ROWS = 96, AHEAD = 16 };   /* lanes; rows of sums kept before they turn; rows of w2
+                                               asked for in advance */
 
 static inline __m512 widen(__m512i h, int half)
 {
@@ -129,22 +129,24 @@ static size_t step_of(size_t left)         /* how many rows the next kernel take
 
 static int kernel_of(size_t step) { return step == 12 ? 0 : step == 4 ? 1 : 2; }
 
+static size_t steps_of(size_t rows) { return rows / 12 + rows % 12 / 4 + rows % 4 / 2; }
+
 INLINE void linear(const int planes, float *y, size_t ldy, const void *x, size_t n,
-                   const void *w, size_t rows, size_t cols)
+                   const struct gemm_rows *w, size_t rows, size_t cols)
 {
     const size_t block = TOKENS * cols * 2 * (size_t)planes;
+    struct gemm_ahead ahead = gemm_ahead(w, steps_of(rows) * ((n + 31) / 32), cols / 2);
     for (size_t r = 0; r < rows; r += ROWS) {
         size_t some = rows - r < ROWS ? rows - r : ROWS;
-        const char *next = (const char *)w + (r + some) * cols * 2;
         for (size_t t = 0; t < n; t += 2 * TOKENS) {
             float sums[ROWS * 2 * TOKENS];
             size_t v = n - t > TOKENS ? 2 : 1;
-            for (size_t i = 0, step; i < some; i += step, next += PACE / 2 * cols) {
-                const char *at = (const char *)w + (r + i) * cols * 2;
+            for (size_t i = 0, step, pace; i < some; i += step) {
+                const char *at = (const char *)w->at + (r + i) * cols * 2, *next = gemm_ask(&ahead, &pace);
                 step = step_of(some - i);
                 by_rows[planes - 1][v - 1][kernel_of(step)](
                     sums + i * v * 16, at, at + step / 2 * cols * 2, cols * 2,
-                    (const char *)x + t / TOKENS * block, block, cols, next, PACE);
+                    (const char *)x + t / TOKENS * block, block, cols, next, pace);
             }
             turn(y + t * ldy + r, ldy, sums, some, v, n - t);
         }
@@ -165,20 +167,21 @@ static inline __m512 gated(const float *gate, const float *up)
 }
 
 INLINE void up(const int planes, uint16_t *h, size_t ffn, size_t first, const uint16_t *x,
-               size_t n, const void *w1, const void *v1, size_t rows, size_t cols)
+               size_t n, const struct gemm_rows *w1, const struct gemm_rows *v1, size_t rows, size_t cols)
 {
     const size_t block = TOKENS * cols * 2 * (size_t)planes, h_block = TOKENS * ffn * (size_t)planes;
-    for (size_t r = 0, step; r < rows; r += step / 2) {
+    const size_t kernels = (steps_of(2 * rows) * ((n + 31) / 32) + 1) / 2;
+    struct gemm_ahead ahead[2] = { gemm_ahead(w1, kernels, cols / 2), gemm_ahead(v1, kernels, cols / 2) };
+    for (size_t r = 0, step, call = 0, pace; r < rows; r += step / 2) {
         size_t at = r * cols * 2;
         step = step_of(2 * (rows - r));    /* as many of w1 as of v1 */
         for (size_t t = 0; t < n; t += 2 * TOKENS) {
             float sums[12 * 2 * TOKENS];
             size_t v = n - t > TOKENS ? 2 : 1;
-            const char *next = (const char *)(t / 32 % 2 ? v1 : w1) + at + step * cols;
+            const char *next = gemm_ask(&ahead[call++ % 2], &pace);
             by_rows[planes - 1][v - 1][kernel_of(step)](
-                sums, (const char *)w1 + at, (const char *)v1 + at, cols * 2,
-                (const char *)x + t / TOKENS * block, block, cols, next + t / 64 * PACE / 2 * cols,
-                PACE);
+                sums, (const char *)w1->at + at, (const char *)v1->at + at, cols * 2,
+                (const char *)x + t / TOKENS * block, block, cols, next, pace);
             for (size_t b = 0; b < v; b++)
                 for (size_t i = 0; i < step / 2; i += 2) {
                     const float *g = sums + (i * v + b) * 16, *u = g + step / 2 * v * 16;
@@ -270,27 +273,26 @@ void bf16_pack(void *block, const float *const *row, size_t n, size_t cols)
     pack(1, block, row, n, cols);
 }
 
-static void open(uint32_t dtype, void *panel, const void *src, size_t rows, size_t cols,
-                 const void *next)
+static void open(uint32_t dtype, void *panel, const void *src, size_t rows, size_t cols)
 {
-    (void)next;                            /* opening takes longer than the memory          */
     bf16_open(dtype, panel, src, rows * cols);
 }
 
 #define TABLE(planes, title, open, attend) \
 static void pack_##planes(void *block, const float *const *row, size_t n, size_t cols) \
 { pack(planes, block, row, n, cols); } \
-static void linear_##planes(float *y, size_t ldy, const void *x, size_t n, const void *w, \
-                            size_t rows, size_t cols) \
+static void linear_##planes(float *y, size_t ldy, const void *x, size_t n, \
+                            const struct gemm_rows *w, size_t rows, size_t cols) \
 { linear(planes, y, ldy, x, n, w, rows, cols); } \
 static void up_##planes(void *h, size_t ffn, size_t first, const void *x, size_t n, \
-                        const void *w1, const void *v1, size_t rows, size_t cols) \
+                        const struct gemm_rows *w1, const struct gemm_rows *v1, size_t rows, \
+                        size_t cols) \
 { up(planes, h, ffn, first, x, n, w1, v1, rows, cols); } \
 static void down_##planes(float *out, size_t ldo, const void *h, size_t n, size_t ffn, \
                           const void *w2, size_t ldw, size_t cols, float *panel) \
 { down(planes, out, ldo, h, n, ffn, w2, ldw, cols, panel); } \
 const struct gemm title = { \
-    &#title[5], TOKENS, 64 * planes, 48, pack_##planes, linear_##planes, up_##planes, \
+    &#title[5], TOKENS, 64 * planes, 48, 0, &title, pack_##planes, linear_##planes, up_##planes, \
     down_##planes, open, attend };
 TABLE(1, gemm_bf16, open, bf16_attend)
 TABLE(2, gemm_bf16x2, NULL, NULL)

@@ -11,13 +11,13 @@
 
 enum { BLOCK_ROWS = 96 };                  /* opened at a time: a panel that leaves L2 room */
 
-/* Attention's projections are a tenth of the work, and rounding there moves keys and queries for all
- * tokens: they stay in BF16 where the CPU has it, experts choose int8 for themselves. */
+/* Quantised weights keep 15 bits of the activations: attention's projections are a tenth of the work, and
+ * rounding there moves keys and queries for all tokens.  Experts choose int8 for themselves. */
 struct cpu_way cpu_way(const struct cpu *c, uint32_t dtype, size_t n, size_t rows, size_t cols)
 {
     const int bf16 = dtype == DBRX_BF16, quantised = dtype_block(dtype) > 1;
-    const struct gemm *fast = cols < c->fast_cols ? NULL : quantised && !c->fast ? c->int8 : c->fast;
-    const struct gemm *g = bf16 ? fast ? fast : c->exact : c->deterministic ? NULL : fast;
+    const struct gemm *fast = cols < c->fast_cols ? NULL : c->fast;
+    const struct gemm *g = bf16 ? fast ? fast : c->exact : c->deterministic ? NULL : quantised ? c->int16 : fast;
     if (g && (n > CPU_FEW || c->deterministic) && cols % 32 == 0 && rows % 16 == 0)
         return (struct cpu_way){ CPU_GEMM, g, g->tokens };
     if (quantised && cpu_by_token(c, n))
@@ -42,14 +42,16 @@ void cpu_pack(const struct cpu *c, struct cpu_way way, void *block, const float 
         memcpy(block, row[0], sizeof(float) * cols);
 }
 
-const void *cpu_open(const struct gemm *g, void *panel, const struct dbrx_tensor *w, size_t first,
-                     size_t rows, size_t cols)
+struct gemm_rows cpu_open(const struct gemm *g, void *panel, const struct dbrx_tensor *w, size_t first,
+                          size_t rows, size_t cols, size_t ahead)
 {
     const void *at = tensor_at(w, first * cols);
-    if (w->dtype == DBRX_BF16)
-        return at;
-    g->open(w->dtype, panel, at, rows, cols, tensor_at(w, (first + rows) * cols));
-    return panel;
+    if (w->dtype != DBRX_BF16) {
+        g->open(w->dtype, panel, at, rows, cols);
+        at = panel;
+    }
+    return (struct gemm_rows){ at, tensor_at(w, (first + ahead) * cols),
+                               (size_t)dtype_bytes(w->dtype, rows * cols) };
 }
 
 /* float32 weights by kernels or BLAS */
@@ -99,8 +101,9 @@ void cpu_product(const struct cpu *c, unsigned worker, struct cpu_way way, float
         size_t step = w->dtype == DBRX_BF16 ? rows : BLOCK_ROWS;
         for (size_t r = 0, some; r < rows; r += some) {
             some = min(step, rows - r);
-            const void *panel = cpu_open(way.g, cpu_scratch(c, worker), w, first + r, some, cols);
-            way.g->linear(y + r, ldy, x, n, panel, some, cols);
+            size_t ahead = min(some, BLOCK_ROWS);
+            struct gemm_rows open = cpu_open(way.g, cpu_scratch(c, worker), w, first + r, some, cols, ahead);
+            way.g->linear(y + r, ldy, x, n, &open, some, cols);
         }
     }
 }

@@ -22,6 +22,14 @@ enum { GROUP = 32,                         /* elements that one thread decodes a
 #define TILE_SHARED  (3 * TILE * (GROUP + 1) * sizeof(float) + TILE * sizeof(void *))
 #define QUERIES  8u                        /* of a block of attention                        */
 #define KEYS     128u                      /* positions it looks at together: its threads    */
+#define FAST     128u                      /* tokens and rows of a tile of tensor cores      */
+#define FAST_COLS 64u
+#define FAST_THREADS 256u
+#define FAST_SHARED (2 * 2 * FAST * FAST_COLS * 2 + FAST * sizeof(void *))
+#define FLASH    64u                       /* queries and positions of a block of flash      */
+#define FLASH_HEAD 128u                    /* numbers of a head that it can do               */
+#define FLASH_THREADS 128u
+#define FLASH_SHARED (2 * FLASH * FLASH_HEAD * 2)
 #define ATTEND_SHARED(head) ((QUERIES * (KEYS + 3) + KEYS / 32 * QUERIES * KEYS + QUERIES * (size_t)(head)) * sizeof(float))
 
 /* A stored matrix: up to four planes, each one field of all its blocks (planes.h). */
@@ -74,6 +82,7 @@ struct rope_args {                         /* clip, rotate, keys and values to t
 struct linear_args {                       /* y[n][ldy] = or += x[n][cols] w^T                */
     struct mat w;
     const float *x;
+    const uint16_t *x16;                   /* the same, bfloat16; for tensor cores            */
     float *y;
     uint32_t n, ldy, add;
     struct norming norm;                   /* of matvec                                       */
@@ -122,6 +131,8 @@ struct expert_args {                       /* of all slots, or of the sorted one
     const uint16_t *expert;                /* [n * slots]                                     */
     const float *weight;
     const float *h;                        /* [n][d]                                          */
+    const uint16_t *h16;                   /* for tensor cores: bfloat16 of h and act         */
+    uint16_t *act16;
     float *act, *y;                        /* [n * slots][ffn_ld], [n * slots][ld]            */
     const uint32_t *order, *start;         /* struct group_args; for the tiled kernels        */
     uint32_t type1, type3, type2;          /* of w1, v1, w2                                   */

@@ -183,6 +183,7 @@ template <int TYPE> __device__ __forceinline__ void attend(const attend_args &a)
             }
         }
         __syncthreads();
+        UNROLL
         for (uint32_t d = 0; d < DIMS && d * KEYS < a.head; d++) {     /* KEYS dimensions: a lane four, a warp every */
             const uint32_t i = d * KEYS + 4 * lane;                    /* fourth position                           */
             float sum[QUERIES][4] = { { 0 } };
@@ -208,9 +209,13 @@ template <int TYPE> __device__ __forceinline__ void attend(const attend_args &a)
         }
     }
 
-    for (uint32_t r = 0; r < n; r++) {
+    UNROLL
+    for (uint32_t r = 0; r < QUERIES; r++) {
+        if (r >= n)
+            break;
         uint32_t t = (first + r) / group, h = kv * group + (first + r) % group;
         float *part_of = a.part + (((size_t)t * a.heads + h) * a.splits + blockIdx.z) * (a.head + 2);
+        UNROLL
         for (uint32_t d = 0; d < DIMS; d++) {
             uint32_t i = d * KEYS + threadIdx.x;
             if (i < a.head && a.splits == 1)

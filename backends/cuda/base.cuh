@@ -76,6 +76,11 @@ __device__ __forceinline__ two load8(const void *p)
     return { v.x, v.y };
 }
 
+__device__ __forceinline__ void store16(void *p, const uint32_t *u)
+{
+    *(uint4 *)p = { u[0], u[1], u[2], u[3] };
+}
+
 __device__ __forceinline__ uint32_t load2(const void *p)
 {
     return *(const uint16_t *)p;

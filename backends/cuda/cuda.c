@@ -94,28 +94,47 @@ static dbrx_status parse(const struct dbrx_config *c, const char *const *opt, st
     return st;
 }
 
+/* "2 x NVIDIA A (8.0), NVIDIA B (9.0)": all of them, neighbours of one kind together */
+static void name_devices(const struct gpu_info *g, int n, char *out, size_t size)
+{
+    size_t at = 0;
+    for (int i = 0, same; i < n && at < size; i += same) {
+        for (same = 1; i + same < n && !strcmp(g[i].name, g[i + same].name); same++)
+            ;
+        at += (size_t)snprintf(out + at, size - at, "%s", at ? ", " : "");
+        if (same > 1 && at < size)
+            at += (size_t)snprintf(out + at, size - at, "%d x ", same);
+        if (at < size)
+            at += (size_t)snprintf(out + at, size - at, "%s (%d.%d)", g[i].name, g[i].major, g[i].minor);
+    }
+}
+
 static dbrx_status probe(const struct dbrx_host *host, struct dbrx_probe *p, struct dbrx_error *err)
 {
     struct dbrx_error why = { .code = DBRX_OK };
-    struct gpu_info g;
-    int n = 0;
+    struct gpu_info g[MAX_DEVICES];
+    int count = 0, n = 0;
     (void)host, (void)err;
     p->score = 0;
     p->mem_total = p->mem_free = 0;
     p->device[0] = p->reason[0] = '\0';
-    dbrx_status st = gpu_count(&n, &why);
-    for (int i = 0; i < n && st == DBRX_OK; i++)
-        if ((st = gpu_describe(i, &g, &why)) == DBRX_OK) {
-            p->mem_total += g.total;
-            p->mem_free += g.free;
+    dbrx_status st = gpu_count(&count, &why);
+    for (int i = 0; i < count && n < MAX_DEVICES && st == DBRX_OK; i++) {
+        st = gpu_describe(i, &g[n], &why);
+        if (st == DBRX_OK && *g[n].reason) {
+            fail(&why, DBRX_E_UNSUPPORTED, "%s", g[n].reason);
+        } else if (st == DBRX_OK) {
+            p->mem_total += g[n].total;
+            p->mem_free += g[n].free;
+            n++;
         }
-    if (st != DBRX_OK) {
+    }
+    if (st != DBRX_OK || !n) {             /* of several that cannot be used, why the last */
         snprintf(p->reason, sizeof p->reason, "%.127s", why.text);
         return DBRX_OK;
     }
     p->score = 200;
-    snprintf(p->device, sizeof p->device, "%s%.63s, compute capability %d.%d%s", n > 1 ? "the last of several: " : "",
-             g.name, g.major, g.minor, "");
+    name_devices(g, n, p->device, sizeof p->device);
     return DBRX_OK;
 }
 

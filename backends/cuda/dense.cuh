@@ -4,8 +4,8 @@
  * 32nd group of them, or two, and meets the token's values in shared memory: every value read
  * there serves both rows.  The first weights are asked for before anything else is, so that memory
  * is busy while the row is brought and normalised; a warp's next ones before its last sum is done.
- * tiled: many tokens, TILE of them by TILE rows a block, whole groups staged in shared memory; in
- * float32, or by tensor cores (tensor.cuh). */
+ * tiled: many tokens, TILE of them by TILE rows a block, whole groups staged in shared memory.  Exact
+ * rather than fast: tensor.cuh has what is fast. */
 #ifndef DBRX_CUDA_DENSE_CUH
 #define DBRX_CUDA_DENSE_CUH
 
@@ -225,17 +225,15 @@ struct plain_tile {
 };
 static_assert(sizeof(plain_tile::shared) + TILE * sizeof(void *) == TILE_SHARED, "the host asks for what a tile takes");
 
-#include "backends/cuda/tensor.cuh"
-
 /* grid: (tiles of rows, tiles of tokens) */
-template <class T> __device__ __forceinline__ void tiled(const linear_args &a)
+__device__ __forceinline__ void tiled(const linear_args &a)
 {
     SHARED(shared);
-    typename T::shared *s = (typename T::shared *)shared;
+    plain_tile::shared *s = (plain_tile::shared *)shared;
     const float **rows_x = (const float **)(s + 1);
     const uint32_t row0 = blockIdx.x * TILE, t0 = blockIdx.y * TILE;
     const wt *w = &a.w.w;
-    T tile;
+    plain_tile tile;
     if (threadIdx.x < TILE)
         rows_x[threadIdx.x] = t0 + threadIdx.x < a.n ? a.x + (size_t)(t0 + threadIdx.x) * a.w.cols : NULL;
     __syncthreads();

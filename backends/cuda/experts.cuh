@@ -127,16 +127,16 @@ __device__ __forceinline__ void group_slots(const group_args &a)
 }
 
 /* grid: (tiles of rows, tiles of slots, n_experts) */
-template <class T, bool UP> __device__ __forceinline__ void tiled_expert(const expert_args &a)
+template <bool UP> __device__ __forceinline__ void tiled_expert(const expert_args &a)
 {
     SHARED(shared);
-    typename T::shared *s = (typename T::shared *)shared;
+    plain_tile::shared *s = (plain_tile::shared *)shared;
     const float **rows_x = (const float **)(s + 1);
     const uint32_t e = blockIdx.z, begin = a.start[e], n = a.start[e + 1] - begin;
     const uint32_t row0 = blockIdx.x * TILE, i0 = blockIdx.y * TILE, rows = UP ? a.ffn : a.d;
     const wt *w[2] = { UP ? a.w1 + e : a.w2 + e, a.v1 + e };
     const uint32_t type[2] = { UP ? a.type1 : a.type2, a.type3 };
-    T tile;
+    plain_tile tile;
     if (i0 >= n)
         return;
     if (threadIdx.x < TILE) {

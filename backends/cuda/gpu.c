@@ -75,12 +75,30 @@ dbrx_status gpu_count(int *n, struct dbrx_error *err)
     return *n ? DBRX_OK : fail(err, DBRX_E_UNSUPPORTED, "the NVIDIA driver is installed, but there is no GPU that it can use");
 }
 
+/* What an opened device has free; only a context knows */
+static CUresult memory_of(const struct driver *d, CUdevice id, struct gpu_info *out)
+{
+    CUcontext ctx;
+    size_t total, left;
+    CUresult r = d->cuDevicePrimaryCtxRetain_(&ctx, id);
+    if (r != CUDA_SUCCESS)
+        return r;
+    (void)d->cuCtxPushCurrent_(ctx);
+    r = d->cuMemGetInfo_(&left, &total);
+    (void)d->cuCtxPopCurrent_(&ctx);
+    (void)d->cuDevicePrimaryCtxRelease_(id);
+    if (r == CUDA_SUCCESS)
+        out->total = total, out->free = left;
+    return r;
+}
+
 dbrx_status gpu_describe(int device, struct gpu_info *out, struct dbrx_error *err)
 {
     const struct driver *d;
+    struct dbrx_error why = { .code = DBRX_OK };
     CUdevice id;
-    CUcontext ctx;
-    size_t total, left;
+    char what[48];
+    int mode = 0;
     *out = (struct gpu_info){ .total = 0 };
     dbrx_status st = driver_open(&d, err);
     if (st != DBRX_OK)
@@ -97,20 +115,16 @@ dbrx_status gpu_describe(int device, struct gpu_info *out, struct dbrx_error *er
     if (r == CUDA_SUCCESS)
         r = d->cuDeviceGetAttribute_(&out->processors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, id);
     if (r == CUDA_SUCCESS)
-        r = d->cuDevicePrimaryCtxRetain_(&ctx, id);    /* only a context knows what is free */
-    if (r == CUDA_SUCCESS) {
-        (void)d->cuCtxPushCurrent_(ctx);
-        r = d->cuMemGetInfo_(&left, &total);
-        (void)d->cuCtxPopCurrent_(&ctx);
-        (void)d->cuDevicePrimaryCtxRelease_(id);
-    }
-    if (r != CUDA_SUCCESS) {
-        char what[48];
-        snprintf(what, sizeof what, "device %d cannot be used", device);
-        return driver_fail(d, r, what, err);
-    }
-    out->total = total;
-    out->free = left;
+        r = d->cuDeviceGetAttribute_(&mode, CU_DEVICE_ATTRIBUTE_COMPUTE_MODE, id);
+    snprintf(what, sizeof what, "device %d cannot be used", device);
+    if (r == CUDA_SUCCESS && out->major < 8)
+        fail(&why, DBRX_E_UNSUPPORTED, "%s: %.40s has compute capability %d.%d, 8.0 is needed", what, out->name,
+             out->major, out->minor);
+    else if (r == CUDA_SUCCESS && mode == CU_COMPUTEMODE_PROHIBITED)
+        fail(&why, DBRX_E_UNSUPPORTED, "%s: it is closed to programs (nvidia-smi -i %d -c DEFAULT opens it)", what, device);
+    else if (r != CUDA_SUCCESS || (r = memory_of(d, id, out)) != CUDA_SUCCESS)
+        driver_fail(d, r, what, &why);
+    snprintf(out->reason, sizeof out->reason, "%.199s", why.text);
     return DBRX_OK;
 }
 
@@ -169,6 +183,9 @@ void gpu_close(struct gpu *g)
 static dbrx_status no_memory(struct gpu *g, CUresult r, const char *where, size_t bytes, struct dbrx_error *err)
 {
     char what[80];
+    if (r == CUDA_ERROR_OUT_OF_MEMORY)
+        return fail(err, DBRX_E_NOMEM, "no %.1f MB left %s %d: end what else uses it, or try a smaller context=N, "
+                    "kv=fp8 or a quantised model", (double)bytes / 1e6, where, g->device);
     snprintf(what, sizeof what, "%.1f MB %s %d", (double)bytes / 1e6, where, g->device);
     return driver_fail(g->d, r, what, err);
 }
@@ -261,11 +278,14 @@ void gpu_stream_close(struct gpu_stream *s)
     free(s);
 }
 
-/* Remembers the first failure */
+/* Remembers the first failure, and that is the end of the stream: whatever the driver says of it, nobody
+ * knows what of the work before and after was done */
 static void note(struct gpu_stream *s, CUresult r, const char *what)
 {
-    if (r != CUDA_SUCCESS && s->err.code == DBRX_OK)
+    if (r != CUDA_SUCCESS && s->err.code == DBRX_OK) {
         driver_fail(s->gpu->d, r, what, &s->err);
+        s->err.code = DBRX_E_LOST;
+    }
 }
 
 /* CALL(s, what, f, arguments...): unless something failed before */
@@ -346,7 +366,7 @@ struct gpu_graph *gpu_record_end(struct gpu_stream *s)
     CUgraph graph = NULL;
     struct gpu_graph *g = calloc(1, sizeof *g);
     if (!g && s->err.code == DBRX_OK)
-        fail(&s->err, DBRX_E_NOMEM, "out of memory");
+        fail(&s->err, DBRX_E_LOST, "out of memory");
     enter(s->gpu);                         /* also after a failure: the stream must get out of it */
     note(s, s->gpu->d->cuStreamEndCapture_(s->stream, &graph), "a graph cannot be recorded");
     leave(s->gpu);

@@ -24,6 +24,7 @@ struct gpu_info {
     uint64_t total, free;                  /* bytes                                          */
     int      major, minor;                 /* compute capability                             */
     int      processors;
+    char     reason[200];                  /* why it cannot be used, a sentence; empty: it can */
 };
 
 enum gpu_kernel {
@@ -37,6 +38,7 @@ enum gpu_kernel gpu_typed(enum gpu_kernel of_f32, uint32_t dtype);
 
 /* [any] How many devices there are.  DBRX_E_UNSUPPORTED and a sentence where none can be used. */
 dbrx_status gpu_count(int *n, struct dbrx_error *);
+/* [any] A device that is there but cannot be used is no error: it has a reason. */
 dbrx_status gpu_describe(int device, struct gpu_info *, struct dbrx_error *);
 /* [any] Whether this runtime has an option beside the backend's own, and takes it (for tests). */
 int gpu_option(const char *name_and_value);

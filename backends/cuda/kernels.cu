@@ -2,6 +2,7 @@
  * the entry point of every kernel.  Compiled by nvcc, and by a C++ compiler for tests/cuda-emu. */
 #include "backends/cuda/attend.cuh"
 #include "backends/cuda/experts.cuh"
+#include "backends/cuda/flash.cuh"
 #include "backends/cuda/route.cuh"
 
 /* grid: (anything, planes); float types are padded with zeros to `padded` columns */
@@ -66,4 +67,6 @@ __device__ __forceinline__ void norm(const norm_args &a)
 
 #define KERNEL(name, type, body) \
     extern "C" __global__ void dbrx_##name(const type a) { body; }
+#define BOUND_KERNEL(name, type, threads, blocks, body) \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) dbrx_##name(const type a) { body; }
 #include "backends/cuda/kernel_list.h"

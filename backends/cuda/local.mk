@@ -23,6 +23,6 @@ CUDA_INCLUDED = $(srcdir)/%D%/args.h $(srcdir)/%D%/planes.h $(srcdir)/%D%/kernel
 libcudahost_la_SOURCES = %D%/args.h %D%/planes.h %D%/kernel_list.h %D%/gpu.h %D%/model.h %D%/model.c %D%/plan.c \
   %D%/session.h %D%/session.c %D%/pass.h %D%/pass.c %D%/forward.c %D%/kv.c %D%/watch.c %D%/cuda.h %D%/cuda.c
 libcudahost_la_LIBADD = libgraph.la
-CUDA_KERNELS = $(srcdir)/%D%/kernels.cu $(srcdir)/%D%/base.cuh $(srcdir)/%D%/weights.cuh $(srcdir)/%D%/dense.cuh $(srcdir)/%D%/tensor.cuh \
+CUDA_KERNELS = $(srcdir)/%D%/kernels.cu $(srcdir)/%D%/base.cuh $(srcdir)/%D%/weights.cuh $(srcdir)/%D%/dense.cuh $(srcdir)/%D%/tensor.cuh $(srcdir)/%D%/flash.cuh \
   $(srcdir)/%D%/experts.cuh $(srcdir)/%D%/attend.cuh $(srcdir)/%D%/route.cuh
 EXTRA_DIST += $(CUDA_KERNELS)

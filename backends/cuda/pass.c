@@ -55,10 +55,25 @@ static void matvec(struct part *p, const struct linear_args *a)
                 sizeof *a);
 }
 
-static void tiled(const dbrx_model *m, struct part *p, const struct linear_args *a)
+/* x[n][cols] as bfloat16, where y will be: nobody needs that before the product that follows is done */
+static uint16_t *rounded(struct part *p, const float *x, uint32_t n, uint32_t cols)
 {
-    LAUNCH(p, m->set.fast ? K_tiled_fast : K_tiled, ceil_div(a->w.rows, TILE), ceil_div(a->n, TILE), 1, TILE_THREADS,
-           TILE_SHARED, *a);
+    const uint64_t all = (uint64_t)n * cols;
+    const struct convert_args a = { .from = (const unsigned char *)x, .to = (unsigned char *)p->y, .n = all,
+                                    .from_type = DBRX_F32, .to_type = DBRX_BF16 };
+    LAUNCH(p, K_convert, (uint32_t)(all / THREADS < 8192 ? all / THREADS + 1 : 8192), 1, 1, THREADS, 0, a);
+    return (uint16_t *)p->y;
+}
+
+static void tiled(const dbrx_model *m, struct part *p, struct linear_args *a)
+{
+    if (m->set.fast) {
+        a->x16 = rounded(p, a->x, a->n, a->w.cols);
+        LAUNCH(p, gpu_typed(K_fast_f32, a->w.type), ceil_div(a->n, FAST), ceil_div(a->w.rows, FAST), 1, FAST_THREADS,
+               FAST_SHARED, *a);
+    } else {
+        LAUNCH(p, K_tiled, ceil_div(a->w.rows, TILE), ceil_div(a->n, TILE), 1, TILE_THREADS, TILE_SHARED, *a);
+    }
 }
 
 void pass_begin(dbrx_session *s, struct part *p, const struct pass *q)
@@ -121,6 +136,12 @@ static void attention(dbrx_session *s, struct part *p, const struct pass *q, uin
                              .part = p->split, .count = p->count, .ldq = m->qkv, .ldo = m->ld, .heads = c->n_heads,
                              .kv_heads = c->n_kv_heads, .head = m->head, .n = q->n,
                              .splits = q->n <= FEW ? s->splits : 1, .type = type };
+    if (m->set.fast && q->n > FEW && m->head % 16 == 0 && m->head <= FLASH_HEAD) {
+        const enum gpu_kernel f = type == DBRX_F32 ? K_flash_f32 : type == DBRX_F16 ? K_flash_f16
+                                : type == DBRX_BF16 ? K_flash_bf16 : K_flash_fp8;
+        LAUNCH(p, f, ceil_div(q->n * (c->n_heads / c->n_kv_heads), FLASH), c->n_kv_heads, 1, FLASH_THREADS, FLASH_SHARED, a);
+        return;
+    }
     const enum gpu_kernel k = type == DBRX_F32 ? K_attend_f32 : type == DBRX_F16 ? K_attend_f16
                             : type == DBRX_BF16 ? K_attend_bf16 : K_attend_fp8;
     LAUNCH(p, k, ceil_div(q->n * (c->n_heads / c->n_kv_heads), QUERIES), c->n_kv_heads, a.splits, KEYS,
@@ -129,7 +150,7 @@ static void attention(dbrx_session *s, struct part *p, const struct pass *q, uin
 
 static void out_proj(dbrx_session *s, struct part *p, const struct pass *q, uint32_t l)
 {
-    const struct linear_args a = { .w = s->m->layer[l].wo, .x = p->h, .y = p->x, .n = q->n, .ldy = s->m->ld, .add = 1 };
+    struct linear_args a = { .w = s->m->layer[l].wo, .x = p->h, .y = p->x, .n = q->n, .ldy = s->m->ld, .add = 1 };
     if (few(s->m, q->n))
         matvec(p, &a);
     else
@@ -181,9 +202,19 @@ static void experts(dbrx_session *s, struct part *p, const struct pass *q, uint3
     struct group_args g = { .expert = a.expert, .weight = a.weight, .order = p->order, .start = p->start,
                             .n_slots = n_slots, .n_experts = c->n_experts };
     LAUNCH(p, K_group_slots, 1, 1, 1, 1024, c->n_experts * sizeof(uint32_t), g);
-    /* no expert has more than every token once */
-    LAUNCH(p, m->set.fast ? K_up_fast : K_tiled_up, ceil_div(c->d_ffn, TILE), ceil_div(q->n, TILE), c->n_experts, TILE_THREADS, TILE_SHARED, a);
-    LAUNCH(p, m->set.fast ? K_down_fast : K_tiled_down, ceil_div(c->d_model, TILE), ceil_div(q->n, TILE), c->n_experts, TILE_THREADS, TILE_SHARED, a);
+    /* no expert has more than every token once.  Tensor cores leave act rounded, in the same place: not
+     * for who watches it, nor where rows end in zeros that must stay. */
+    if (m->set.fast && !s->watch && b->type1 == b->type3 && c->d_ffn == m->ffn_ld) {
+        a.h16 = rounded(p, p->h, q->n, m->ld);
+        a.act16 = (uint16_t *)p->act;
+        LAUNCH(p, gpu_typed(K_fast_up_f32, b->type1), ceil_div(q->n, FAST), ceil_div(c->d_ffn, FAST / 2), c->n_experts,
+               FAST_THREADS, FAST_SHARED, a);
+        LAUNCH(p, gpu_typed(K_fast_down_f32, b->type2), ceil_div(q->n, FAST), ceil_div(c->d_model, FAST), c->n_experts,
+               FAST_THREADS, FAST_SHARED, a);
+    } else {
+        LAUNCH(p, K_tiled_up, ceil_div(c->d_ffn, TILE), ceil_div(q->n, TILE), c->n_experts, TILE_THREADS, TILE_SHARED, a);
+        LAUNCH(p, K_tiled_down, ceil_div(c->d_model, TILE), ceil_div(q->n, TILE), c->n_experts, TILE_THREADS, TILE_SHARED, a);
+    }
     LAUNCH(p, K_combine, ceil_div(c->d_model, THREADS), q->n, 1, THREADS, 0, a.combine);
 }
 

@@ -231,25 +231,28 @@ dbrx_status plan_make(const struct dbrx_model_desc *m, const struct settings *se
                       struct dbrx_error *err)
 {
     int count, st;
-    uint32_t n = (uint32_t)set->n_gpus;
+    uint32_t n = 0;
+    struct gpu_info g = { .total = 0 };
     *p = (struct plan){ .n_shares = 0 };
     if ((st = gpu_count(&count, err)) != DBRX_OK)
         return st;
-    if (!n)
-        n = (uint32_t)(count < MAX_DEVICES ? count : MAX_DEVICES);
     p->resident = calloc(m->config.n_layers, sizeof *p->resident);
     p->away = calloc(m->config.n_layers, sizeof *p->away);
     if (!p->resident || !p->away)
         return fail(err, DBRX_E_NOMEM, "out of memory");
-    for (uint32_t i = 0; i < n; i++) {
-        struct gpu_info g;
-        int id = set->n_gpus ? set->gpu[i] : (int)i;
+    for (int i = 0; i < (set->n_gpus ? set->n_gpus : count) && n < MAX_DEVICES; i++) {
+        int id = set->n_gpus ? set->gpu[i] : i;
         if (id >= count)
             return fail(err, DBRX_E_INVALID, "gpus: there is no device %d, the last one is %d", id, count - 1);
         if ((st = gpu_describe(id, &g, err)) != DBRX_OK)
             return st;
-        p->share[i] = (struct share){ .device = id, .total = g.total, .free = g.free };
+        if (*g.reason && set->n_gpus)      /* what was asked for; those that were not are passed over */
+            return fail(err, DBRX_E_UNSUPPORTED, "%s", g.reason);
+        if (!*g.reason)
+            p->share[n++] = (struct share){ .device = id, .total = g.total, .free = g.free };
     }
+    if (!n)
+        return fail(err, DBRX_E_UNSUPPORTED, "%s", g.reason);
     for (uint32_t k = 1; k <= n; k++)      /* as few devices as can hold it */
         if (!fill(m, set, p, k))
             return DBRX_OK;

@@ -324,9 +324,12 @@ void values(const typename Fmt<TYPE>::raw &r, uint32_t g, int i, const float *sc
 {
     typedef Fmt<TYPE> F;
     F::quad(r, g, i, v);
+    if (F::SCALES == 0)
+        return;
     const int half = F::SCALES == 2 ? i / 4 : 0;
-    for (int j = 0; j < 4 && F::SCALES > 0; j++)
-        v[j] = (v[j] - F::BIAS) * (F::UNIT * scale[half]) - (F::MINS > 0 ? min[half] : 0);
+    const float unit = F::UNIT * scale[half], zero = F::BIAS * unit;
+    for (int j = 0; j < 4; j++)            /* nothing is rounded before the minimum is taken away */
+        v[j] = v[j] * unit - zero - (F::MINS > 0 ? min[half] : 0);
 }
 
 /* v[GROUP] = group g of row `row`; a row has `groups` of them */

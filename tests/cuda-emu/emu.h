@@ -23,6 +23,7 @@ extern "C" {
 #define __device__
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
 #define __noinline__ __attribute__((noinline))
 
 struct uint2 { unsigned int x, y; };
@@ -31,12 +32,15 @@ struct emu_dim { unsigned int x, y, z; };
 
 namespace emu {
 
-enum { MAX_THREADS = 1024, LANES = 32, SLOT = 64 };
+enum { MAX_THREADS = 1024, LANES = 32, SLOT = 64, COPIES = 32 };
 
 struct warp {
     unsigned arrived, generation, alive;
     alignas(16) unsigned char slot[2][LANES][SLOT];
 };
+
+/* a thread's copies that nobody has waited for */
+struct copies { unsigned n; void *to[COPIES]; const void *from[COPIES]; };
 
 /* the block that runs now */
 struct block {
@@ -46,6 +50,7 @@ struct block {
     unsigned char *shared;
     int any[2];                            /* __syncthreads_or of this generation and the last */
     struct warp warp[MAX_THREADS / LANES];
+    struct copies copy[MAX_THREADS];
 };
 extern __thread struct block *now;         /* not thread_local: no wrapper around every look at it */
 
@@ -151,5 +156,81 @@ inline float half_float(uint16_t h) { return f16_to_f32(h); }
 inline uint16_t float_half(float f) { uint16_t h; kv_store(&h, 1 /* F16 */, &f, 1); return h; }
 inline unsigned atomicAdd(unsigned *p, unsigned v) { unsigned old = *p; *p += v; return old; }
 inline unsigned atomicMin(unsigned *p, unsigned v) { unsigned old = *p; *p = v < old ? v : old; return old; }
+
+/* ---- twins of what backends/cuda/tensor.cuh takes from the device ---- */
+
+inline float emu_bf16(uint32_t h) { return __uint_as_float(h << 16); }
+
+inline void mma(float *c, const uint32_t *a, const uint32_t *b)
+{
+    struct operands { uint32_t a[4], b[2]; } mine = { { a[0], a[1], a[2], a[3] }, { b[0], b[1] } }, all[emu::LANES];
+    emu::exchange(mine, all);
+    const uint32_t g = threadIdx.x % emu::LANES / 4, t = threadIdx.x % 4;
+    for (uint32_t i = 0; i < 4; i++) {
+        const uint32_t row = g + i / 2 * 8, col = 2 * t + i % 2;
+        for (uint32_t k = 0; k < 16; k++) {
+            uint32_t x = all[row % 8 * 4 + k % 8 / 2].a[row / 8 + k / 8 * 2] >> 16 * (k % 2);
+            uint32_t y = all[col * 4 + k % 8 / 2].b[k / 8] >> 16 * (k % 2);
+            c[i] += emu_bf16(x & 0xffff) * emu_bf16(y & 0xffff);
+        }
+    }
+}
+
+/* where the rows of the four matrices are */
+inline const uint16_t *const *emu_rows(const void *row, const uint16_t **all)
+{
+    if ((uintptr_t)row % 16)
+        emu::die("a row of a matrix in shared memory is not aligned");
+    return emu::exchange((const uint16_t *)row, all);
+}
+
+inline void load_matrices(uint32_t *r, const void *row)
+{
+    const uint16_t *rows[emu::LANES];
+    const uint32_t lane = threadIdx.x % emu::LANES;
+    emu_rows(row, rows);
+    for (uint32_t i = 0; i < 4; i++)
+        memcpy(&r[i], rows[8 * i + lane / 4] + lane % 4 * 2, 4);
+}
+
+inline void load_turned(uint32_t *r, const void *row)
+{
+    const uint16_t *rows[emu::LANES];
+    const uint32_t lane = threadIdx.x % emu::LANES;
+    emu_rows(row, rows);
+    for (uint32_t i = 0; i < 4; i++)
+        r[i] = rows[8 * i + lane % 4 * 2][lane / 4] | (uint32_t)rows[8 * i + lane % 4 * 2 + 1][lane / 4] << 16;
+}
+
+/* Nothing of a copy is there before it was waited for: NaN until then. */
+inline void copy16(void *to, const void *from, bool real)
+{
+    emu::copies &c = emu::now->copy[emu::now->thread];
+    if (c.n == emu::COPIES || (uintptr_t)to % 16 || (uintptr_t)from % 16)
+        emu::die("copies that are not aligned, or more than the emulation keeps");
+    memset(to, 0xff, 16);
+    c.to[c.n] = to;
+    c.from[c.n++] = real ? from : NULL;
+}
+
+inline void copies_wait()
+{
+    emu::copies &c = emu::now->copy[emu::now->thread];
+    while (c.n) {
+        c.n--;
+        if (c.from[c.n])
+            memcpy(c.to[c.n], c.from[c.n], 16);
+        else
+            memset(c.to[c.n], 0, 16);
+    }
+}
+
+inline uint32_t two_bf16(float low, float high)
+{
+    uint16_t h[2];
+    const float f[2] = { low, high };
+    kv_store(h, 30 /* BF16 */, f, 2);
+    return h[0] | (uint32_t)h[1] << 16;
+}
 
 #endif

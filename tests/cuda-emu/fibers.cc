@@ -241,6 +241,7 @@ static void run_block(unsigned threads, size_t shared_bytes)
     m->idle = 0;
     for (unsigned i = 0; i < threads; i++) {
         prepare(&m->fiber[i], stack_of(i), entry);
+        b->copy[i].n = 0;
         m->next[i] = i + 1 < threads ? i + 1 : 0;
         m->before[i] = i ? i - 1 : threads - 1;
     }

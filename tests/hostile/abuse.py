@@ -378,6 +378,9 @@ def grows(name, args, step, times):
     late = seen[len(seen) // 2:]
     kb = max(x[0] for x in late) - late[0][0] if late else 1 << 30
     ok(code == 0 and len(seen) >= 20 and kb < 4096 and len({x[1] for x in late}) == 1, name, code, err[-500:], seen)
+    if late:
+        print("# for long: %s: %.1f MiB and %d descriptors half way, %+d KiB and %+d since" % (
+            name, late[0][0] / 1024, late[0][1], late[-1][0] - late[0][0], late[-1][1] - late[0][1]))
 
 
 times = 1000 if LONG else 100

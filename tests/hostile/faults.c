@@ -3,7 +3,8 @@
  *     faults [OPERATION [KIND [N]]]       (DBRX_LONG=1: every N; else ever larger steps)
  *
  * All below main is linked here with the sanitizers and with ld --wrap around what can fail:
- * memory, mappings, files, threads; so is a copy of the backend ref, the module faulty.so.  Each
+ * memory, mappings, files, threads; so are copies of the backends, the modules faulty.so (ref) and
+ * faulty-cpu.so (cpu-blas).  Each
  * operation runs with the N-th call of one kind failing, N = 0, 1, 2 ... until none is left.
  * Afterwards: it was done, or one sentence says why not; nothing is lost of the conversation and
  * the next line works; files are as they were or as they should be, none is half written or
@@ -14,6 +15,8 @@
 #include "repl/commands.h"
 #include "repl/shell.h"
 #include "repl/signals.h"
+#include "repl/tools.h"
+#include "repl/weights.h"
 #include "tests/tap.h"
 #include "tests/unit/model_files.h"
 
@@ -41,7 +44,7 @@ int fault_now(int kind)
     if (kind != armed)
         return 0;
     calls++;
-    if (left-- != 0)
+    if (__atomic_fetch_sub(&left, 1, __ATOMIC_RELAXED) != 0)
         return 0;
     errno = kind_errno[kind];
     return 1;
@@ -55,6 +58,7 @@ int fault_now(int kind)
 WRAP(void *, malloc, (size_t n), MEMORY, NULL, (n))
 WRAP(void *, calloc, (size_t n, size_t size), MEMORY, NULL, (n, size))
 WRAP(void *, realloc, (void *p, size_t n), MEMORY, NULL, (p, n))
+WRAP(void *, aligned_alloc, (size_t align, size_t n), MEMORY, NULL, (align, n))
 WRAP(char *, strdup, (const char *s), MEMORY, NULL, (s))
 WRAP(char *, strndup, (const char *s, size_t n), MEMORY, NULL, (s, n))
 WRAP(FILE *, open_memstream, (char **p, size_t *n), MEMORY, NULL, (p, n))
@@ -141,6 +145,7 @@ static int disarm(void)
 
 static char *dir;
 static struct shell sh;
+static const char *faulty = "faulty";      /* the backend of this operation */
 static int report, quiet;                  /* TAP goes to the one, all that is said to the other */
 
 static void link_to(const char *from, const char *to)
@@ -174,7 +179,7 @@ static int line(const char *text)
 static int op_open(void)                   /* a checkpoint, its tokenizer, its backend */
 {
     static struct shell other;
-    int code = open_shell(&other, "faulty");
+    int code = open_shell(&other, faulty);
     shell_close(&other);
     memset(&other, 0, sizeof other);
     return code;
@@ -182,13 +187,19 @@ static int op_open(void)                   /* a checkpoint, its tokenizer, its b
 
 static int op_text(void)  { return line("Once upon a time"); }
 static int op_reply(void) { return line("/set max_tokens 8") || line("/feed 4 5 6") || line("/continue"); }
+static int back(void)
+{
+    char text[64];
+    snprintf(text, sizeof text, "/backend %s", faulty);
+    return line(text);
+}
 static int op_switch(void)                 /* to the one that can fail */
 {
     int kind = armed;
     armed = -1;
     int failed = line("/backend ref");
     armed = kind;
-    return failed || line("/backend faulty");
+    return failed || back();
 }
 static int op_save(void)  { return line("/save kept --kv"); }
 static int op_load(void)  { return line("/load good"); }
@@ -207,10 +218,29 @@ static int op_tree(void)                   /* another name each time: a fault le
     return line(fork) || line("/undo") || line("/redo") || line("/new") || line(drop);
 }
 
-static const struct operation { const char *name; int (*run)(void); const char *file; } operations[] = {
-    { "open", op_open, NULL }, { "text", op_text, NULL }, { "reply", op_reply, NULL }, { "switch", op_switch, NULL }, { "save", op_save, "kept" },
-    { "load", op_load, "good" }, { "export", op_export, "r.npz" }, { "json", op_json, "t.json" }, { "dump", op_dump, NULL },
-    { "atlas", op_atlas, "a.html" }, { "route", op_route, NULL }, { "steer", op_steer, "p.json" }, { "branch", op_tree, NULL } };
+static int op_quantize(void)
+{
+    char *argv[] = { (char[]){ "quantize" }, (char[]){ "--type" }, (char[]){ "q8_0" }, (char[]){ "tiny" }, (char[]){ "q.gguf" }, NULL };
+    optind = 0;
+    return tool_quantize(5, argv);
+}
+static int op_trace(void)                  /* a prompt of a batch, a file of it */
+{
+    if (system("rm -rf traced"))
+        return -1;
+    char *argv[] = { (char[]){ "trace" }, (char[]){ "-b" }, (char *)faulty, (char[]){ "-m" }, (char[]){ "tiny" }, (char[]){ "--module-path" }, getenv("FAULTY"), (char[]){ "--ctx" },
+                     (char[]){ "96" }, (char[]){ "--prompts" }, (char[]){ "prompts" }, (char[]){ "--out" }, (char[]){ "traced" }, NULL };
+    optind = 0;
+    return tool_trace(13, argv);
+}
+
+static const struct operation { const char *name; int (*run)(void); const char *file, *backend; } operations[] = {
+    { "open", op_open, NULL, NULL }, { "text", op_text, NULL, NULL }, { "reply", op_reply, NULL, NULL }, { "switch", op_switch, NULL, NULL }, { "save", op_save, "kept", NULL },
+    { "load", op_load, "good", NULL }, { "export", op_export, "r.npz", NULL }, { "json", op_json, "t.json", NULL }, { "dump", op_dump, NULL, NULL },
+    { "atlas", op_atlas, "a.html", NULL }, { "route", op_route, NULL, NULL }, { "steer", op_steer, "p.json", NULL }, { "branch", op_tree, NULL, NULL },
+    { "quantize", op_quantize, "q.gguf", NULL }, { "trace", op_trace, NULL, NULL },
+    { "cpu-open", op_open, NULL, "faulty-cpu" }, { "cpu-text", op_text, NULL, "faulty-cpu" }, { "cpu-reply", op_reply, NULL, "faulty-cpu" },
+    { "cpu-switch", op_switch, NULL, "faulty-cpu" }, { "cpu-load", op_load, "good", "faulty-cpu" } };
 enum { N_OPERATIONS = sizeof operations / sizeof *operations };
 
 /* ---- what must hold ---- */
@@ -287,7 +317,7 @@ static void check(const struct operation *o, int kind, long n, int failed, const
     }
     if (!kept)
         wrong(o, kind, n, "the conversation is not what it was");
-    if (!disp_name(sh.disp) && line("/backend faulty"))
+    if (!disp_name(sh.disp) && back())
         wrong(o, kind, n, "no backend can be opened afterwards");
     if (line("/set max_tokens 1") || line("/new") || line("/feed 1 2") || line("/continue") || sh.sess->n < 3)
         wrong(o, kind, n, "the shell is dead");
@@ -353,6 +383,7 @@ static int sweep(const struct operation *o, int only_kind, long only_n)
     return tap_failed;
 }
 
+enum { SWEPT = 40, SWEPT_BADLY };          /* exit codes that nothing else ends with */
 static int run(const struct operation *o, int kind, long n)
 {
     report = dup(STDOUT_FILENO);
@@ -362,11 +393,13 @@ static int run(const struct operation *o, int kind, long n)
         dup2(quiet, STDERR_FILENO);
     }
     signals_init(0);
-    if (open_shell(&sh, "faulty"))
+    if (o->backend)
+        faulty = o->backend;
+    if (open_shell(&sh, faulty))
         return 2;
     if (line("/feed 1 2 3 4 5") || line("/continue") || line("/save good"))
         return 3;
-    return sweep(o, kind, n) != 0;
+    return sweep(o, kind, n) ? SWEPT_BADLY : SWEPT;
 }
 
 int main(int argc, char **argv)
@@ -380,6 +413,9 @@ int main(int argc, char **argv)
     link_to("tests/data/tiny-bf16/config.json", "tiny/config.json");
     link_to("tests/data/tiny-bf16/model.safetensors", "tiny/model.safetensors");
     link_to("tests/fuzz/corpus/tokenizer/small", "tiny/tokenizer.json");
+    FILE *f = fopen("prompts", "w");
+    if (!f || fputs("{\"tokens\":[1,2,3]}\n", f) < 0 || fclose(f))
+        bail("no prompts");
     for (int i = 0; argc > 1 && i < N_OPERATIONS; i++)
         only = strcmp(argv[1], operations[i].name) ? only : i;
     for (int i = 0; argc > 2 && i < N_KINDS; i++)
@@ -395,8 +431,8 @@ int main(int argc, char **argv)
         int status;
         waitpid(child, &status, 0);
         tap_n += 2;
-        if (WIFEXITED(status) && WEXITSTATUS(status) < 2) {
-            bad |= WEXITSTATUS(status);
+        if (WIFEXITED(status) && (WEXITSTATUS(status) == SWEPT || WEXITSTATUS(status) == SWEPT_BADLY)) {
+            bad |= WEXITSTATUS(status) != SWEPT;
             continue;
         }
         tap_n -= 2;
