@@ -274,6 +274,51 @@ static int drop(struct shell *sh, const char *name)
     return 0;
 }
 
+static void collect_place(void *ctx, const struct dbrx_place *p)
+{
+    cJSON *row = cJSON_CreateObject();
+    cJSON_AddItemToArray(ctx, row);
+    field_string(row, "place", p->name);
+    cJSON_AddNumberToObject(row, "first_layer", p->first);
+    cJSON_AddNumberToObject(row, "layers", p->end - p->first);
+    cJSON_AddNumberToObject(row, "weights", (double)p->weights);
+    cJSON_AddNumberToObject(row, "kv", (double)p->kv);
+    cJSON_AddNumberToObject(row, "scratch", (double)p->scratch);
+    cJSON_AddItemToObject(row, "free", p->free ? cJSON_CreateNumber((double)p->free) : cJSON_CreateNull());
+}
+
+/* Where a backend that is about to be loaded will put the model, if it can say: a sentence each place */
+static void plan_said(struct shell *sh, const char *name, const char *const *opt)
+{
+    const size_t len = strlen(name);
+    struct dbrx_error ignored;
+    const char *kept;
+    uint32_t n;
+    cJSON *list = cJSON_CreateArray(), *row;
+    for (uint32_t i = 0; (kept = disp_kept(sh->disp, i, &n)); i++)
+        if (!strncmp(kept, name, len) && (!kept[len] || kept[len] == ' '))
+            goto out;                      /* it is loaded, or one like it */
+    if (disp_plan(sh->disp, name, opt, collect_place, list, &ignored) != DBRX_OK)
+        goto out;                          /* opening it says why */
+    while ((row = cJSON_DetachItemFromArray(list, 0))) {
+        const double first = num(row, "first_layer"), layers = num(row, "layers"), kv = num(row, "kv");
+        char a[24], b[24], c[24], f[24], on[40] = "", more[80] = "", left[40] = "";
+        if (layers > 0)
+            snprintf(on, sizeof on, "layers %.0f-%.0f, ", first, first + layers - 1);
+        if (kv > 0)
+            snprintf(more, sizeof more, ", %s of KV, %s of scratch", bytes_text(kv, b), bytes_text(num(row, "scratch"), c));
+        if (num(row, "free") > 0)
+            snprintf(left, sizeof left, "; %s free", bytes_text(num(row, "free"), f));
+        char place[100];
+        snprintf(place, sizeof place, "%s", str(row, "place"));
+        field_string(row, "name", name);
+        bytes_text(num(row, "weights"), a);
+        render_event(&sh->out, "plan", row, "%s: %s%s of weights%s%s", place, on, a, more, left);
+    }
+out:
+    cJSON_Delete(list);
+}
+
 int handle_backend(struct shell *sh, const struct args *a)
 {
     const char *name = a->text[0];
@@ -291,6 +336,8 @@ int handle_backend(struct shell *sh, const struct args *a)
     const char *same[MAX_BACKEND_OPTIONS + 1];
     shell_current_options(sh, NULL, text, same);
     snprintf(was, sizeof was, "%s", disp_label(sh->disp) ? disp_label(sh->disp) : "");
+    if (name)
+        plan_said(sh, name, a->list);
     if (shell_use(sh, name ? name : disp_name(sh->disp), name || a->list[0] ? a->list : same,
                   (replay ? DISP_REPLAY : 0) | (keep ? DISP_KEEP : 0)))
         return -1;

@@ -124,6 +124,15 @@ dbrx_status disp_open(struct disp *d, const char *name, const char *const *opt, 
     return st == DBRX_OK ? engine_open(e, m, d->host, d->desc, opt, max_pos, err) : st;
 }
 
+dbrx_status disp_plan(const struct disp *d, const char *name, const char *const *opt,
+                      void (*emit)(void *ctx, const struct dbrx_place *), void *ctx, struct dbrx_error *err)
+{
+    const struct module *m;
+    dbrx_status st = find(d, name, &m, err);
+    const struct dbrx_plan *plan = st == DBRX_OK ? m->info->get(DBRX_PLAN) : NULL;
+    return plan ? plan->plan(d->host, d->desc, opt, emit, ctx, err) : st;
+}
+
 void disp_steer(struct disp *d, const struct dbrx_steer *steer)
 {
     d->steer = steer;

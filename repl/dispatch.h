@@ -39,6 +39,11 @@ enum { DISP_REPLAY = 1, DISP_KEEP = 2, DISP_MAX_KEPT = 8 };
 dbrx_status disp_use(struct disp *, const char *name, const char *const *opt, int how,
                      const int32_t *token, uint32_t n, struct dbrx_error *err);
 
+/* Where the backend would put the model, place by place, before it is opened (dbrx.plan/1).  Nothing from
+ * one that has no plan; and an error is left to its opening, which says it again. */
+dbrx_status disp_plan(const struct disp *, const char *name, const char *const *opt,
+                      void (*emit)(void *ctx, const struct dbrx_place *), void *ctx, struct dbrx_error *err);
+
 /* The i-th kept backend as disp_label has it, and how many positions it holds; NULL past the end. */
 const char *disp_kept(const struct disp *, uint32_t i, uint32_t *n);
 uint32_t    disp_drop(struct disp *, const char *name);        /* closes those kept; how many */

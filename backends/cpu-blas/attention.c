@@ -79,14 +79,15 @@ static uint32_t part_length(uint32_t len)
     return (uint32_t)(max(1, ceil_div(len, (size_t)PARTS * TILE)) * 2 * TILE);
 }
 
-/* one part of the context of one token, one KV head, all heads of its group */
+/* one part of the context of one token, one KV head, all heads of its group; the next head's is the
+ * next item, for it lies in the same pages */
 static void part_item(void *arg, unsigned worker, uint32_t item)
 {
     const struct attn_job *j = arg;
     const struct attn *a = j->a;
     const struct kernels *k = j->c->k;
     const uint32_t hd = a->head_dim, group = j->group;
-    const uint32_t part = item % j->parts, kv = item / j->parts % a->n_kv_heads;
+    const uint32_t kv = item % a->n_kv_heads, part = item / a->n_kv_heads % j->parts;
     const uint32_t token = item / j->parts / a->n_kv_heads, t = j->first + token;
     const uint32_t len = a->pos + t + 1, step = part_length(len), begin = part * step;
     const uint32_t end = (uint32_t)min(len, begin + step);

@@ -146,6 +146,7 @@ def main():
     runs("a full context", "--ctx", "4", "-c", "Once upon", "-c", "x")
     runs("other experts, other tokens", "-c", "/feed 930 739 259 559 11 5 77 4000", "-c", "/force 3@1", "-c",
          "/compare cpu-blas --tokens 3 --top 2", "-c", "/compare all", "-c", "/bench ref --gen 0 --prompt 2 --reps 1")
+    runs("a plan", "--module-path", os.environ["EMULATED"], "-c", "/backend cuda-emu")
     runs("dbrx compare", "compare", "--json", "ref", "cpu-blas", "--against", "question.txt", "--max-kl", "0")
     nano = os.path.join(os.path.abspath(SRC), "models/nano")
     runs("dbrx quantize", "quantize", "--json", "--type", "q8_0", nano, "q.gguf")

@@ -30,6 +30,19 @@ verdict $? "offload=none says what is missing"
 plan 1 'there is no device 7' gpus=7 "a device that is not there"
 plan 1 'kv must be' kv=f64 "a type that is none"
 
+# ... and in the shell, before it is loaded
+"$DBRX" -b ref -c '/backend cuda-emu emu-memory=30000000' > "$T/text" 2> "$T/out"
+test $? = 0 && ! grep -q . "$T/text" && sed -n 1p "$T/out" |
+    grep -qE '^device 0, emulated device: layers 0-5, [0-9.]+ MiB of weights, [0-9.]+ MiB of KV, [0-9.]+ MiB of scratch; 28.6 MiB free$' &&
+    sed -n 2p "$T/out" | grep -qE '^pinned host memory: [0-9.]+ MiB of weights$' && sed -n 3p "$T/out" | grep -q '^now on cuda-emu'
+verdict $? "/backend says the plan before it loads"
+"$DBRX" --json -b ref -c '/backend cuda-emu' -c '/backend ref --keep' -c '/backend cuda-emu' -c '/backend cpu-blas' > "$T/out" 2>&1
+test "$(grep -c '"type":"plan"' "$T/out")" = 1 && grep '"type":"plan"' "$T/out" | grep -q '"first_layer":0,"layers":6,"weights":[1-9]'
+verdict $? "... as JSON; once for each loading, not for a backend without a plan"
+"$DBRX" -b ref -c '/backend cuda-emu gpus=7' > "$T/text" 2> "$T/out"
+test $? = 3 && test "$(grep -c . "$T/out")" = 1 && grep -q 'there is no device 7.*still on ref' "$T/out"
+verdict $? "... what cannot be planned is said once"
+
 for rule in C121 C123; do
     "$builddir/tests/conformance/conformance" "$EMULATED/cuda-emu.so" --only $rule deterministic=1 > "$T/out" 2>&1 &&
         grep -q "^ok 1 - $rule" "$T/out"
