@@ -45,7 +45,7 @@ static const void *rows_at(const struct attn *a, const void *cache, uint32_t kv,
                            uint32_t len, float *panel, int *type, size_t *stride)
 {
     const size_t hd = a->head_dim, width = a->n_kv_heads * hd, at = p * width + kv * hd;
-    *type = kernels_type(a->kv_dtype);
+    *type = kernels_kv_type(a->kv_dtype, hd);
     *stride = width;
     if (*type >= 0)
         return (const char *)cache + dtype_bytes(a->kv_dtype, at);
@@ -210,7 +210,8 @@ static void blas_item(void *arg, unsigned worker, uint32_t item)
             kv_rows[i] = rows;
             if (type != K_F32) {
                 for (uint32_t r = 0; r < len; r++)
-                    k->widen[type](panel[i] + r * hd, (const char *)rows + 2 * r * stride, hd);
+                    k->widen[type](panel[i] + r * hd,
+                                   (const char *)rows + dtype_bytes(a->kv_dtype, r * stride), hd);
                 kv_rows[i] = panel[i];
                 stride = hd;
             }

@@ -21,11 +21,21 @@
 #define v_load_bf16(p) _mm256_castsi256_ps(_mm256_slli_epi32( \
                            _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p))), 16))
 
+#define v_load_i8(p)   _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p))))
+#define v_set_f16(h)   _mm256_cvtph_ps(_mm_set1_epi16((short)(h)))
+#define v_store_i8(p, a)   _mm_storel_epi64((__m128i *)(p), bytes_of(_mm256_cvttps_epi32(a)))
 #define v_store_f32(p, a)  _mm256_storeu_ps((float *)(p), a)
 #define v_store_f16(p, a)  _mm_storeu_si128((__m128i *)(p), _mm256_cvtps_ph(a, \
                                _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))
 #define v_store_bf16(p, a) _mm_storeu_si128((__m128i *)(p), bf16_of(a))
 #define MIX 2
+
+/* of numbers within +-127 */
+static inline __m128i bytes_of(__m256i i)
+{
+    __m128i s = _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
+    return _mm_packs_epi16(s, s);
+}
 
 /* to the nearest BF16, ties to even */
 static inline __m128i bf16_of(__m256 f)

@@ -20,6 +20,10 @@
 #define v_load_f16(p)  _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p)))
 #define v_load_bf16(p) _mm512_castsi512_ps(_mm512_slli_epi32( \
                            _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(p))), 16))
+#define v_load_i8(p)   _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(p))))
+#define v_set_f16(h)   _mm512_cvtph_ps(_mm256_set1_epi16((short)(h)))
+/* bytes of numbers within +-127, towards 0 */
+#define v_store_i8(p, a)   _mm_storeu_si128((__m128i *)(p), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(a)))
 #define v_store_f32(p, a)  _mm512_storeu_ps(p, a)
 #define v_store_f16(p, a)  _mm256_storeu_si256((__m256i *)(p), _mm512_cvtps_ph(a, \
                                _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))

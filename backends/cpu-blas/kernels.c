@@ -13,7 +13,7 @@
 #include <math.h>
 #include <string.h>
 
-static const uint32_t dtype_of[K_TYPES] = { DBRX_F32, DBRX_F16, DBRX_BF16 };
+static const uint32_t dtype_of[KV_TYPES] = { DBRX_F32, DBRX_F16, DBRX_BF16, DBRX_Q8_0 };
 
 static float element(const void *w, enum ktype type, size_t i)
 {
@@ -44,12 +44,17 @@ static void vecmat(float *y, const void *w, size_t rows, size_t stride, size_t c
     }
 }
 
-#define PLAIN(t, T) \
+#define PLAIN_WEIGHTS(t, T) \
     static void matvec_##t(float *y, const void *w, size_t rows, size_t stride, size_t cols, \
                            const float *x, const void *next) \
         { (void)next, matvec(y, w, rows, stride, cols, x, T); } \
     static void vecmat_##t(float *y, const void *w, size_t rows, size_t stride, size_t cols, \
-                           const float *h) { vecmat(y, w, rows, stride, cols, h, T); } \
+                           const float *h) { vecmat(y, w, rows, stride, cols, h, T); }
+PLAIN_WEIGHTS(f32, K_F32)
+PLAIN_WEIGHTS(f16, K_F16)
+PLAIN_WEIGHTS(bf16, K_BF16)
+
+#define PLAIN_KV(t, T) \
     static void widen_##t(float *dst, const void *src, size_t n) \
         { dequant(dst, src, dtype_of[T], 0, n); } \
     static void narrow_##t(void *dst, const float *src, size_t n) \
@@ -66,9 +71,10 @@ static void vecmat(float *y, const void *w, size_t rows, size_t stride, size_t c
         for (size_t g = 0; g < group; g++) \
             vecmat(o + g * hd, v, len, stride, hd, p + g * ldp, T); \
     }
-PLAIN(f32, K_F32)
-PLAIN(f16, K_F16)
-PLAIN(bf16, K_BF16)
+PLAIN_KV(f32, K_F32)
+PLAIN_KV(f16, K_F16)
+PLAIN_KV(bf16, K_BF16)
+PLAIN_KV(q8_0, K_Q8_0)
 
 static void silu_mul(float *g, const float *u, size_t n)
 {
@@ -112,8 +118,9 @@ static void clip_rope(float *x, size_t n, float clip, size_t n_rot, size_t hd, c
 
 const struct kernels kernels_plain = {
     "plain", { matvec_f32, matvec_f16, matvec_bf16 }, { vecmat_f32, vecmat_f16, vecmat_bf16 },
-    { widen_f32, widen_f16, widen_bf16 }, { narrow_f32, narrow_f16, narrow_bf16 },
-    { scores_f32, scores_f16, scores_bf16 }, { mix_f32, mix_f16, mix_bf16 },
+    { widen_f32, widen_f16, widen_bf16, widen_q8_0 },
+    { narrow_f32, narrow_f16, narrow_bf16, narrow_q8_0 },
+    { scores_f32, scores_f16, scores_bf16, scores_q8_0 }, { mix_f32, mix_f16, mix_bf16, mix_q8_0 },
     silu_mul, exp_sum, max_of, layernorm, clip_rope,
 };
 
@@ -139,4 +146,9 @@ int kernels_type(uint32_t dtype)
         if (dtype_of[t] == dtype)
             return t;
     return -1;
+}
+
+int kernels_kv_type(uint32_t dtype, size_t hd)
+{
+    return dtype == DBRX_Q8_0 && hd % dtype_block(dtype) == 0 ? K_Q8_0 : kernels_type(dtype);
 }

@@ -10,7 +10,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum ktype { K_F32, K_F16, K_BF16, K_TYPES };
+/* of weights; and of a KV cache, which may have blocks of 32, too: there, widths, strides and hd are
+ * whole blocks */
+enum ktype { K_F32, K_F16, K_BF16, K_TYPES, K_Q8_0 = K_TYPES, KV_TYPES };
 
 struct kernels {
     const char *name;                      /* "plain", "avx2", "avx512" */
@@ -22,16 +24,16 @@ struct kernels {
     void (*vecmat[K_TYPES])(float *y, const void *w, size_t rows, size_t stride, size_t cols,
                             const float *h);
     /* dst[n] = src[n] */
-    void (*widen[K_TYPES])(float *dst, const void *src, size_t n);
+    void (*widen[KV_TYPES])(float *dst, const void *src, size_t n);
     /* dst[n] of the type = src[n], to the nearest, ties to even */
-    void (*narrow[K_TYPES])(void *dst, const float *src, size_t n);
+    void (*narrow[KV_TYPES])(void *dst, const float *src, size_t n);
     /* s[g][r] = q[g][hd] . k[r][hd] for `group` query heads and len rows of k, `stride` elements
      * apart; rows of s are lds apart */
-    void (*scores[K_TYPES])(float *s, size_t lds, const void *k, size_t len, size_t stride,
+    void (*scores[KV_TYPES])(float *s, size_t lds, const void *k, size_t len, size_t stride,
                             size_t hd, const float *q, size_t group);
     /* o[g][hd] += the sum over r of p[g][r] v[r][hd]; rows of p are ldp apart */
-    void (*mix[K_TYPES])(float *o, const void *v, size_t len, size_t stride, size_t hd,
-                         const float *p, size_t ldp, size_t group);
+    void (*mix[KV_TYPES])(float *o, const void *v, size_t len, size_t stride, size_t hd,
+                          const float *p, size_t ldp, size_t group);
     /* g[n] = silu(g) * u */
     void (*silu_mul)(float *g, const float *u, size_t n);
     /* p[n] = exp(p - max); returns their sum */
@@ -49,7 +51,8 @@ extern const struct kernels kernels_plain, kernels_avx2, kernels_avx512;
 /* By name, or the best for NULL; NULL if it is unknown or cannot run here. */
 const struct kernels *kernels_get(const char *name);
 
-/* K_* of a DBRX_* dtype, or -1. */
+/* K_* of a DBRX_* dtype of weights, or -1; of what is in a KV cache in rows of hd. */
 int kernels_type(uint32_t dtype);
+int kernels_kv_type(uint32_t dtype, size_t hd);
 
 #endif

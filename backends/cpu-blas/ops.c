@@ -102,7 +102,7 @@ struct store_job {
 static void store_item(void *arg, unsigned worker, uint32_t item)
 {
     const struct store_job *j = arg;
-    const int type = kernels_type(j->dtype);
+    const int type = kernels_kv_type(j->dtype, j->width);
     uint32_t end = (uint32_t)min(j->n, (size_t)(item + 1) * j->step);
     (void)worker;
     for (uint32_t t = item * j->step; t < end; t++)

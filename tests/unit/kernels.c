@@ -74,7 +74,7 @@ static void test_table(const struct kernels *k)
     char *w = w_ + 1;                      /* not even 2-byte aligned */
     float x[MAX], a[MAX + GUARD], b[MAX];
     for (int type = 0; type < K_TYPES; type++) {
-        double mv = 0, vm = 0, wd = 0;
+        double mv = 0, vm = 0;
         int intact = 1;
         for (int i = 0; i < N_SIZES; i++)
             for (int j = 0; j < N_SIZES; j++) {
@@ -93,15 +93,9 @@ static void test_table(const struct kernels *k)
                 kernels_plain.vecmat[type](b, w, rows, stride, cols, x);
                 vm = fmax(vm, apart(a, b, cols) / sqrt((double)rows));
                 intact &= guarded(a + cols);
-                guard(a + cols);
-                k->widen[type](a, w, cols);
-                kernels_plain.widen[type](b, w, cols);
-                wd = fmax(wd, apart(a, b, cols));
-                intact &= guarded(a + cols);
             }
         ok(mv < 1e-5, "%s matvec %s is plain's to rounding (%.1e)", k->name, type_name[type], mv);
         ok(vm < 1e-5, "%s vecmat %s is plain's to rounding (%.1e)", k->name, type_name[type], vm);
-        ok(wd == 0, "%s widen %s is exact", k->name, type_name[type]);
         ok(intact, "%s %s kernels write only their results", k->name, type_name[type]);
     }
 
@@ -157,7 +151,7 @@ static void test_table(const struct kernels *k)
     ok(isnan(k->exp_sum(nan, 33, 0)), "%s exp_sum lets NaN through", k->name);
 }
 
-/* ---- quantised weights ---- */
+/* ---- quantised weights, a KV cache ---- */
 
 /* n random elements of any type, scales of sensible size */
 static void fill_blocks(unsigned char *dst, uint32_t dtype, size_t n)
@@ -179,6 +173,91 @@ static void fill_blocks(unsigned char *dst, uint32_t dtype, size_t n)
             }
     if (dtype_block(dtype) == 1)
         fill(dst, kernels_type(dtype), n);
+}
+
+/* What attention reads of a KV cache and writes to it, rows of several KV heads apart, at the very end of
+ * a page so that reading on would be seen */
+static void test_kv(const struct kernels *k)
+{
+    static const uint32_t types[KV_TYPES] = { DBRX_F32, DBRX_F16, DBRX_BF16, DBRX_Q8_0 };
+    enum { HEADS = 3, ROOM = 40 * HEADS * 256 * 4, ROWS = 40, GROUP = 7 };
+    unsigned char *map = mmap(NULL, ROOM + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    float *q = malloc(4 * GROUP * 256), *p = malloc(4 * GROUP * (ROWS + 1)), *a = malloc(4 * (GROUP * 256 + GUARD));
+    float *b = malloc(4 * GROUP * 256);
+    if (map == MAP_FAILED || mprotect(map + ROOM, 4096, PROT_NONE) || !q || !p || !a || !b)
+        bail("no memory");
+    for (int type = 0; type < KV_TYPES; type++) {
+        const uint32_t dtype = types[type], block = dtype_block(dtype);
+        double sc = 0, mx = 0, wd = 0;
+        int intact = kernels_kv_type(dtype, 96) == type && (block == 1 || kernels_kv_type(dtype, 48) < 0);
+        for (int i = 0; i < N_SIZES; i++)
+            for (size_t rows = 1; rows <= 33; rows += rows % 3 + 4) {
+                const size_t hd = sizes[i], group = (rows + (size_t)i) % GROUP + 1, stride = HEADS * hd;
+                const size_t bytes = (size_t)dtype_bytes(dtype, rows * stride), lds = rows + (size_t)i % 2;
+                const unsigned char *last = map + ROOM - (size_t)dtype_bytes(dtype, hd);
+                unsigned char *first = map + ROOM - bytes, *of = first + dtype_bytes(dtype, stride - hd);
+                if (hd % block)
+                    continue;
+                fill_blocks(first, dtype, rows * stride);
+                fill(q, K_F32, group * hd);
+                fill(p, K_F32, group * lds);
+                for (size_t j = 0; j < group * lds + GUARD; j++)       /* what lies between rows stays */
+                    a[j] = 12345;
+                k->scores[type](a, lds, of, rows, stride, hd, q, group);
+                kernels_plain.scores[type](b, lds, of, rows, stride, hd, q, group);
+                for (size_t g = 0; g < group; g++) {
+                    sc = fmax(sc, apart(a + g * lds, b + g * lds, rows) / sqrt((double)hd));
+                    intact &= lds == rows || a[g * lds + rows] == 12345;
+                }
+                intact &= guarded(a + group * lds);
+                fill(a, K_F32, group * hd);
+                memcpy(b, a, 4 * group * hd);
+                guard(a + group * hd);
+                k->mix[type](a, of, rows, stride, hd, p, lds, group);
+                kernels_plain.mix[type](b, of, rows, stride, hd, p, lds, group);
+                mx = fmax(mx, apart(a, b, group * hd) / sqrt((double)rows));
+                intact &= guarded(a + group * hd);
+                guard(a + hd);
+                k->widen[type](a, last, hd);
+                kernels_plain.widen[type](b, last, hd);
+                wd = fmax(wd, apart(a, b, hd));
+                intact &= guarded(a + hd);
+            }
+        ok(sc < 1e-5, "%s scores %s are plain's to rounding (%.1e)", k->name, dtype_name(dtype), sc);
+        ok(mx < 1e-5, "%s mix %s is plain's to rounding (%.1e)", k->name, dtype_name(dtype), mx);
+        ok(wd == 0, "%s widen %s is exact", k->name, dtype_name(dtype));
+        ok(intact, "%s %s in a KV cache: only results are written", k->name, dtype_name(dtype));
+
+        int same = 1;
+        for (int i = 0; i < 2000; i++) {
+            /* halves of steps and their neighbours, all sizes, zeros; NaN; beyond binary16 */
+            float x[64], size = ldexpf(1, i % 300 - 150), back[32];
+            unsigned char got[64 * 4 + 2], want[64 * 4 + 2];
+            for (int j = 0; j < 64; j++) {
+                float f = i % 3 ? rintf(rnd() * 254) / 2 : rnd() * 127;
+                x[j] = size * (i % 5 == 1 ? nextafterf(f, f * 2) : i % 5 == 2 ? nextafterf(f, 0) : i % 50 ? f : 0);
+            }
+            x[i % 32] = i % 3 && i % 50 ? 127 * size : x[i % 32];
+            if (i % 20 == 7)
+                x[i % 64] = NAN;
+            memset(got, 0x55, sizeof got);
+            memset(want, 0x55, sizeof want);
+            k->narrow[type](got, x, 64);
+            kernels_plain.narrow[type](want, x, 64);
+            if (i % 20 != 7) {
+                same &= !memcmp(got, want, sizeof got);
+                continue;
+            }
+            const size_t at = block == 1 ? (size_t)(i % 64) : 0;       /* one of a block's makes it all NaN */
+            dequant(back, got + (at || i % 64 < 32 ? 0 : dtype_bytes(dtype, 32)), dtype, at, 1);
+            same &= isnan(back[0]) != 0;
+        }
+        ok(same, "%s narrow %s is plain's to the bit, and a NaN stays one", k->name, dtype_name(dtype));
+    }
+    munmap(map, ROOM + 4096);
+    void *const all[] = { q, p, a, b };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        free(all[i]);
 }
 
 static const uint32_t all_types[] = {
@@ -551,9 +630,11 @@ int main(void)
     for (int i = 0; i < 2; i++)
         if (simd[i]) {
             test_table(simd[i]);
+            test_kv(simd[i]);
             tested++;
         }
     test_table(&kernels_plain);
+    test_kv(&kernels_plain);
     if (!tested)
         skip("no SIMD kernels on this CPU");
     if (isa_bf16()) {
