@@ -7,8 +7,6 @@
  * be rounded to BF16; else by BLAS in float32. */
 #include "backends/cpu-blas/cpu_blas.h"
 
-#include "backends/graph/dequant.h"
-
 #include <math.h>
 #include <string.h>
 
@@ -31,7 +29,7 @@ size_t cpu_attention_floats(const struct dbrx_config *cfg)
 {
     const size_t hd = cfg->d_model / cfg->n_heads, group = cfg->n_heads / cfg->n_kv_heads;
     return max(max(max(BLOCK, group) * (TILE + 2) + 2 * TILE * hd, gemm_attend_floats(hd)),
-               group * (TILE + hd) + TILE * hd);
+               group * (TILE + hd));
 }
 
 size_t cpu_attention_bytes(const struct dbrx_config *cfg)
@@ -39,21 +37,10 @@ size_t cpu_attention_bytes(const struct dbrx_config *cfg)
     return CPU_FEW * (size_t)cfg->n_heads * PARTS * (cfg->d_model / cfg->n_heads + 2) * sizeof(float);
 }
 
-/* len rows of one KV head from position p on: in place if the kernels know the type, which is
- * then *type with *stride elements a row; else opened in `panel` */
-static const void *rows_at(const struct attn *a, const void *cache, uint32_t kv, uint32_t p,
-                           uint32_t len, float *panel, int *type, size_t *stride)
+/* where the rows of one KV head begin that are of position p and after */
+static const void *rows_at(const struct attn *a, const void *cache, uint32_t kv, uint32_t p)
 {
-    const size_t hd = a->head_dim, width = a->n_kv_heads * hd, at = p * width + kv * hd;
-    *type = kernels_kv_type(a->kv_dtype, hd);
-    *stride = width;
-    if (*type >= 0)
-        return (const char *)cache + dtype_bytes(a->kv_dtype, at);
-    for (uint32_t i = 0; i < len; i++)
-        dequant(panel + i * hd, cache, a->kv_dtype, at + i * width, hd);
-    *type = K_F32;
-    *stride = hd;
-    return panel;
+    return (const char *)cache + dtype_bytes(a->kv_dtype, ((uint64_t)p * a->n_kv_heads + kv) * a->head_dim);
 }
 
 /* s[n] becomes exp(s * scale - m) with the new maximum m; *l their sum added to what it was,
@@ -93,7 +80,9 @@ static void part_item(void *arg, unsigned worker, uint32_t item)
     const uint32_t end = (uint32_t)min(len, begin + step);
     const float *q = a->q + t * a->q_stride + (size_t)kv * group * hd;
     const float scale = 1 / sqrtf((float)hd);
-    float *score = cpu_scratch(j->c, worker), *o = score + group * TILE, *panel = o + group * hd;
+    float *score = cpu_scratch(j->c, worker), *o = score + group * TILE;
+    const int type = kernels_kv_type(a->kv_dtype);
+    const size_t stride = (size_t)a->n_kv_heads * hd;
     if (begin >= len)
         return;
     for (uint32_t g = 0; g < group; g++) {
@@ -104,11 +93,8 @@ static void part_item(void *arg, unsigned worker, uint32_t item)
     }
     memset(o, 0, (size_t)group * hd * sizeof *o);
     for (uint32_t p = begin, n; p < end; p += n) {
-        int type;
-        size_t stride;
         n = (uint32_t)min(TILE, end - p);
-        const void *rows = rows_at(a, a->k, kv, p, n, panel, &type, &stride);
-        k->scores[type](score, TILE, rows, n, stride, hd, q, group);
+        k->scores[type](score, TILE, rows_at(a, a->k, kv, p), n, stride, hd, q, group);
         for (uint32_t g = 0; g < group; g++) {
             float *ml = j->part + (((size_t)token * a->n_heads + kv * group + g) * j->parts +
                                    part) * (hd + 2) + hd;
@@ -116,8 +102,7 @@ static void part_item(void *arg, unsigned worker, uint32_t item)
             for (uint32_t i = 0; i < hd && shrink != 1; i++)
                 o[g * hd + i] *= shrink;
         }
-        rows = rows_at(a, a->v, kv, p, n, panel, &type, &stride);
-        k->mix[type](o, rows, n, stride, hd, score, TILE, group);
+        k->mix[type](o, rows_at(a, a->v, kv, p), n, stride, hd, score, TILE, group);
     }
     for (uint32_t g = 0; g < group; g++)
         memcpy(j->part + (((size_t)token * a->n_heads + kv * group + g) * j->parts + part) * (hd + 2),
@@ -203,15 +188,15 @@ static void blas_item(void *arg, unsigned worker, uint32_t item)
     for (uint32_t p = 0; p < end; p += TILE) {
         const uint32_t len = (uint32_t)min(TILE, end - p);
         const float *kv_rows[2];
-        size_t stride = hd;
+        size_t stride = 0;
         for (int i = 0; i < 2; i++) {
-            int type;
-            const void *rows = rows_at(a, i ? a->v : a->k, kv, p, len, panel[i], &type, &stride);
-            kv_rows[i] = rows;
+            const int type = kernels_kv_type(a->kv_dtype);
+            const char *rows = rows_at(a, i ? a->v : a->k, kv, p);
+            kv_rows[i] = (const float *)(const void *)rows;
+            stride = (size_t)a->n_kv_heads * hd;
             if (type != K_F32) {
                 for (uint32_t r = 0; r < len; r++)
-                    k->widen[type](panel[i] + r * hd,
-                                   (const char *)rows + dtype_bytes(a->kv_dtype, r * stride), hd);
+                    k->widen[type](panel[i] + r * hd, rows + r * j->row, hd);
                 kv_rows[i] = panel[i];
                 stride = hd;
             }

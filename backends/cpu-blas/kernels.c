@@ -148,7 +148,7 @@ int kernels_type(uint32_t dtype)
     return -1;
 }
 
-int kernels_kv_type(uint32_t dtype, size_t hd)
+int kernels_kv_type(uint32_t dtype)
 {
-    return dtype == DBRX_Q8_0 && hd % dtype_block(dtype) == 0 ? K_Q8_0 : kernels_type(dtype);
+    return dtype == DBRX_Q8_0 ? K_Q8_0 : kernels_type(dtype);
 }

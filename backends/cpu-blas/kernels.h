@@ -51,8 +51,8 @@ extern const struct kernels kernels_plain, kernels_avx2, kernels_avx512;
 /* By name, or the best for NULL; NULL if it is unknown or cannot run here. */
 const struct kernels *kernels_get(const char *name);
 
-/* K_* of a DBRX_* dtype of weights, or -1; of what is in a KV cache in rows of hd. */
+/* K_* of a DBRX_* dtype of weights, or -1; of a KV cache. */
 int kernels_type(uint32_t dtype);
-int kernels_kv_type(uint32_t dtype, size_t hd);
+int kernels_kv_type(uint32_t dtype);
 
 #endif

@@ -2,8 +2,6 @@
  * backend's ops and the memory they share.  Same contracts as ops_plain, float32 sums. */
 #include "backends/cpu-blas/cpu_blas.h"
 
-#include "backends/graph/kv.h"
-
 #include <stdlib.h>
 
 int cpu_reserve(struct cpu *c, const struct dbrx_config *cfg)
@@ -102,14 +100,11 @@ struct store_job {
 static void store_item(void *arg, unsigned worker, uint32_t item)
 {
     const struct store_job *j = arg;
-    const int type = kernels_kv_type(j->dtype, j->width);
+    const int type = kernels_kv_type(j->dtype);
     uint32_t end = (uint32_t)min(j->n, (size_t)(item + 1) * j->step);
     (void)worker;
     for (uint32_t t = item * j->step; t < end; t++)
-        if (type >= 0)
-            j->c->k->narrow[type](j->dst + t * j->row, j->x + t * j->stride, j->width);
-        else
-            kv_store(j->dst + t * j->row, j->dtype, j->x + t * j->stride, j->width);
+        j->c->k->narrow[type](j->dst + t * j->row, j->x + t * j->stride, j->width);
 }
 
 static void store(struct work *wk, void *dst, uint32_t dtype, const float *x, size_t stride,

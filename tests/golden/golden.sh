@@ -12,6 +12,7 @@ for test in $BACKENDS $ROUNDED; do
     test "$b" != ref || rel=2e-6
     case " $ROUNDED " in *" $test "*) rel=3e-2;; esac
     for dir in "$srcdir"/tests/data/tiny-* "$srcdir/models/nano"; do
+        case $opt${dir##*/} in *kv=q8_0*tiny-*) continue;; esac      # heads of 8 numbers, blocks of 32
         n=$((n + 1))
         if out=$("$builddir/tests/golden/golden" "$so" "$dir" --logits $rel $opt)
         then
