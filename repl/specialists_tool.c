@@ -338,6 +338,7 @@ static int work(struct spec_tool *s)
 int tool_specialists(int argc, char **argv)
 {
     struct spec_tool *s = &tool;
+    *s = (struct spec_tool){ .t.row = NULL };
     int code = tool_begin(&s->t, argv[0]);
     s->least = 0.1;
     if (!code)
@@ -348,7 +349,7 @@ int tool_specialists(int argc, char **argv)
         code = EXIT_USAGE;
     }
     if (code)
-        return code < 0 ? EXIT_OK : code;
+        return tool_end(&s->t, code);
     code = tool_open(&s->t, s->n_who ? &s->who[0] : NULL);
     if (!code)
         code = work(s);

@@ -31,7 +31,8 @@ tried = 0
 
 def limits(mb=4096, **more):
     def set_them():
-        resource.setrlimit(resource.RLIMIT_AS, (mb << 20, mb << 20))
+        if not os.environ.get("SANITIZER"):   # whose shadow is terabytes of addresses
+            resource.setrlimit(resource.RLIMIT_AS, (mb << 20, mb << 20))
         for name, value in more.items():
             resource.setrlimit(getattr(resource, name), (value, value))
     return set_them
