@@ -47,6 +47,7 @@ static int usage(const struct bench_tool *b, const char *what)
 int tool_bench(int argc, char **argv)
 {
     struct bench_tool *b = &tool;
+    *b = (struct bench_tool){ .t.row = NULL };
     int code = tool_begin(&b->t, argv[0]);
     b->ask = (struct bench_ask){ .prompt = BENCH_PROMPT, .gen = BENCH_GEN, .reps = BENCH_REPS };
     if (!code)
@@ -63,7 +64,7 @@ int tool_bench(int argc, char **argv)
         if (contender_parse(argv[i], &b->ask.who[b->ask.n++]))
             code = usage(b, "a backend is written NAME or NAME:K=V,K=V");
     if (code)
-        return code < 0 ? EXIT_OK : code;
+        return tool_end(&b->t, code);
     code = tool_open(&b->t, b->ask.n ? &b->ask.who[0] : NULL);
     if (!code && b->all)
         b->ask.n = contender_all(&b->t.sh, b->ask.who);

@@ -164,6 +164,7 @@ int tool_compare(int argc, char **argv)
 {
     struct compare_tool *c = &tool;
     struct contender who[2];
+    *c = (struct compare_tool){ .t.row = NULL };
     int code = tool_begin(&c->t, argv[0]);
     c->ask.top = COMPARE_TOP;
     c->ask.list = COMPARE_LIST;
@@ -182,7 +183,7 @@ int tool_compare(int argc, char **argv)
             code = EXIT_USAGE;
         }
     if (code)
-        return code < 0 ? EXIT_OK : code;
+        return tool_end(&c->t, code);
     code = tool_open(&c->t, &who[0]);
     if (!code)
         code = compare(c, &who[1]);

@@ -229,7 +229,7 @@ static int has(const uint16_t *list, uint32_t n, uint16_t e)
 
 static double log_ratio(float p, float q)  /* a probability can be too small for a float */
 {
-    return log(fmax(p, FLT_MIN)) - log(fmax(q, FLT_MIN));
+    return log((double)fmaxf(p, FLT_MIN)) - log((double)fmaxf(q, FLT_MIN));
 }
 
 void div_route(struct divergence *d, struct div_place at, int32_t token, uint32_t layer,

@@ -278,6 +278,7 @@ int tool_imatrix(int argc, char **argv)
 {
     struct collect *c = &tool;
     struct contender who = { .name = NULL };
+    *c = (struct collect){ .t.row = NULL };
     int code = tool_begin(&c->t, argv[0]);
     if (!code)
         code = options_parse(argv[0], imatrix_options, argc, argv, take, c);
@@ -291,7 +292,7 @@ int tool_imatrix(int argc, char **argv)
         code = EXIT_USAGE;
     }
     if (code)
-        return code < 0 ? EXIT_OK : code;
+        return tool_end(&c->t, code);
     code = tool_open(&c->t, c->backend ? &who : NULL);
     if (!code)
         code = collect(c);

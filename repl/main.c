@@ -53,12 +53,13 @@ static int set_option(struct vars *vars, const char *assignment)
 static const struct modules *with_modules(const struct shell_options *o)
 {
     static struct modules modules;
+    static struct instruments *known;      /* their commands are in the table then */
     struct dbrx_error err;
     char *path = path_modules(o->module_path);
     modules.insecure = o->insecure;
     modules.trial = trial_module;
-    if (path && modules_scan(&modules, path, &err) == DBRX_OK)
-        instruments_find(&modules);        /* their commands are in the table then */
+    if (path && !known && modules_scan(&modules, path, &err) == DBRX_OK)
+        known = instruments_find(&modules);
     free(path);
     return &modules;
 }
@@ -205,7 +206,7 @@ int main(int argc, char **argv)
         if (!strcmp(argv[1], t->name))
             return t->run(argc - 1, argv + 1);
 
-    static struct shell sh;
+    struct shell sh = { .interactive = 0 };
     struct shell_options o = { 0 };
     struct job *jobs = calloc((size_t)argc + 1, sizeof *jobs);
     int n_jobs = 0, json = 0, rc = 1, any = 0;

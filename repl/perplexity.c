@@ -279,6 +279,7 @@ int tool_perplexity(int argc, char **argv)
 {
     struct perplexity *p = &tool;
     struct contender who = { .name = NULL };
+    *p = (struct perplexity){ .t.row = NULL };
     int code = tool_begin(&p->t, argv[0]);
     if (!code)
         code = options_parse(argv[0], perplexity_options, argc, argv, take, p);
@@ -291,7 +292,7 @@ int tool_perplexity(int argc, char **argv)
         code = EXIT_USAGE;
     }
     if (code)
-        return code < 0 ? EXIT_OK : code;
+        return tool_end(&p->t, code);
     p->file = argv[optind];
     code = tool_open(&p->t, p->backend ? &who : NULL);
     if (!code)

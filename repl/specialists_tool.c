@@ -35,7 +35,6 @@ struct spec_tool {
     const char *prompts, *out;
     double least;
     struct contender who[MAX_CONTENDERS];
-    char *named[MAX_CONTENDERS];           /* -b's arguments, cut up                      */
     size_t n_who;
     char *topic[MAX_TOPICS];
     uint32_t texts_of[MAX_TOPICS], n_topics;
@@ -54,8 +53,7 @@ static int take(void *ctx, int letter, const char *arg)
     case OPT_OUT: s->out = arg; return 0;
     case LEAST: return option_real("min-score", arg, 0, 1, &s->least);
     case 'b':
-        if (s->n_who == MAX_CONTENDERS || !(s->named[s->n_who] = strdup(arg)) ||
-            contender_parse(s->named[s->n_who], &s->who[s->n_who])) {
+        if (s->n_who == MAX_CONTENDERS || contender_parse((char *)arg, &s->who[s->n_who])) {
             plain_error("a backend is written NAME or NAME:K=V,K=V, at most %d of them", MAX_CONTENDERS);
             return EXIT_USAGE;
         }
@@ -338,6 +336,7 @@ static int work(struct spec_tool *s)
 int tool_specialists(int argc, char **argv)
 {
     struct spec_tool *s = &tool;
+    *s = (struct spec_tool){ .t.row = NULL };
     int code = tool_begin(&s->t, argv[0]);
     s->least = 0.1;
     if (!code)
@@ -348,7 +347,7 @@ int tool_specialists(int argc, char **argv)
         code = EXIT_USAGE;
     }
     if (code)
-        return code < 0 ? EXIT_OK : code;
+        return tool_end(&s->t, code);
     code = tool_open(&s->t, s->n_who ? &s->who[0] : NULL);
     if (!code)
         code = work(s);
@@ -360,7 +359,6 @@ int tool_specialists(int argc, char **argv)
     for (size_t i = 0; i < MAX_CONTENDERS; i++) {
         spec_free(s->spec[i]);
         free(s->label[i]);
-        free(s->named[i]);
     }
     return tool_end(&s->t, code);
 }

@@ -324,7 +324,7 @@ int tool_trace(int argc, char **argv)
         code = EXIT_USAGE;
     }
     if (code)
-        return code < 0 ? EXIT_OK : code;
+        return tool_end(&c->t, code);
     code = tool_open(&c->t, c->backend.name ? &c->backend : NULL);
     if (!code)
         code = trace(c);

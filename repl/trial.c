@@ -7,8 +7,10 @@
 #include "repl/engine.h"
 #include "repl/paths.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -99,14 +101,21 @@ static int look(const char *path)
     return 0;
 }
 
-/* 1: all is well; 0: the loader will have something to say; -1 */
-static int finished(pid_t child, char *why, size_t size)
+/* 1: all is well; 0: the loader will have something to say; -1.  alive: a pipe that the child
+ * holds open; one that is deaf to its alarm clock is killed from here. */
+static int finished(pid_t child, int alive, char *why, size_t size)
 {
+    struct pollfd end = { .fd = alive };
+    int n = 1;
+    while (alive >= 0 && (n = poll(&end, 1, (PATIENCE + 2) * 1000)) < 0 && errno == EINTR)
+        ;
+    if (!n)
+        kill(child, SIGKILL);
     int status = 0, code = waitpid(child, &status, 0) == child && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     if (code == 0 || code == NOT_TAKEN)
         return code == 0;
     int sig = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
-    if (sig == SIGALRM)
+    if (sig == SIGALRM || (sig == SIGKILL && !n))
         snprintf(why, size, "it did not come back within %d seconds when it was tried", PATIENCE);
     else if (sig)
         snprintf(why, size, "it crashed when it was tried (%s)", strsignal(sig));
@@ -121,7 +130,10 @@ int trial_module(const char *path, char *why, size_t size)
     char *file = mark_of(path, &m) ? NULL : path_state("modules");
     int went = 0;
     if (!file || !remembered(file, &m)) {
+        int alive[2] = { -1, -1 };
         fflush(stdout);
+        if (pipe2(alive, O_CLOEXEC))
+            alive[0] = alive[1] = -1;
         pid_t child = fork();
         if (!child) {
             int null = open("/dev/null", O_RDWR);
@@ -133,7 +145,11 @@ int trial_module(const char *path, char *why, size_t size)
             alarm(PATIENCE);
             _exit(look(path));
         }
-        went = child < 0 ? 0 : finished(child, why, size);     /* no process to try it in: as ever */
+        if (alive[1] >= 0)
+            close(alive[1]);
+        went = child < 0 ? 0 : finished(child, alive[0], why, size);     /* no process to try it in: as ever */
+        if (alive[0] >= 0)
+            close(alive[0]);
         if (went > 0 && file)
             remember(file, &m);
     }

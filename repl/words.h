@@ -19,7 +19,7 @@ typedef const char *word_name(size_t i);
 /* Index of `word`, or with `prefix` of the only name it begins; -1: none, -2: several. */
 int word_find(const char *word, word_name *, int prefix);
 /* The names that `word` begins, as "a, b or c" (with `before` in front of each); how many there are. */
-size_t word_list(const char *word, word_name *, const char *before, char *out, size_t size);
+size_t word_list(const char *word, word_name *name, const char *before, char *out, size_t size);
 /* The name most like `word`, when one is close; else NULL. */
 const char *word_nearest(const char *word, word_name *);
 

@@ -25,6 +25,8 @@ include tests/steer/local.mk
 include tests/instruments/local.mk
 include tests/fuzz/local.mk
 include tests/hostile/local.mk
+include tests/sanitizers/local.mk
+include tests/static/local.mk
 
 # make check-coverage [COVERAGE_TESTS='tests/unit/grammar ...']: which lines they run, in a build of its own
 # in coverage/; docs/testing.py reads what is there.  Without the sanitizers: they are another suite.

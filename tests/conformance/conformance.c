@@ -342,8 +342,6 @@ int main(int argc, char **argv)
         .struct_size = sizeof watch.host, .ctx = &watch, .log = host_log,
         .should_stop = host_stop, .progress = host_progress, .get = host_get,
     };
-    struct fx *f = calloc(n_shapes, sizeof *f);
-    struct random_model *rm = calloc(n_shapes, sizeof *rm);
     struct fx first = { .file = file, .sut.opt = opt };
     load_side(&first.sut, file);
     load_side(&first.ref, oracle ? oracle : beside);
@@ -355,6 +353,8 @@ int main(int argc, char **argv)
         speak();
         return done();
     }
+    struct fx *f = calloc(n_shapes, sizeof *f);
+    struct random_model *rm = calloc(n_shapes, sizeof *rm);
     for (size_t i = 0; i < n_shapes; i++) {
         f[i] = first;
         open_shape(&f[i], &shapes[i], &rm[i]);

@@ -3,8 +3,8 @@
  * of them, memory that runs out at each allocation, a device that is lost at each launch. */
 #include "backends/cuda/cuda.h"
 #include "backends/cuda/gpu.h"
-#include "backends/graph/dtype.h"
 #include "backends/graph/graph.h"
+#include "tests/cuda-emu/blocks.h"
 #include "tests/quiet_host.h"
 #include "tests/tap.h"
 
@@ -20,50 +20,11 @@ enum { D = 256, HEADS = 4, KV = 2, HEAD = D / HEADS, FFN = 256, EXPERTS = 4, TOP
 
 struct random { struct dbrx_model_desc desc; struct dbrx_layer layer[LAYERS]; void *all[16 * LAYERS]; int n; };
 
-static uint64_t rng = 1;
-static uint32_t next(void)
-{
-    rng = rng * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)(rng >> 33);
-}
-
-static double uniform(void)                /* [-1, 1) */
-{
-    return next() / 1073741824.0 - 1;
-}
-
-/* where a block has its scales, as half precision */
-static const struct { uint32_t type; int at[2]; } scales[] = {
-    { DBRX_Q8_0, { 0, -1 } }, { DBRX_Q4_0, { 0, -1 } }, { DBRX_Q4_1, { 0, 2 } }, { DBRX_Q5_0, { 0, -1 } },
-    { DBRX_Q5_1, { 0, 2 } }, { DBRX_IQ4_NL, { 0, -1 } }, { DBRX_Q2_K, { 80, 82 } }, { DBRX_Q3_K, { 108, -1 } },
-    { DBRX_Q4_K, { 0, 2 } }, { DBRX_Q5_K, { 0, 2 } }, { DBRX_Q6_K, { 208, -1 } }, { DBRX_IQ4_XS, { 0, -1 } },
-    { DBRX_F32, { -1, -1 } }, { DBRX_F16, { -1, -1 } }, { DBRX_BF16, { -1, -1 } },
-};
-enum { N_TYPES = sizeof scales / sizeof *scales };
-
 static void make_tensor(struct random *m, struct dbrx_tensor *t, uint32_t type, uint64_t rows, uint64_t cols, double size)
 {
-    uint64_t n = rows * cols;
-    size_t bytes = (size_t)dtype_bytes(type, n), block = dtype_block_bytes(type);
-    unsigned char *p = malloc(bytes);
-    *t = (struct dbrx_tensor){ .data = p, .bytes = bytes, .fd = -1, .dtype = type, .rank = 2, .dim = { rows, cols } };
-    m->all[m->n++] = p;
-    for (size_t i = 0; i < bytes; i++)
-        p[i] = (unsigned char)next();
-    for (uint64_t i = 0; dtype_block(type) == 1 && i < n; i++) {
-        float f = (float)(size * uniform());
-        uint32_t u;
-        memcpy(&u, &f, 4);
-        uint16_t half = (uint16_t)(0x2000 + next() % 0x1000 + (next() & 1) * 0x8000), bf16 = (uint16_t)(u >> 16);
-        memcpy(p + i * block, type == DBRX_F32 ? (void *)&f : type == DBRX_F16 ? (void *)&half : (void *)&bf16, block);
-    }
-    for (int k = 0; k < N_TYPES; k++)
-        for (size_t b = 0; scales[k].type == type && scales[k].at[0] >= 0 && b < bytes / block; b++)
-            for (int i = 0; i < 2; i++)
-                if (scales[k].at[i] >= 0) {        /* 2^-9 or so: small numbers, both signs */
-                    uint16_t h = (uint16_t)(0x1400 + next() % 0x400 + (next() & 1) * 0x8000);
-                    memcpy(p + b * block + scales[k].at[i], &h, 2);
-                }
+    *t = (struct dbrx_tensor){ .data = make_blocks(type, rows * cols, size), .bytes = dtype_bytes(type, rows * cols), .fd = -1,
+                               .dtype = type, .rank = 2, .dim = { rows, cols } };
+    m->all[m->n++] = (void *)t->data;
 }
 
 /* every matrix of `type`; -1: each another one */
@@ -151,7 +112,7 @@ static double distance(const float *a, const float *b, size_t n)
     double far = 0, big = 0;
     for (size_t i = 0; i < n; i++) {
         double d = fabs((double)a[i] - b[i]);
-        far = d <= far ? far : d;
+        far = d <= far || far != far ? far : d;        /* a NaN stays */
         big = fabs(b[i]) > big ? fabs(b[i]) : big;
     }
     return far / big;
@@ -184,10 +145,11 @@ static void test_types(void)
         struct random m;
         static struct said want, got;
         double worst = 0;
+        const uint32_t many = k < 0 ? MANY : 9;        /* a second tile once: it is no matter of types */
         make(&m, k < 0 ? -1 : (int)scales[k].type);
-        oracle(&m, MANY, &want);
+        oracle(&m, many, &want);
         dbrx_model *model = open_model(&m, NULL);
-        static const struct { uint32_t step, all; } calls[] = { { MANY, MANY }, { 3, 6 }, { 1, 5 } };
+        const struct { uint32_t step, all; } calls[] = { { many, many }, { 3, 6 }, { 1, k < 0 ? 5 : 2 } };
         for (int i = 0; i < 3; i++) {
             if (speak(be, model, calls[i].step, calls[i].all, &got) != DBRX_OK)
                 bail("eval failed");
@@ -201,7 +163,8 @@ static void test_types(void)
 }
 
 /* Tensor cores round activations and weights: close, and not the same.  More tokens than a tile has,
- * then a few more, that see a cache which others left. */
+ * then a few more, that see a cache which others left.  That the kernels do nothing but round is
+ * rounded.c's; here they are put together. */
 static void test_fast(void)
 {
     const uint64_t before = rng;
@@ -210,9 +173,9 @@ static void test_fast(void)
         struct random m;
         static struct said want, got, exact;
         /* with scales of six bits these random weights reach 8, and attention is all or nothing */
-        const double rough = scales[k].type >= DBRX_Q4_K && scales[k].type <= DBRX_IQ4_XS ? 1e-1 : 1e-2;
+        const double rough = scales[k].type >= DBRX_Q4_K && scales[k].type <= DBRX_IQ4_XS ? 4e-2 : 1e-2;
         static const struct { const char *opt; double most, exact; } kv[] = {
-            { "kv=f32", 0, 1e-4 }, { "kv=f16", 0, 1e-2 }, { "kv=bf16", 0, 2e-2 }, { "kv=fp8", 3e-1, 3e-1 } };
+            { "kv=f32", 0, 1e-5 }, { "kv=f16", 0, 1e-3 }, { "kv=bf16", 0, 5e-3 }, { "kv=fp8", 1.2e-1, 8e-2 } };
         const double most = rough > kv[k % 4].most ? rough : kv[k % 4].most;
         make(&m, (int)scales[k].type);
         m.desc.config.top_k = EXPERTS;     /* nothing to choose: nothing is close */
@@ -223,7 +186,7 @@ static void test_fast(void)
         if (speak(be, fast, rest, all, &got) != DBRX_OK || speak(be, fast, 1, 3, &exact) != DBRX_OK)
             bail("eval failed");
         double far = distance(got.logits[0], want.logits[0], all * VOCAB);
-        ok(far > 1e-6 && far < most && distance(exact.logits[0], want.logits[0], 3 * VOCAB) < kv[k % 4].exact * (k % 4 ? rough / 1e-2 : 1),
+        ok(far > 1e-6 && far < most && distance(exact.logits[0], want.logits[0], 3 * VOCAB) < kv[k % 4].exact,
            "%s, precision=fast, %s: a prompt %.1e from the oracle, single tokens as exact as ever (%.1e)",
            dtype_name(scales[k].type), kv[k % 4].opt, far, distance(exact.logits[0], want.logits[0], 3 * VOCAB));
         be->model_close(fast);

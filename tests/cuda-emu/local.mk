@@ -11,10 +11,16 @@ EMU_CXXFLAGS = -std=c++17 -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversi
 AM_TESTS_ENVIRONMENT += EMULATED='$(abs_top_builddir)/tests/cuda-emu/.libs'; export EMULATED;
 
 # every kernel once more, under the sanitizers
-check_PROGRAMS += %D%/emulated
-TESTS += %D%/emulated %D%/plan.sh
+check_LTLIBRARIES += %D%/libemulated.la
+%C%_libemulated_la_SOURCES  = %D%/fibers.cc %D%/gpu_emu.cc %D%/kernels.cc $(libcudahost_la_SOURCES) $(libgraph_la_SOURCES)
+%C%_libemulated_la_CFLAGS   = $(AM_CFLAGS) $(SANITIZE)
+%C%_libemulated_la_CXXFLAGS = $(EMU_CXXFLAGS) $(SANITIZE)
+check_PROGRAMS += %D%/emulated %D%/rounded
+TESTS += %D%/emulated %D%/rounded %D%/plan.sh
 EXTRA_DIST += %D%/plan.sh
-%C%_emulated_SOURCES = %D%/emulated.c %D%/fibers.cc %D%/gpu_emu.cc %D%/kernels.cc $(libcudahost_la_SOURCES) $(libgraph_la_SOURCES)
-%C%_emulated_CFLAGS   = $(AM_CFLAGS) $(SANITIZE)
-%C%_emulated_CXXFLAGS = $(EMU_CXXFLAGS) $(SANITIZE)
-%C%_emulated_LDADD    = -lm
+%C%_emulated_SOURCES = %D%/emulated.c %D%/blocks.h
+%C%_emulated_CFLAGS  = $(AM_CFLAGS) $(SANITIZE)
+%C%_emulated_LDADD   = %D%/libemulated.la -lstdc++ -lm
+%C%_rounded_SOURCES = %D%/rounded.c %D%/blocks.h
+%C%_rounded_CFLAGS  = $(AM_CFLAGS) $(SANITIZE)
+%C%_rounded_LDADD   = %D%/libemulated.la -lstdc++ -lm

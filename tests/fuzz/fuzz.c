@@ -11,6 +11,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -43,16 +44,20 @@ void fuzz_said(const char *err, size_t size)
     MUST(n > 0 && n < size);
 }
 
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
+{
+    (void)st; (void)type;
+    return at->level ? remove(path) : 0;
+}
+
+void fuzz_clear(void)
+{
+    nftw(fuzz_dir(), remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
 static void remove_dir(void)
 {
-    DIR *d = opendir(dir);
-    char path[400];
-    for (const struct dirent *e; d && (e = readdir(d)); ) {
-        snprintf(path, sizeof path, "%s/%s", dir, e->d_name);
-        unlink(path);
-    }
-    if (d)
-        closedir(d);
+    fuzz_clear();
     rmdir(dir);
 }
 
@@ -111,7 +116,7 @@ char *fuzz_head(const uint8_t *data, size_t size, size_t *len, const uint8_t **r
     return copy;
 }
 
-static const struct fuzz_target *const groups[] = { fuzz_checkpoints, fuzz_texts, fuzz_rules, fuzz_shells };
+static const struct fuzz_target *const groups[] = { fuzz_checkpoints, fuzz_texts, fuzz_rules, fuzz_shells, fuzz_argv };
 
 static const struct fuzz_target *target_at(size_t i)
 {

@@ -13,7 +13,7 @@ struct fuzz_target {
     const char *name;                      /* and that of its folder of files          */
     void (*run)(const uint8_t *data, size_t size);
 };
-extern const struct fuzz_target fuzz_checkpoints[], fuzz_texts[], fuzz_rules[], fuzz_shells[];    /* end at NULL */
+extern const struct fuzz_target fuzz_checkpoints[], fuzz_texts[], fuzz_rules[], fuzz_shells[], fuzz_argv[];    /* end at NULL */
 
 /* What must hold, holds; else the process dies here. */
 #define MUST(what) do { if (!(what)) fuzz_broken(#what, __FILE__, __LINE__); } while (0)
@@ -27,6 +27,7 @@ void fuzz_said(const char *err, size_t size);
 /* A folder of this process's own, gone at its end, and a file in it. */
 const char *fuzz_dir(void);
 int         fuzz_dir_fd(void);
+void        fuzz_clear(void);              /* empty again */
 void        fuzz_put(const char *name, const void *data, size_t size);
 const char *fuzz_path(const char *name);   /* valid until the next call */
 /* A file of the source tree. */

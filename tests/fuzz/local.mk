@@ -16,9 +16,10 @@ TESTS          += %D%/commands
 # Strangers' files: what the fuzzers of make check-fuzz kept of them, once more
 check_PROGRAMS += %D%/replay
 TESTS          += %D%/replay
-FUZZ_TARGETS        = %D%/fuzz.h %D%/fuzz.c %D%/checkpoints.c %D%/texts.c %D%/rules.c %D%/shells.c
+FUZZ_TARGETS        = %D%/fuzz.h %D%/fuzz.c %D%/checkpoints.c %D%/texts.c %D%/rules.c %D%/shells.c \
+  %D%/argv.c $(dbrx_tools)
 %C%_replay_SOURCES  = $(FUZZ_TARGETS)
-%C%_replay_CPPFLAGS = $(AM_CPPFLAGS) $(PCRE2_CFLAGS)
+%C%_replay_CPPFLAGS = $(libsanitized_la_CPPFLAGS) $(PCRE2_CFLAGS)
 %C%_replay_CFLAGS   = $(libsanitized_la_CFLAGS)
 %C%_replay_LDADD    = libsanitized.la $(PCRE2_LIBS)
 EXTRA_DIST += %D%/corpus %D%/fuzz.sh

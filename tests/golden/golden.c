@@ -316,12 +316,13 @@ int main(int argc, char **argv)
         bail("%s is no backend", argv[1]);
     if (ckpt_open(argv[2], &ck, &err) != DBRX_OK)
         bail("%s", err.text);
-    cJSON *golden = read_golden(argv[2]);
     struct dbrx_probe p = { .struct_size = sizeof p };
     if (be->probe(&host, &p, &err) != DBRX_OK || p.score <= 0) {
         skip("%s cannot run here: %s", mod->name, p.reason);
+        ckpt_close(ck);
         return done();
     }
+    cJSON *golden = read_golden(argv[2]);
     if (be->model_open(&host, &ck->desc, opt, &model, &err) != DBRX_OK)
         bail("model_open: %s", err.text);
     srand(1);

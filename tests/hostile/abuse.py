@@ -31,7 +31,8 @@ tried = 0
 
 def limits(mb=4096, **more):
     def set_them():
-        resource.setrlimit(resource.RLIMIT_AS, (mb << 20, mb << 20))
+        if not os.environ.get("SANITIZER"):   # whose shadow is terabytes of addresses
+            resource.setrlimit(resource.RLIMIT_AS, (mb << 20, mb << 20))
         for name, value in more.items():
             resource.setrlimit(getattr(resource, name), (value, value))
     return set_them
@@ -264,18 +265,29 @@ for name, text, args in (
 
 talked = [*ONE, "-c", "/feed 1 2 3", "-c", "/continue"]
 spoken = ["-m", NANO, "-b", "ref", "-s", "max_tokens=3", "-c", "Once"]
-for name, line in (("/save", "/save /dev/full"), ("/export", "/export json /dev/full"), ("/export route", "/export route /dev/full"),
+for name, line in (("/save", "/save /dev/full"), ("/export", "/export json /dev/full"), ("/export md", "/export md /dev/full"), ("/export txt", "/export txt /dev/full"), 
                    ("/atlas", "/atlas /dev/full"), ("/steer save", "/steer save /dev/full"), ("/route --svg", "/route --svg /dev/full"),
-                   ("/ablate --out", "/ablate 1@0 --out /dev/full"), ("/dump", "/dump /dev/full")):
-    refuses("%s to a full disk" % name, [*spoken, "-c", "/ban 1@0" if "steer" in line else "/tokens", "-c", line], "")
+                   ("/ablate --out", "/ablate --sweep --out /dev/full"), ("/dump", "/dump /dev/full")):
+    refuses("%s to a full disk" % name, [*spoken, "-c", "/ban 1@0" if "steer" in line else "/tokens", "-c", line], "o space left|/dev/full (cannot be written|is not a directory)")
 code, out, err = go(*talked, "-c", "/output /dev/full", "-c", "/tokens", "-c", "/output")
 ok(code in REFUSED and "dbrx: " in err, "/output to a full disk", code, err)
 prompts = put("prompts", '{"prompt":"Once"}\n')
 im = put("text", "Once upon a time. " * 200)
+topics = put("topics", "".join('{"topic":"%s","prompt":"Once upon a time"}\n' % t for t in "ab" for _ in range(8)))
 for name, args in (("--out", ["--prompts", prompts, "--out", "/dev/full", "-s", "max_tokens=2"]), ("quantize", ["quantize", "--type", "q8_0", NANO, "/dev/full"]),
                    ("convert", ["convert", NANO, "/dev/full/x"]), ("imatrix", ["imatrix", "--text", im, "--out", "/dev/full"]),
-                   ("trace", ["trace", "--prompts", prompts, "--out", "/dev/full"])):
+                   ("trace", ["trace", "--prompts", prompts, "--out", "/dev/full"]), ("specialists", ["specialists", "--prompts", topics, "--out", "/dev/full"])):
     refuses("%s to a full disk" % name, args, "")
+
+
+def writers(d):
+    """The programs that write something to a folder; each by the name x."""
+    x = d + "/x"
+    return (["quantize", "--type", "q8_0", NANO, x + ".gguf"], ["convert", NANO, x], ["imatrix", "--text", im, "--out", x + ".gguf"],
+            ["trace", "--prompts", prompts, "--out", x], ["specialists", "--prompts", topics, "--out", x],
+            ["--prompts", prompts, "--out", x, "-s", "max_tokens=2"])
+
+
 full = open("/dev/full", "wb")
 for name, args in (("a reply", spoken), ("--help", ["--help"]), ("inspect", ["inspect", TINY]), ("--json", [*talked, "--json"]), ("rows", [*ONE, "-c", "/help"]),
                    ("tokenize", ["tokenize", im]), ("--help-man", ["--help-man"]), ("--version", ["--version"]), ("a batch", ["--prompts", prompts, "-s", "max_tokens=2"])):
@@ -294,6 +306,11 @@ for fds in (0,), (1,), (2,), (0, 1, 2):
     ok(good and new <= {"closed"}, "... nor does anything else land in a file that is saved", code, new)
     if "closed" in new:
         os.unlink(T + "/closed")
+
+for name, args in (("inspect", ["inspect", TINY]), ("tokenize", ["tokenize", im]), ("bench", ["bench", "-m", TINY, "--prompt", 2, "--gen", 1, "ref"]),
+                   ("perplexity", ["perplexity", "-b", "ref", prompts]), ("--help", ["--help"]), ("--help-man", ["--help-man"])):
+    code, out, err = go(*args, preexec_fn=lambda: os.close(1))
+    ok(code in REFUSED and "dbrx: " in err, "%s with stdout closed" % name, code, err)
 
 # ---- nobody's home, and nothing to be written in it
 
@@ -323,6 +340,8 @@ if os.geteuid() == 0:
         ok(p[0] == 0, "as somebody else, in a home that cannot be written to", *p)
         for line in ("/save %s/x", "/export json %s/x", "/dump %s/x", "/atlas %s/x", "/steer save %s/x", "/output %s/x"):
             refuses("... %s" % line.split()[0], [*spoken, "-c", "/ban 1@0", "-c", line % locked], "ermission denied", env=mine, preexec_fn=nobody)
+        for args in writers(locked):
+            refuses("... %s" % args[0], args, "ermission denied", env=mine, preexec_fn=nobody)
         os.chmod(im, 0)
         refuses("... a file that may not be read", [*ONE, "-c", "/read " + im], "ermission denied", env=mine, preexec_fn=nobody)
         os.chmod(im, 0o644)
@@ -347,6 +366,22 @@ for n in range(3, 24, 1 if LONG else 3):
 ok(not worst, "3 to 24 descriptors", *worst)
 code, out, err = go(*spoken, "-c", "/save %s/limited" % T, "-c", "/export json %s/limited.json" % T, "-s", "on_error=continue", preexec_fn=limits(RLIMIT_FSIZE=200))
 ok(code == 3 and err.count("too large") == 2 and not os.path.exists(T + "/limited"), "files of at most 200 bytes", code, err)
+
+small = os.path.join(T, "few-bytes")
+os.mkdir(small)
+for args in writers(small):
+    code, out, err = go(*args, preexec_fn=limits(RLIMIT_FSIZE=100))
+    left = [os.path.join(root, n) for root, _, names in os.walk(small) for n in names if n != "x" or args[0] != "--prompts"]
+    ok(code in REFUSED and "too large" in err and not left, "%s: files of at most 100 bytes, and none is left half written" % args[0], code, err, left)
+    shutil.rmtree(small)
+    os.mkdir(small)
+for line in ("/export md %s/x", "/export txt %s/x", "/export json %s/x", "/export route %s/x.jsonl", "/export route %s/x.csv", "/export route %s/x.npz",
+             "/atlas %s/x", "/dump %s/x", "/route --svg %s/x", "/ablate --sweep --out %s/x"):      # a sweep goes on where it ended
+    code, out, err = go(*spoken, "-c", line % small, preexec_fn=limits(RLIMIT_FSIZE=4))
+    left = [os.path.join(root, n) for root, _, names in os.walk(small) for n in names if "--sweep" not in line]
+    ok(code in REFUSED and "too large" in err and not left, "%s: files of at most 4 bytes, and none is left half written" % line.replace("%s/", ""), code, err, left)
+    shutil.rmtree(small)
+    os.mkdir(small)
 
 # ---- for a long time
 

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 
 from checkpoints import checkpoint
-from common import SRC, finish, lines, ok, outcome, skip
+from common import DBRX, SRC, finish, lines, ok, outcome, skip
 
 CC, MODULES = os.environ.get("CC", "cc"), os.environ["MODULES"]
 T = tempfile.mkdtemp(prefix="dbrx-modules-")
@@ -56,6 +56,16 @@ def listed(where, *more, env=ENV, cwd="/"):
     code, out, err = outcome("-m", checkpoint("tiny-bf16"), "-b", "ref", *(("--module-path", where) if where else ()), *more,
                              "-c", "/backend", "-c", "/feed 1", env=env, cwd=cwd)
     return code, re.sub(r"\s+", " ", out + err)
+
+
+# those that never come back: waited for while all else is tried
+hanging = []
+for name, body in (("asleep", "for (;;) pause()"), ("busy", "for (volatile int i = 0;; i++) ;"), ("deaf", "signal(SIGALRM, SIG_IGN); for (;;) pause()")):
+    d = folder(name)
+    build(d, name, source="#include <signal.h>\n" + GOOD, body=body)
+    hanging.append((name, subprocess.Popen(
+        [DBRX, "-m", checkpoint("tiny-bf16"), "-b", "ref", "--module-path", d, "-c", "/backend", "-c", "/feed 1"], env=ENV, cwd="/",
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)))
 
 
 def refused(name, where, word, **kw):
@@ -169,6 +179,15 @@ for tool in ["bench", "good", "--prompt", "2", "--gen", "1"], ["trace", "-b", "g
     if model:
         code, out, err = outcome(*tool, *model, "--allow-insecure-modules", env=where)
         ok(code in (1, 3, 5) and "was not loaded" not in err, "... unless it is insisted", code, out, err)
+
+for name, p in hanging:
+    try:
+        text = re.sub(r"\s+", " ", p.communicate(timeout=300)[0])
+    except subprocess.TimeoutExpired:
+        p.kill()
+        text = "it hangs: " + p.communicate()[0]
+    ok(p.returncode == 0 and re.search(r"%s\.so was not loaded: it did not come back within 30 seconds" % name, text) and "fed 1 token" in text,
+       "a module that hangs when it is asked (%s)" % name, p.returncode, text)
 
 # never from where we are
 d = folder("here")

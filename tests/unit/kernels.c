@@ -167,7 +167,7 @@ static void fill_blocks(unsigned char *dst, uint32_t dtype, size_t n)
         if (scales[i].dtype == dtype)
             for (size_t b = 0; b < n / dtype_block(dtype); b++) {
                 for (size_t k = 0; k < bytes; k++)
-                    dst[b * bytes + k] = (unsigned char)(rnd() * 128 + 128);
+                    dst[b * bytes + k] = (unsigned char)(rnd() * 127 + 128);
                 for (int k = 0; k < 2; k++)
                     fill(dst + b * bytes + scales[i].at[k], K_F16, 1);
             }

@@ -18,9 +18,10 @@ TESTS += %D%/kernels %D%/core %D%/dequant
 %C%_core_LDADD = librepl.la libmodel.la libplugins.la -lm
 
 # --- what is seen on both sides of dlopen, and who sees what
-TESTS += %D%/headers.sh %D%/includes.sh %D%/install.sh
-EXTRA_DIST += %D%/headers.sh %D%/includes.sh %D%/install.sh %D%/elsewhere.c
-AM_TESTS_ENVIRONMENT += PKG_CONFIG='$(PKG_CONFIG)' MAKE='$(MAKE)'; export PKG_CONFIG MAKE;
+TESTS += %D%/headers.sh %D%/includes.sh %D%/install.sh %D%/hardening.sh
+EXTRA_DIST += %D%/headers.sh %D%/includes.sh %D%/install.sh %D%/hardening.sh %D%/elsewhere.c
+AM_TESTS_ENVIRONMENT += PKG_CONFIG='$(PKG_CONFIG)' MAKE='$(MAKE)' \
+  HARDENED='$(HARDEN_CPPFLAGS) $(HARDEN_CFLAGS) $(HARDEN_LDFLAGS) $(PIE_LDFLAGS)'; export PKG_CONFIG MAKE HARDENED;
 # ---- tokenizer
 TOK_TESTS = tests/unit/tok_golden tests/unit/tok_text tests/unit/tok_files tests/unit/tok_chat
 check_PROGRAMS += $(TOK_TESTS) tests/unit/tokenize-tool
