@@ -12,33 +12,19 @@
  *   memory          {"anon": bytes of this process that are no file's}
  * Token ids are scattered over the vocabulary, so every expert is used. */
 #include "backends/model/checkpoint.h"
+#define SPEED_NAME "bench/cpu-speed"
+#include "bench/speed.h"
 #include "plugins/loader.h"
 #include "tests/quiet_host.h"
 
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { PROBE = 256 << 20, MAX_THREADS = 64, MAX_POS = 32768 + 64 };
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static const struct dbrx_host host = QUIET_HOST(host_never);
-
-static _Noreturn void die(const char *what)
-{
-    fprintf(stderr, "bench/cpu-speed: %s\n", what);
-    exit(1);
-}
 
 /* ---- read bandwidth: every core a stretch of huge pages, fetched ahead as the kernels do; twice,
  * the better one ---- */
@@ -95,41 +81,7 @@ static double bandwidth(void)
 
 /* ---- the backend -------------------------------------------------------------------------- */
 
-static const struct dbrx_backend *vt;
-static dbrx_session *session;
-static const struct dbrx_model_desc *desc;
-static float *logits;
 static int32_t token[MAX_POS];
-
-static void eval(const int32_t *ids, uint32_t n)
-{
-    struct dbrx_error err;
-    struct dbrx_batch b = { .struct_size = sizeof b, .n_tokens = n, .token = ids,
-                            .want_logits = DBRX_LOGITS_LAST, .logits = logits,
-                            .logits_len = desc->config.n_vocab };
-    if (vt->eval(session, &b, &err) != DBRX_OK)
-        die(err.text);
-}
-
-static void empty_to(uint32_t pos)
-{
-    struct dbrx_error err;
-    if (vt->position(session) > pos && vt->truncate(session, pos, &err) != DBRX_OK)
-        die(err.text);
-}
-
-/* what a token reads of the weights, and about half a generation's more of KV in 16 bits */
-static double bytes_read(double depth)
-{
-    const struct dbrx_config *c = &desc->config;
-    double sum = (double)desc->lm_head.bytes, share = (double)c->top_k / c->n_experts;
-    for (uint32_t l = 0; l < c->n_layers; l++) {
-        const struct dbrx_layer *y = (const void *)((const char *)desc->layer + l * desc->layer_size);
-        sum += (double)(y->wqkv.bytes + y->wo.bytes + y->router.bytes);
-        sum += share * (double)(y->w1.bytes + y->v1.bytes + y->w2.bytes);
-    }
-    return sum + depth * 2 * 2 * c->n_layers * c->n_kv_heads * (c->d_model / c->n_heads);
-}
 
 static double anon_bytes(void)
 {
@@ -232,7 +184,7 @@ int main(int argc, char **argv)
             for (unsigned i = 0; i < n; i++)
                 eval(token + depth + i, 1);
             printf("{\"seconds\": %.6f, \"bytes\": %.0f}\n", now() - t0,
-                   bytes_read(depth + 0.5 * n));
+                   bytes_read(depth + 0.5 * n, 2));
         } else if (!strncmp(line, "greedy ", 7)) {
             greedy(line + 7);
         } else if (!strncmp(line, "logits ", 7)) {

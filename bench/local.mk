@@ -35,12 +35,14 @@ EXTRA_DIST += %D%/progress
 # --- random weights of a named shape: make bench/mkmodel
 EXTRA_PROGRAMS += %D%/mkmodel
 CLEANFILES     += %D%/mkmodel$(EXEEXT)
+%C%_mkmodel_SOURCES = %D%/mkmodel.c %D%/shape.h %D%/shape.c
 %C%_mkmodel_LDADD = libmodel.la libgraph.la -lm
 
 # --- the CPU backend beside llama.cpp: bench/cpu FILE.gguf... builds and drives it
 EXTRA_PROGRAMS += %D%/cpu-speed
 CLEANFILES += %D%/cpu-speed$(EXEEXT)
 EXTRA_DIST += %D%/cpu
+%C%_cpu_speed_SOURCES = %D%/cpu-speed.c %D%/speed.h
 %C%_cpu_speed_LDADD = libmodel.la libplugins.la -lm
 
 # --- switching: make bench/switch
@@ -62,5 +64,9 @@ CLEANFILES += %D%/kernels$(EXEEXT)
 %C%_kernels_LDADD = libcpu.la libgraph.la -lm
 endif
 
-# --- a machine with a GPU
-EXTRA_DIST += %D%/gpu
+# --- a machine with a GPU: bench/gpu builds and drives it; gpu.sh holds what needs none
+check_PROGRAMS += %D%/gpu-speed
+%C%_gpu_speed_SOURCES = %D%/gpu-speed.c %D%/speed.h %D%/shape.h %D%/shape.c
+%C%_gpu_speed_LDADD = libmodel.la libplugins.la -lm
+TESTS += %D%/gpu.sh
+EXTRA_DIST += %D%/gpu %D%/gpu.sh %D%/gpu-transformers.py
