@@ -25,6 +25,12 @@ __device__ __forceinline__ void store_rounded(uint32_t *to, const float *v)
     store16(to, u);
 }
 
+/* Of two bfloat16: all bits of those that are a NaN or an infinity */
+__device__ __forceinline__ uint32_t endless_bits(uint32_t v)
+{
+    return ((v & 0x7f80) == 0x7f80 ? 0xffffu : 0) | ((v & 0x7f800000) == 0x7f800000 ? 0xffff0000u : 0);
+}
+
 /* over the four lanes that share a row of a product */
 __device__ __forceinline__ float row_sum(float v)
 {
@@ -36,6 +42,34 @@ __device__ __forceinline__ float row_max(float v)
 {
     v = fmaxf(v, __shfl_xor_sync(0xffffffff, v, 1));
     return fmaxf(v, __shfl_xor_sync(0xffffffff, v, 2));
+}
+
+/* NaN for each query of the warp, in each dimension where it sees a value that is no finite number: a
+ * product of what it sees (1 or 0) with what is none.  The values are positions j0 .. end. */
+__device__ __forceinline__
+void spread_endless(flash_shared *s, float (*out)[4], const uint32_t *sees, uint32_t j0, uint32_t end, uint32_t head)
+{
+    const uint32_t lane = threadIdx.x % WARP;
+    for (uint32_t k = 0; k < FLASH && j0 + k < end; k += 16) {
+        uint32_t seen[4], b[4];
+        for (uint32_t i = 0; i < 4; i++) {
+            const uint32_t j = j0 + k + lane % 4 * 2 + i / 2 * 8, to = sees[i % 2];
+            seen[i] = (j < to ? 0x3f80u : 0) | (j + 1 < to ? 0x3f800000u : 0);
+        }
+        UNROLL
+        for (uint32_t d = 0; d < FLASH_HEAD / 8; d += 2)
+            if (8 * d < head) {
+                float count[2][4] = { { 0 } };
+                load_turned(b, part_of(s->v, k + lane % 16, d + lane / 16));
+                for (uint32_t i = 0; i < 4; i++)
+                    b[i] = endless_bits(b[i]) & 0x3f803f80;
+                mma(count[0], seen, b);
+                mma(count[1], seen, b + 2);
+                for (uint32_t i = 0; i < 8; i++)
+                    if (count[i / 4][i % 4] > 0)
+                        out[d + i / 4][i % 4] = __uint_as_float(0x7fc00000);
+            }
+    }
 }
 
 /* grid: (groups of FLASH queries of n tokens, kv_heads); head: a multiple of 16, FLASH_HEAD at most */
@@ -76,6 +110,7 @@ template <int TYPE> __device__ __forceinline__ void flash(const attend_args &a)
 
     for (uint32_t j0 = 0; j0 < len; j0 += FLASH) {
         float score[FLASH / 8][4];
+        int endless = 0;                   /* a value is no finite number: 0 * NaN would reach who does not see it */
         __syncthreads();                   /* nobody reads the last ones any more */
         for (uint32_t i = threadIdx.x; i < FLASH * eighths; i += FLASH_THREADS) {
             const uint32_t j = i / eighths, e = i % eighths;
@@ -86,12 +121,14 @@ template <int TYPE> __device__ __forceinline__ void flash(const attend_args &a)
                 store_rounded(part_of(s->k, j, e), v);
                 kv_get8<TYPE>(a.v, at, v);
                 store_rounded(part_of(s->v, j, e), v);
+                for (int c = 0; c < 8; c++)
+                    endless |= !(fabsf(v[c]) < 3.38e38f);      /* what bfloat16 has no number for, too */
             } else {
                 store16(part_of(s->k, j, e), none);
                 store16(part_of(s->v, j, e), none);
             }
         }
-        __syncthreads();
+        endless = __syncthreads_or(endless);
         UNROLL
         for (uint32_t n = 0; n < FLASH / 8; n += 2) {
             for (uint32_t i = 0; i < 4; i++)
@@ -128,6 +165,8 @@ template <int TYPE> __device__ __forceinline__ void flash(const attend_args &a)
                 for (uint32_t i = 2 * h; i < 2 * h + 2; i++)
                     out[d][i] *= factor;
         }
+        if (endless)
+            spread_endless(s, out, sees, j0, len, a.head);
         UNROLL
         for (uint32_t k = 0; k < FLASH / 16; k++) {
             const float *p = score[2 * k], *next = score[2 * k + 1];
@@ -138,6 +177,8 @@ template <int TYPE> __device__ __forceinline__ void flash(const attend_args &a)
                 if (8 * d < a.head) {
                     uint32_t b[4];
                     load_turned(b, part_of(s->v, 16 * k + lane % 16, d + lane / 16));
+                    for (uint32_t i = 0; i < 4; i++)
+                        b[i] = endless ? b[i] & ~endless_bits(b[i]) : b[i];
                     mma(out[d], w, b);
                     mma(out[d + 1], w, b + 2);
                 }

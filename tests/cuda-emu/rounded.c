@@ -446,6 +446,8 @@ int main(void)
     };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         test_flash(&shapes[i], ~0u, 0);
+    for (size_t i = 0; i < 4; i++)
+        test_flash(&shapes[i], shapes[i].pos + shapes[i].n * 2 / 3, i ? NAN : INFINITY);
     gpu_stream_close(stream);
     gpu_close(gpu);
     return done();
