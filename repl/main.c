@@ -211,6 +211,7 @@ int main(int argc, char **argv)
     struct job *jobs = calloc((size_t)argc + 1, sizeof *jobs);
     int n_jobs = 0, json = 0, rc = 1, any = 0;
     if (!jobs || vars_init(&sh.vars)) {
+        free(jobs);
         plain_error("out of memory");
         return EXIT_INTERNAL;
     }
