@@ -61,7 +61,7 @@ for path in "$FAKE" ""; do
         "a driver older than the toolkit"
     unusable capability=75 "Fake 0 has compute capability 7.5, 8.0 is needed" "a device that is too old"
     unusable mode=2 "closed to programs \(nvidia-smi -i 0 -c DEFAULT opens it\)" "compute mode: prohibited"
-    unusable cuDevicePrimaryCtxRetain@1=46 "it is busy, another process has it to itself" "a device that another has to itself"
+    unusable "cuDevicePrimaryCtxRetain@1=46!" "it is busy, another process has it to itself" "a device that another has to itself"
     unusable cuInit@1=803 "different versions: reboot" "library and kernel module do not go together"
     unusable cuInit@1=304 "may this user open /dev/nvidia" "no access to the device's files"
     unusable cuInit@1=34 "toolkit's stub" "the toolkit's stub for a driver"
